@@ -1,0 +1,58 @@
+"""Corpora: one file each, from a folder layout and its labels to clips.
+
+A corpus file defines a dataclass named ``Corpus`` (its fields become flags of ``avjax prepare``) with
+
+* ``name: ClassVar[str]``, ``synthetic: ClassVar[bool]``, ``licence: ClassVar[str]``,
+* ``classes``: head name -> class names in label order,
+* ``clips(root) -> list[Clip]``: every clip below the folder ``root``, in a stable order.
+
+That is the whole contract: ``avjax prepare path/to/my_corpus.py --data FOLDER`` takes any such file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+from avjax.data.media import Frames, Waveform
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """One labelled clip, before anything is decoded.
+
+    Attributes:
+      name: unique in the corpus and stable from run to run.
+      audio: file to take the sound from, or the sound itself; None where the clip has none.
+      video: file to take the frames from, or the frames themselves; None where the clip has none.
+        The same path as ``audio`` is opened once.
+      labels: head name -> class number.
+      group: speaker, actor or source video; a group never crosses splits.
+      split: one of ``SPLITS``.
+      cues: true facts about the clip (synthetic corpora know them), recorded as they are.
+    """
+
+    name: str
+    audio: Path | Waveform | None
+    video: Path | Frames | None
+    labels: Mapping[str, int]
+    group: str
+    split: str
+    cues: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+
+class CorpusProtocol(Protocol):
+    """What ``avjax prepare`` asks of a ``Corpus``."""
+
+    name: ClassVar[str]
+    synthetic: ClassVar[bool]
+    licence: ClassVar[str]
+
+    @property
+    def classes(self) -> Mapping[str, Sequence[str]]: ...
+
+    def clips(self, root: Path) -> list[Clip]: ...

@@ -1,0 +1,77 @@
+"""The types that every part of avjax passes on: Stream, Batch, Output.
+
+One letter table for every shape annotation of the project:
+B batch, N tokens, T time, H heads, D head width, C channels, F mel bins, G groups, K classes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+Array = jax.Array | np.ndarray
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Stream:
+    """One modality of a batch: samples, frames or tokens along a time axis.
+
+    A missing modality is a Stream that is ``valid`` nowhere; there is no other sign of absence.
+
+    Attributes:
+      values: [B, T, ...] waveform samples, frames, spectrogram rows or tokens.
+      valid: [B, T] bool, False where there is nothing (padding, missing modality).
+      start: [B] seconds from the start of the clip to the first element.
+      rate: elements per second, the same for every row.
+    """
+
+    values: Array
+    valid: Array
+    start: Array
+    rate: float = dataclasses.field(metadata={"static": True})
+
+    def replace(self, **changes: Any) -> Stream:
+        return dataclasses.replace(self, **changes)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """What a model is given.
+
+    Attributes:
+      streams: modality name -> Stream. Every modality that an experiment declares is present.
+      target: head name -> [B, K] class distribution (one-hot, multi-hot or mixed), or [B, D] values.
+        ``head/modality`` holds a target of that modality's own, where mixup made one.
+      weight: [B] float; 0 marks a filler row, which counts nowhere.
+      index: [B] number of the record in its split.
+    """
+
+    streams: Mapping[str, Stream]
+    target: Mapping[str, Array]
+    weight: Array
+    index: Array
+
+    def replace(self, **changes: Any) -> Batch:
+        return dataclasses.replace(self, **changes)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """What a model returns.
+
+    Attributes:
+      logits: head name -> [B, K]; ``head/modality`` holds the logits of one modality alone.
+      tokens: modality name -> Stream of the last layer's tokens.
+      aux: anything else that an objective of the model needs.
+    """
+
+    logits: Mapping[str, Array]
+    tokens: Mapping[str, Stream]
+    aux: Mapping[str, Any] = dataclasses.field(default_factory=dict)

@@ -1,0 +1,17 @@
+# The commands of avjax. PYTHON=/path/to/python3 chooses the Python, VENV=folder the environment.
+VENV ?= .venv
+PACKAGES ?= newest
+DATA ?= data/fsdd
+export PYTHON
+python = $(VENV)/bin/python
+install = @.ci/environment $(VENV)
+.PHONY: quickstart test check figures bench bench-peers install clean
+
+quickstart: ; $(install) demo $(PACKAGES) && $(python) experiments/quickstart.py
+test: ; $(install) dev $(PACKAGES) && $(python) -m pytest -n 2 -m "not slow"
+check: ; $(install) dev $(PACKAGES) && $(python) -m ruff check . && $(python) -m ruff format --check . && $(python) -m pytest -m slow
+figures: ; $(install) dev $(PACKAGES) && $(python) experiments/figures.py
+bench: ; $(install) dev $(PACKAGES) && $(python) -m avjax.cli bench
+bench-peers: ; $(install) dev,peers $(PACKAGES) && $(python) -m avjax.cli bench --peers
+install: ; $(install) dev $(PACKAGES)
+clean: ; rm -rf $(VENV) .venv-floor build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

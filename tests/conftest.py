@@ -1,0 +1,57 @@
+"""What every test shares: eight host devices, shape checks on every annotated function, fixtures.
+
+This file runs before jax is imported, which is the only time at which the platform and the device count can be chosen.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
+os.environ.setdefault("MPLBACKEND", "agg")
+# Commands that tests start in a scratch folder import this checkout.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+
+import hypothesis  # noqa: E402
+import jaxtyping  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+# Every jaxtyping annotation of the product is checked at every call, in tests only.
+jaxtyping.install_import_hook(["avjax", "kernels"], "beartype.beartype")
+
+# A first call compiles, so a deadline would measure XLA.
+hypothesis.settings.register_profile("test", deadline=None, print_blob=True, max_examples=20)
+hypothesis.settings.register_profile("thorough", deadline=None, print_blob=True, max_examples=500)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "test"))
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The checkout under test."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """The folder of real media and corpora, which is no part of the repository."""
+    folder = os.environ.get("AVJAX_TEST_DATA")
+    if not folder:
+        pytest.skip("needs real data: set AVJAX_TEST_DATA to the folder that holds fsdd/ and media/")
+    if not Path(folder).is_dir():
+        pytest.fail(f"AVJAX_TEST_DATA is {folder!r}, which is no folder")
+    return Path(folder).resolve()
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """Fresh random numbers; the seed is printed, and AVJAX_TEST_SEED repeats a failure."""
+    seed = int(os.environ.get("AVJAX_TEST_SEED") or secrets.randbits(32))
+    print(f"AVJAX_TEST_SEED={seed}")
+    return np.random.default_rng(seed)

@@ -1,7 +1,6 @@
 # The commands of avjax. PYTHON=/path/to/python3 chooses the Python, VENV=folder the environment.
 VENV ?= .venv
 PACKAGES ?= newest
-DATA ?= data/fsdd
 export PYTHON
 python = $(VENV)/bin/python
 install = @.ci/environment $(VENV)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-# `.ci/environment FOLDER EXTRAS floor` installs each of these exactly at its floor, so a floor here is one that is tested.
+# `.ci/environment FOLDER EXTRAS floor` installs each of these at its floor: a floor here is one that is tested.
 REQUIRED = [
     "jax>=0.10",  # the last series for Python 3.11
     "flax>=0.12.8",

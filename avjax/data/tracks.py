@@ -1,0 +1,251 @@
+"""What media.py builds a decoded file from: one collector of frames, one of samples, and the types they return."""
+
+from __future__ import annotations
+
+import dataclasses
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import soxr
+from av.video.reformatter import Interpolation, VideoReformatter
+
+# Weight of each loudspeaker in mono: ITU-R BS.775-4, annex 4 (5.1 to stereo, then the mean of both sides). The
+# low-frequency channel is left out, as there. Weights are divided by their sum, so that a mix cannot clip.
+_DOWNMIX = {"FL": 0.5, "FR": 0.5, "FC": 0.5**0.5, "LFE": 0.0, "LFE2": 0.0, "DL": 0.5, "DR": 0.5}
+_SURROUND = 0.5 * 0.5**0.5
+
+# Sound whose timestamps leave its sample count by more than this was cut or joined there; less is rounding of
+# timestamps (Matroska and FLV store milliseconds).
+_JUMP_SECONDS = 0.06
+_LONGEST_SILENCE = 3600.0
+
+
+class MediaError(Exception):
+    """A file that cannot be decoded: ``path`` says which, ``reason`` why."""
+
+    def __init__(self, path: object, reason: str):
+        super().__init__(f"{path}: {reason}")
+        self.path, self.reason = str(path), reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return MediaError, (self.path, self.reason)
+
+
+@dataclasses.dataclass(frozen=True)
+class Waveform:
+    """Mono sound: ``samples`` int16 [S] at ``rate`` Hz, from the clip's start."""
+
+    samples: np.ndarray
+    rate: int
+
+    @property
+    def seconds(self) -> float:
+        return len(self.samples) / self.rate
+
+
+@dataclasses.dataclass(frozen=True)
+class Frames:
+    """Pictures: ``images`` uint8 [T, H, W, C], ``times`` float64 [T], seconds from the clip's start, increasing."""
+
+    images: np.ndarray
+    times: np.ndarray
+
+    @property
+    def rate(self) -> float:
+        """Nominal frames per second: one over the median step; 0 for a single frame."""
+        return 1.0 / float(np.median(np.diff(self.times))) if len(self.times) > 1 else 0.0
+
+
+class Converter:
+    """Frame -> RGB image of one size, standing upright; one scaler is set up once and used for every frame."""
+
+    def __init__(self, size: tuple[int, int] | None = None):
+        self.size = size
+        self.rotation = 0
+        self._reformatter = VideoReformatter()
+
+    def __call__(self, frame: Any, out: np.ndarray | None = None) -> np.ndarray:
+        """Writes the image into ``out`` [H, W, 3] where given, and returns it."""
+        self.rotation = int(frame.rotation) % 360
+        turns = round(self.rotation / 90) % 4
+        height, width = self.size or (None, None)
+        if turns % 2 and self.size:
+            height, width = width, height
+        # AREA and BILINEAR both average over what a smaller pixel covers; for a pure colour change they do nothing.
+        picture = self._reformatter.reformat(frame, width, height, "rgb24", interpolation=Interpolation.BILINEAR)
+        plane = picture.planes[0]
+        rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
+        image = np.rot90(rows[:, : 3 * plane.width].reshape(plane.height, plane.width, 3), turns)
+        if out is None:
+            return np.ascontiguousarray(image)
+        out[...] = image
+        return out
+
+    def shape(self, frame: Any) -> tuple[int, int]:
+        """(height, width) of the image that a frame gives."""
+        if self.size:
+            return self.size
+        turned = round(int(frame.rotation) / 90) % 2
+        return (frame.width, frame.height) if turned else (frame.height, frame.width)
+
+
+class PictureTrack:
+    """Collects the frames of one stream as they are decoded."""
+
+    def __init__(self, stream: Any, zero: Fraction, size: tuple[int, int] | None, limit_bytes: int):
+        self.converter = Converter(size)
+        self.height = self.width = 0
+        self._zero, self._limit = zero, limit_bytes
+        self._time_base = Fraction(stream.time_base.numerator, stream.time_base.denominator)
+        rate = stream.average_rate or stream.guessed_rate
+        self._step = 1.0 / float(rate) if rate else 0.04
+        self._expected = min(int(stream.frames or 0), 4096)
+        self._images: np.ndarray | None = None
+        self._times: list[float] = []
+        self.damaged = self.resized = self.moved = 0
+
+    def add(self, frame: Any) -> None:
+        """Raises ValueError once the frames would take more memory than allowed."""
+        count = len(self._times)
+        if self._images is None:
+            self.height, self.width = frame.height, frame.width
+            shape = (*self.converter.shape(frame), 3)
+            self._images = np.empty((self._room(max(self._expected, 64), shape), *shape), np.uint8)
+        elif count == len(self._images):
+            grown = np.empty((self._room(2 * count, self._images.shape[1:]), *self._images.shape[1:]), np.uint8)
+            grown[:count] = self._images
+            self._images = grown
+        if self.converter.shape(frame) != self._images.shape[1:3]:  # the size changed within the stream
+            self.resized += 1
+            self.converter.size = self._images.shape[1:3]
+        self.converter(frame, self._images[count])
+        time = None if frame.pts is None else float(frame.pts * self._time_base - self._zero)
+        last = self._times[-1] if self._times else None
+        if time is None or (last is not None and time <= last):
+            self.moved += 1
+            time = 0.0 if last is None else last + self._step
+        self._times.append(time)
+        self.damaged += bool(frame.is_corrupt)
+
+    def _room(self, count: int, shape: tuple[int, ...]) -> int:
+        most = self._limit // int(np.prod(shape))
+        if most <= len(self._times):
+            raise ValueError(
+                f"its frames of {shape[1]}x{shape[0]} take more than {self._limit / 2**30:.1f} GiB: "
+                "scale them with size=, cut the file, or raise limit_bytes"
+            )
+        return min(count, most)
+
+    def finish(self) -> tuple[Frames | None, list[str]]:
+        """The frames, None where none decoded, and what was wrong with them."""
+        count, notes = len(self._times), []
+        if self._images is None or not count:
+            return None, notes
+        if self.damaged:
+            notes.append(f"{self.damaged} of {count} frames are damaged")
+        if self.resized:
+            notes.append(f"{self.resized} of {count} frames are stored at another size than the first, and were scaled")
+        if self.moved:
+            notes.append(f"{self.moved} of {count} frames had no time of their own, or one before their predecessor's")
+        images = self._images[:count]
+        if 2 * count < len(self._images):
+            images = images.copy()
+        return Frames(images, np.asarray(self._times, np.float64)), notes
+
+
+class SoundTrack:
+    """Collects the samples of one stream as they are decoded."""
+
+    def __init__(self, stream: Any, zero: Fraction):
+        self._zero = zero
+        self._time_base = Fraction(stream.time_base.numerator, stream.time_base.denominator)
+        self._blocks: list[tuple[Any, list[np.ndarray]]] = []  # runs of equal format
+        self._count = 0  # samples so far, silence included, at the stored rate
+        self._offset: int | None = None  # samples from the clip's start to the track's
+        self.rate = self.channels = self.damaged = self.rates = 0
+        self.gaps: list[str] = []
+
+    @property
+    def seconds(self) -> float:
+        """From the clip's start to the last sample."""
+        return ((self._offset or 0) + self._count) / self.rate if self.rate else 0.0
+
+    def add(self, frame: Any) -> None:
+        if not self.rate:
+            self.rate, self.channels = frame.sample_rate, frame.layout.nb_channels
+        if frame.sample_rate != self.rate:  # the rate changed within the stream: not what a clip does
+            self.rates += 1
+            return
+        if frame.pts is not None:
+            self._place(round((frame.pts * self._time_base - self._zero) * self.rate))
+        layout = tuple(channel.name for channel in frame.layout.channels)
+        kind = (layout, frame.format.is_planar)
+        samples = frame.to_ndarray()
+        if not self._blocks or self._blocks[-1][0] != kind or self._blocks[-1][1][-1].dtype != samples.dtype:
+            self._blocks.append((kind, []))
+        self._blocks[-1][1].append(samples)
+        self._count += frame.samples
+        self.damaged += bool(frame.is_corrupt)
+
+    def _place(self, position: int) -> None:
+        """Keeps time where timestamps jump: silence for what is missing."""
+        if self._offset is None:
+            far = abs(position) > _LONGEST_SILENCE * self.rate
+            self._offset = 0 if far else position
+            if far:
+                self.gaps.append("the time at which it starts is not to be believed")
+            return
+        jump = position - (self._offset + self._count)
+        if abs(jump) <= _JUMP_SECONDS * self.rate:
+            return
+        at = f"{(self._offset + self._count) / self.rate:.2f} s"
+        if 0 < jump <= _LONGEST_SILENCE * self.rate:
+            self.gaps.append(f"{jump / self.rate:.2f} s of sound are missing at {at}, filled with silence")
+            self._blocks.append((((), True), [np.zeros((1, jump), np.float32)]))
+            self._count += jump
+        else:
+            self.gaps.append(f"its time jumps by {jump / self.rate:.2f} s at {at}; taken as if it did not")
+
+    def finish(self, rate: int, seconds: float | None) -> tuple[np.ndarray | None, list[str]]:
+        """Mono int16 [S] at ``rate``, and what was wrong; ``seconds`` crops what the decoder gave beyond the track."""
+        notes = list(self.gaps[:3]) + ([f"{len(self.gaps) - 3} more such places"] if len(self.gaps) > 3 else [])
+        if self.damaged:
+            notes.append(f"{self.damaged} blocks of samples are damaged")
+        if self.rates:
+            notes.append(f"{self.rates} blocks at another sample rate than the first were left out")
+        if not self._count:
+            return None, notes
+        mono = np.concatenate([_to_mono(kind, np.concatenate(block, axis=1)) for kind, block in self._blocks])
+        if seconds is not None:
+            mono = mono[: round(seconds * self.rate)]
+        offset = self._offset or 0
+        mono = mono[-offset:] if offset < 0 else np.pad(mono, (offset, 0))
+        return to_int16(mono, self.rate, rate), notes
+
+
+def _to_mono(kind: tuple[tuple[str, ...], bool], samples: np.ndarray) -> np.ndarray:
+    """Decoder output -> float32 [S] in [-1, 1]."""
+    layout, planar = kind
+    if not planar and len(layout) > 1:
+        samples = samples.reshape(-1, len(layout)).T
+    if samples.dtype == np.uint8:
+        samples = (samples.astype(np.float32) - 128.0) / 128.0
+    elif samples.dtype.kind == "i":
+        samples = (samples / np.float64(2.0 ** (8 * samples.dtype.itemsize - 1))).astype(np.float32)
+    if len(samples) == 1:
+        return samples[0].astype(np.float32, copy=False)
+    weights = np.array([_DOWNMIX.get(name, _SURROUND) for name in layout])
+    if not weights.any():
+        weights[:] = 1.0
+    return (weights / weights.sum()).astype(np.float32) @ samples.astype(np.float32, copy=False)
+
+
+def to_int16(mono: np.ndarray, stored_rate: int, rate: int) -> np.ndarray:
+    """float [S] in [-1, 1] at ``stored_rate`` -> int16 at ``rate``: rounded to nearest, clipped, of exact length."""
+    if stored_rate != rate and len(mono):
+        expected = -(-len(mono) * rate // stored_rate)
+        mono = soxr.resample(mono, stored_rate, rate)[:expected]
+        mono = np.pad(mono, (0, expected - len(mono)))
+    # A damaged float stream can hold NaN.
+    return np.clip(np.rint(np.nan_to_num(mono) * 32768.0), -32768, 32767).astype(np.int16)

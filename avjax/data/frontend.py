@@ -1,0 +1,92 @@
+"""From a raw batch to what a model is given, on device and inside the train step: log-mel, frames, augmentation."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from avjax.data.logmel import LogMel
+from avjax.streams import Batch, Stream
+
+
+@dataclasses.dataclass(frozen=True)
+class FrameNormalise:
+    """Frames uint8 [B, T, H, W, C], or float on [0, 1], to (frames - mean) / std in float32.
+
+    Attributes:
+      mean, std: one number for all channels or one a channel, of pixels on [0, 1]. The defaults give [-1, 1].
+      modality: name of the stream that it applies to.
+    """
+
+    mean: tuple[float, ...] = (0.5,)
+    std: tuple[float, ...] = (0.5,)
+    modality: str = "video"
+
+    def __post_init__(self) -> None:
+        if not all(std > 0 for std in self.std):
+            raise ValueError(f"FrameNormalise.std is {self.std}; every entry must be above 0")
+
+    def pixels(self, video: Stream) -> Stream:
+        """The frames as float32 on [0, 1], 0 where nothing is valid."""
+        if video.values.ndim != 5:
+            raise ValueError(
+                f"FrameNormalise wants frames [B, T, H, W, C] for stream {self.modality!r}; "
+                f"it was given shape {video.values.shape}"
+            )
+        channels = video.values.shape[-1]
+        for name, numbers in (("mean", self.mean), ("std", self.std)):
+            if len(numbers) not in (1, channels):
+                raise ValueError(
+                    f"FrameNormalise.{name} has {len(numbers)} entries for the {channels} channels of stream "
+                    f"{self.modality!r}; give one, or one a channel"
+                )
+        if video.values.dtype == jnp.uint8:
+            values = jnp.asarray(video.values, jnp.float32) / 255
+        elif jnp.issubdtype(video.values.dtype, jnp.floating):
+            values = jnp.asarray(video.values, jnp.float32)
+        else:
+            raise ValueError(f"Frames are uint8 or float on [0, 1]; stream {self.modality!r} is {video.values.dtype}")
+        return video.replace(values=_where_valid(video, values))
+
+    def normalise(self, video: Stream) -> Stream:
+        """(pixels - mean) / std, 0 where nothing is valid."""
+        values = (video.values - jnp.asarray(self.mean, jnp.float32)) / jnp.asarray(self.std, jnp.float32)
+        return video.replace(values=_where_valid(video, values))
+
+    def __call__(self, video: Stream) -> Stream:
+        return self.normalise(self.pixels(video))
+
+
+@dataclasses.dataclass(frozen=True)
+class Frontend:
+    """What an experiment configures: how each raw stream becomes features, and how they are augmented in training.
+
+    A stream that neither entry names passes through unchanged. A missing modality stays missing, with values 0.
+
+    Attributes:
+      audio: waveform to log-mel, or None to leave it alone.
+      video: frames to floats, or None to leave them alone.
+    """
+
+    audio: LogMel | None = dataclasses.field(default_factory=LogMel)
+    video: FrameNormalise | None = dataclasses.field(default_factory=FrameNormalise)
+
+    def __call__(self, batch: Batch, key: jax.Array | None = None) -> Batch:
+        """Raw batch to feature batch.
+
+        Args:
+          batch: waveforms [B, S] int16 or float with full scale 1; frames [B, T, H, W, C] uint8 or float on [0, 1].
+          key: of this step (seed and step folded in); None, as in evaluation, does not augment.
+        """
+        streams = dict(batch.streams)
+        if self.audio is not None and self.audio.modality in streams:
+            streams[self.audio.modality] = self.audio(streams[self.audio.modality])
+        if self.video is not None and self.video.modality in streams:
+            streams[self.video.modality] = self.video(streams[self.video.modality])
+        return batch.replace(streams=streams)
+
+
+def _where_valid(stream: Stream, values: jax.Array) -> jax.Array:
+    return jnp.where(jnp.expand_dims(stream.valid, tuple(range(2, values.ndim))), values, 0)

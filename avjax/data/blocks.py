@@ -16,24 +16,44 @@ from av.video.reformatter import ColorRange, VideoReformatter
 FLAC_BLOCK = 4096  # samples
 
 
-def encode_jpeg(images: np.ndarray, quality: int) -> tuple[bytes, ...]:
-    """uint8 [T, H, W, C], C 1 or 3 -> one JPEG (4:4:4) a frame; ``quality`` is ffmpeg's, 1 (best) to 31."""
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
-        raise ValueError(f"frames for jpeg must be uint8 [T, H, W, 1 or 3], not {images.dtype} {images.shape}")
-    encoder = av.CodecContext.create("mjpeg", "w")
-    _, encoder.height, encoder.width, channels = images.shape
-    encoder.pix_fmt, encoder.time_base, encoder.thread_count = "yuvj444p", Fraction(1, 25), 1
-    encoder.options = {"qmin": str(quality), "qmax": str(quality)}
-    encoder.flags |= int(av.codec.context.Flags.bitexact)
-    reformatter = VideoReformatter()
-    packets: list[bytes] = []
-    for image in images:
+class JpegEncoder:
+    """Frames of one size, given one by one -> one JPEG file (4:4:4) each; ``quality`` is ffmpeg's, 1 (best) to 31."""
+
+    def __init__(self, quality: int):
+        if not 1 <= quality <= 31:
+            raise ValueError(f"jpeg quality is ffmpeg's scale, 1 (best) to 31, not {quality}")
+        self._encoder = av.CodecContext.create("mjpeg", "w")
+        self._encoder.pix_fmt, self._encoder.time_base, self._encoder.thread_count = "yuvj444p", Fraction(1, 25), 1
+        self._encoder.options = {"qmin": str(quality), "qmax": str(quality)}
+        self._encoder.flags |= int(av.codec.context.Flags.bitexact)
+        self._reformatter = VideoReformatter()
+        self._files: list[bytes] = []
+
+    def add(self, image: np.ndarray) -> None:
+        """uint8 [H, W, C], C 1 or 3."""
+        height, width, channels = image.shape
+        if not self._encoder.is_open:
+            self._encoder.height, self._encoder.width = height, width
         pixels, layout = (image[..., 0], "gray") if channels == 1 else (image, "rgb24")
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), layout)
-        frame = reformatter.reformat(frame, format="yuvj444p", dst_color_range=ColorRange.JPEG)
+        frame = self._reformatter.reformat(frame, format="yuvj444p", dst_color_range=ColorRange.JPEG)
         frame.pts = None
-        packets += [bytes(packet) for packet in encoder.encode(frame)]
-    return (*packets, *(bytes(packet) for packet in encoder.encode(None)))
+        self._files += [bytes(packet) for packet in self._encoder.encode(frame)]
+
+    def finish(self) -> tuple[bytes, ...]:
+        if self._encoder.is_open:
+            self._files += [bytes(packet) for packet in self._encoder.encode(None)]
+        return tuple(self._files)
+
+
+def encode_jpeg(images: np.ndarray, quality: int) -> tuple[bytes, ...]:
+    """uint8 [T, H, W, C], C 1 or 3 -> one JPEG file a frame."""
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
+        raise ValueError(f"frames for jpeg must be uint8 [T, H, W, 1 or 3], not {images.dtype} {images.shape}")
+    encoder = JpegEncoder(quality)
+    for image in images:
+        encoder.add(image)
+    return encoder.finish()
 
 
 def decode_jpeg(files: Iterable[bytes], height: int, width: int, channels: int) -> np.ndarray:

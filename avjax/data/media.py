@@ -11,7 +11,7 @@ import dataclasses
 import io
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -46,7 +46,7 @@ class Facts:
       audio_codec, audio_rate, audio_channels: the sound as stored.
       video_codec, video_rate: the pictures as stored; frames per second.
       height, width: of the frames as stored, before rotation and ``size``.
-      rotation: degrees counter-clockwise by which frames were turned to stand upright.
+      rotation: degrees counter-clockwise by which frames had to be turned to stand upright, and were.
     """
 
     container: str = ""
@@ -85,6 +85,7 @@ def decode(
     limit_seconds: float | None = None,
     limit_bytes: int = 8 << 30,
     enough: float = 0.5,
+    each_frame: Callable[[np.ndarray], None] | None = None,
 ) -> Media:
     """Decodes one file: every frame, and every sample of its first sound track.
 
@@ -97,6 +98,8 @@ def decode(
       limit_seconds: raise once decoding has taken longer.
       limit_bytes: raise before the frames take more memory.
       enough: a track of which less than this part decodes makes the file an error; from there on, it is a warning.
+      each_frame: called with every image [H, W, 3] in turn, which it must not keep; then no frame is held in memory,
+        and ``video.images`` is [0, H, W, 3] beside all the times.
 
     Raises:
       MediaError: no such file, not a media file, a track that does not decode, or a limit passed.
@@ -107,7 +110,9 @@ def decode(
         if main["video"] is None and main["audio"] is None:
             raise MediaError(name, "holds neither sound nor pictures")
         zero = _clip_start(main["video"], main["audio"])
-        pictures = PictureTrack(main["video"], zero, size, limit_bytes) if video and main["video"] else None
+        pictures = None
+        if video and main["video"]:
+            pictures = PictureTrack(main["video"], zero, size, limit_bytes, each_frame)
         sounds = SoundTrack(main["audio"], zero) if audio and main["audio"] else None
         tracks = [(main["video"], pictures), (main["audio"], sounds)]
         wanted = [(stream, track) for stream, track in tracks if track is not None]
@@ -181,7 +186,7 @@ def _seek(
         if frame is None or frame.pts != target:
             raise MediaError(name, f"the frame at {float(target * stream.time_base):.3f} s does not decode")
         position = target
-        yield target, convert(frame)
+        yield target, convert(frame).copy()
 
 
 def remux_video(path: Source) -> tuple[bytes, str]:
@@ -216,8 +221,8 @@ def _open(path: Source, name: str) -> Any:
         where = epath.Path(path)
         if not where.exists():
             raise MediaError(name, "no such file")
-        if where.is_dir():
-            raise MediaError(name, "is a folder, not a file")
+        if not where.is_file():
+            raise MediaError(name, "is a folder, not a file" if where.is_dir() else "is not a regular file")
         if where.stat().length == 0:
             raise MediaError(name, "is empty (0 bytes)")
         file = where.open("rb") if "://" in name else name
@@ -342,4 +347,6 @@ def _facts(container: Any, main: dict[str, Any], pictures: PictureTrack | None, 
 
 def _plain(error: Exception) -> str:
     """ffmpeg's words without its error number and file name."""
+    if isinstance(error, av.error.PermissionError):  # what its AAC decoder says of broken data
+        return "Invalid data found when processing input"
     return getattr(error, "strerror", None) or str(error)

@@ -88,7 +88,7 @@ class Records:
         self.path = epath.Path(path)
         file = self.path / DESCRIPTION_FILE
         if not file.exists():
-            state = "is not finished" if (self.path / "plan.json").exists() else "is not a prepared folder"
+            state = "is not finished" if (self.path / "plan" / "plan.json").exists() else "is not a prepared folder"
             raise RecordError(
                 f"{path} {state}: it has no {DESCRIPTION_FILE}. Run `avjax prepare CORPUS --data FOLDER --out {path}`"
             )

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
+import av
 import numpy as np
 import soxr
+from av.sidedata.sidedata import Type as SideDataType
 from av.video.reformatter import Interpolation, VideoReformatter
 
 # Weight of each loudspeaker in mono: ITU-R BS.775-4, annex 4 (5.1 to stereo, then the mean of both sides). The
@@ -62,85 +65,114 @@ class Converter:
 
     def __init__(self, size: tuple[int, int] | None = None):
         self.size = size
-        self.rotation = 0
         self._reformatter = VideoReformatter()
+        self._orientation: tuple[bool, bool, bool] | None = None  # transposed, then flipped left-right, up-down
+        self.rotation = 0
 
-    def __call__(self, frame: Any, out: np.ndarray | None = None) -> np.ndarray:
-        """Writes the image into ``out`` [H, W, 3] where given, and returns it."""
-        self.rotation = int(frame.rotation) % 360
-        turns = round(self.rotation / 90) % 4
+    def __call__(self, frame: Any) -> np.ndarray:
+        """Image [H, W, 3]; a view of memory that lives as long as the view."""
+        transposed, left_right, up_down = self._upright(frame)
         height, width = self.size or (None, None)
-        if turns % 2 and self.size:
+        if transposed:
             height, width = width, height
-        # AREA and BILINEAR both average over what a smaller pixel covers; for a pure colour change they do nothing.
-        picture = self._reformatter.reformat(frame, width, height, "rgb24", interpolation=Interpolation.BILINEAR)
+        # BILINEAR averages over what a smaller pixel covers; where the size stays, it does nothing.
+        picture = self._reformatter.reformat(
+            frame, width, height, "rgb24", interpolation=Interpolation.BILINEAR, threads=1
+        )
         plane = picture.planes[0]
         rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
-        image = np.rot90(rows[:, : 3 * plane.width].reshape(plane.height, plane.width, 3), turns)
-        if out is None:
-            return np.ascontiguousarray(image)
-        out[...] = image
-        return out
+        image = rows[:, : 3 * plane.width].reshape(plane.height, plane.width, 3)
+        if transposed:
+            image = image.swapaxes(0, 1)
+        if left_right or up_down:
+            image = image[:: -1 if up_down else 1, :: -1 if left_right else 1]
+        return image
 
     def shape(self, frame: Any) -> tuple[int, int]:
         """(height, width) of the image that a frame gives."""
         if self.size:
             return self.size
-        turned = round(int(frame.rotation) / 90) % 2
-        return (frame.width, frame.height) if turned else (frame.height, frame.width)
+        return (frame.width, frame.height) if self._upright(frame)[0] else (frame.height, frame.width)
+
+    def _upright(self, frame: Any) -> tuple[bool, bool, bool]:
+        """The display matrix of the first frame: stored (x, y) is shown at (a x + c y, b x + d y)."""
+        if self._orientation is None:
+            data = frame.side_data.get(SideDataType.DISPLAYMATRIX)
+            a, b, _, c, d = np.frombuffer(data, np.int32)[:5] if data is not None else (1, 0, 0, 0, 1)
+            transposed = abs(int(b)) > abs(int(a))
+            across, down = (c, b) if transposed else (a, d)
+            self._orientation = (transposed, bool(across < 0), bool(down < 0))
+            self.rotation = int(frame.rotation) % 360
+        return self._orientation
 
 
 class PictureTrack:
-    """Collects the frames of one stream as they are decoded."""
+    """Takes the frames of one stream as they are decoded: keeps them, or hands each to ``each_frame``."""
 
-    def __init__(self, stream: Any, zero: Fraction, size: tuple[int, int] | None, limit_bytes: int):
+    def __init__(
+        self,
+        stream: Any,
+        zero: Fraction,
+        size: tuple[int, int] | None,
+        limit_bytes: int,
+        each_frame: Callable[[np.ndarray], None] | None = None,
+    ):
         self.converter = Converter(size)
         self.height = self.width = 0
-        self._zero, self._limit = zero, limit_bytes
-        self._time_base = Fraction(stream.time_base.numerator, stream.time_base.denominator)
+        self._each_frame, self._limit = each_frame, limit_bytes
+        # Times as quotients of integers: the float nearest to the true time.
+        base = stream.time_base
+        self._tick = base.numerator * zero.denominator
+        self._zero = zero.numerator * base.denominator
+        self._second = base.denominator * zero.denominator
         rate = stream.average_rate or stream.guessed_rate
         self._step = 1.0 / float(rate) if rate else 0.04
-        self._expected = min(int(stream.frames or 0), 4096)
-        self._images: np.ndarray | None = None
+        self._expected = max(min(int(stream.frames or 0), 4096), 64)
+        self._shape: tuple[int, ...] = ()
+        self._images = np.empty((0, 0, 0, 3), np.uint8)
         self._times: list[float] = []
         self.damaged = self.resized = self.moved = 0
 
     def add(self, frame: Any) -> None:
         """Raises ValueError once the frames would take more memory than allowed."""
         count = len(self._times)
-        if self._images is None:
+        if not count:
             self.height, self.width = frame.height, frame.width
-            shape = (*self.converter.shape(frame), 3)
-            self._images = np.empty((self._room(max(self._expected, 64), shape), *shape), np.uint8)
-        elif count == len(self._images):
-            grown = np.empty((self._room(2 * count, self._images.shape[1:]), *self._images.shape[1:]), np.uint8)
-            grown[:count] = self._images
-            self._images = grown
-        if self.converter.shape(frame) != self._images.shape[1:3]:  # the size changed within the stream
+            self._shape = (*self.converter.shape(frame), 3)
+            self._images = np.empty((0, *self._shape), np.uint8)
+        elif self.converter.shape(frame) != self._shape[:2]:  # the size changed within the stream
             self.resized += 1
-            self.converter.size = self._images.shape[1:3]
-        self.converter(frame, self._images[count])
-        time = None if frame.pts is None else float(frame.pts * self._time_base - self._zero)
-        last = self._times[-1] if self._times else None
+            self.converter.size = (self._shape[0], self._shape[1])
+        image = self.converter(frame)
+        if self._each_frame is not None:
+            self._each_frame(image)
+        else:
+            if count == len(self._images):
+                grown = np.empty((self._room(max(2 * count, self._expected)), *self._shape), np.uint8)
+                grown[:count] = self._images
+                self._images = grown
+            self._images[count] = image
+        last = self._times[-1] if count else None
+        time = None if frame.pts is None else (frame.pts * self._tick - self._zero) / self._second
         if time is None or (last is not None and time <= last):
             self.moved += 1
             time = 0.0 if last is None else last + self._step
         self._times.append(time)
         self.damaged += bool(frame.is_corrupt)
 
-    def _room(self, count: int, shape: tuple[int, ...]) -> int:
-        most = self._limit // int(np.prod(shape))
+    def _room(self, count: int) -> int:
+        most = self._limit // int(np.prod(self._shape))
         if most <= len(self._times):
             raise ValueError(
-                f"its frames of {shape[1]}x{shape[0]} take more than {self._limit / 2**30:.1f} GiB: "
-                "scale them with size=, cut the file, or raise limit_bytes"
+                f"its frames of {self._shape[1]}x{self._shape[0]} take more than {self._limit / 2**30:.1f} GiB: "
+                "scale them with size=, cut the file, take them one by one with each_frame=, or raise limit_bytes"
             )
         return min(count, most)
 
     def finish(self) -> tuple[Frames | None, list[str]]:
         """The frames, None where none decoded, and what was wrong with them."""
         count, notes = len(self._times), []
-        if self._images is None or not count:
+        if not count:
             return None, notes
         if self.damaged:
             notes.append(f"{self.damaged} of {count} frames are damaged")
@@ -158,8 +190,7 @@ class SoundTrack:
     """Collects the samples of one stream as they are decoded."""
 
     def __init__(self, stream: Any, zero: Fraction):
-        self._zero = zero
-        self._time_base = Fraction(stream.time_base.numerator, stream.time_base.denominator)
+        self._zero, self._second = float(zero), float(stream.time_base)
         self._blocks: list[tuple[Any, list[np.ndarray]]] = []  # runs of equal format
         self._count = 0  # samples so far, silence included, at the stored rate
         self._offset: int | None = None  # samples from the clip's start to the track's
@@ -178,7 +209,7 @@ class SoundTrack:
             self.rates += 1
             return
         if frame.pts is not None:
-            self._place(round((frame.pts * self._time_base - self._zero) * self.rate))
+            self._place(round((frame.pts * self._second - self._zero) * self.rate))
         layout = tuple(channel.name for channel in frame.layout.channels)
         kind = (layout, frame.format.is_planar)
         samples = frame.to_ndarray()
@@ -249,3 +280,17 @@ def to_int16(mono: np.ndarray, stored_rate: int, rate: int) -> np.ndarray:
         mono = np.pad(mono, (0, expected - len(mono)))
     # A damaged float stream can hold NaN.
     return np.clip(np.rint(np.nan_to_num(mono) * 32768.0), -32768, 32767).astype(np.int16)
+
+
+def resize(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """uint8 [T, H, W, C] to another (height, width), as ``decode`` scales."""
+    channels, layout = images.shape[-1], "gray" if images.shape[-1] == 1 else "rgb24"
+    reformatter = VideoReformatter()
+    out = np.empty((len(images), *size, channels), np.uint8)
+    for target, image in zip(out, images, strict=True):
+        pixels = np.ascontiguousarray(image[..., 0] if channels == 1 else image)
+        frame = av.VideoFrame.from_ndarray(pixels, layout)
+        plane = reformatter.reformat(frame, size[1], size[0], layout, interpolation=Interpolation.BILINEAR).planes[0]
+        rows = np.frombuffer(plane, np.uint8).reshape(size[0], plane.line_size)
+        target[...] = rows[:, : size[1] * channels].reshape(*size, channels)
+    return out

@@ -7,7 +7,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from avjax.data.logmel import LogMel
+from avjax.data.augment import ColourJitter, Crop, Mixup, SpecAugment, WaveformJitter, row_keys
+from avjax.data.logmel import LogMel, as_waveform
 from avjax.streams import Batch, Stream
 
 
@@ -60,6 +61,23 @@ class FrameNormalise:
 
 
 @dataclasses.dataclass(frozen=True)
+class Augment:
+    """What is drawn anew at each step; None leaves a kind out. Each has its own docstring.
+
+    Attributes:
+      waveform: before the log-mel. spectrogram: after it.
+      crop, colour: on pixels in [0, 1], before they are normalised.
+      mixup: on the features of both, and on the targets.
+    """
+
+    waveform: WaveformJitter | None = None
+    spectrogram: SpecAugment | None = None
+    crop: Crop | None = None
+    colour: ColourJitter | None = None
+    mixup: Mixup | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Frontend:
     """What an experiment configures: how each raw stream becomes features, and how they are augmented in training.
 
@@ -68,10 +86,18 @@ class Frontend:
     Attributes:
       audio: waveform to log-mel, or None to leave it alone.
       video: frames to floats, or None to leave them alone.
+      augment: for training, or None. It touches the streams that ``audio`` and ``video`` name, and the targets.
     """
 
     audio: LogMel | None = dataclasses.field(default_factory=LogMel)
     video: FrameNormalise | None = dataclasses.field(default_factory=FrameNormalise)
+    augment: Augment | None = None
+
+    def __post_init__(self) -> None:
+        if self.audio is not None and self.video is not None and self.audio.modality == self.video.modality:
+            raise ValueError(
+                f"Frontend.audio and .video both name the stream {self.audio.modality!r}; give each its own"
+            )
 
     def __call__(self, batch: Batch, key: jax.Array | None = None) -> Batch:
         """Raw batch to feature batch.
@@ -80,12 +106,32 @@ class Frontend:
           batch: waveforms [B, S] int16 or float with full scale 1; frames [B, T, H, W, C] uint8 or float on [0, 1].
           key: of this step (seed and step folded in); None, as in evaluation, does not augment.
         """
+        augment = Augment() if self.augment is None or key is None else self.augment
+        keys = None if key is None else row_keys(key, batch.index)
         streams = dict(batch.streams)
+        made = []
         if self.audio is not None and self.audio.modality in streams:
-            streams[self.audio.modality] = self.audio(streams[self.audio.modality])
+            made.append(self.audio.modality)
+            streams[made[-1]] = self._hear(streams[made[-1]], augment, keys)
         if self.video is not None and self.video.modality in streams:
-            streams[self.video.modality] = self.video(streams[self.video.modality])
-        return batch.replace(streams=streams)
+            made.append(self.video.modality)
+            streams[made[-1]] = self._see(streams[made[-1]], augment, keys)
+        batch = batch.replace(streams=streams)
+        return batch if augment.mixup is None else augment.mixup(batch, keys, made)
+
+    def _hear(self, audio: Stream, augment: Augment, keys: jax.Array | None) -> Stream:
+        if augment.waveform is not None:
+            audio = augment.waveform(audio.replace(values=as_waveform(audio.values)), keys)
+        spectrogram = self.audio(audio)
+        return spectrogram if augment.spectrogram is None else augment.spectrogram(spectrogram, keys)
+
+    def _see(self, video: Stream, augment: Augment, keys: jax.Array | None) -> Stream:
+        video = self.video.pixels(video)
+        if augment.crop is not None:
+            video = augment.crop(video, keys)
+        if augment.colour is not None:
+            video = augment.colour(video, keys)
+        return self.video.normalise(video)
 
 
 def _where_valid(stream: Stream, values: jax.Array) -> jax.Array:

@@ -124,8 +124,8 @@ class LogMel:
     def energies(self, waveform: Float32[Array, "B S"]) -> Float32[Array, "B T F"]:
         """Energy in each filter, of a waveform with full scale 1."""
         frames = _split(waveform * self.full_scale, self.window_size, self.hop_size)
-        # An offset must cancel exactly, or its rounding would stand above the floor: the mean is removed here and not in
-        # the matrix, and of the differences from the first sample, which are exact for 16-bit sound.
+        # An offset must cancel exactly, or its rounding would stand above the floor: so the mean is removed here, not
+        # in the matrix, and from the differences to the first sample, which are exact for 16-bit sound.
         frames = frames - frames[..., :1]
         frames = frames - frames.mean(-1, keepdims=True)
         previous = jnp.concatenate([frames[..., :1], frames[..., :-1]], -1)

@@ -1,0 +1,286 @@
+"""Augmentation on device: gain and noise, SpecAugment, crop, flip, colour, mixup.
+
+Every draw of a row is keyed by the step's key, the row's global index and the name of the draw. A row therefore comes
+out the same in any batch, in any order and on any number of processes, and adding one augmentation leaves the draws of
+the others as they were.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Float32, Int, Integer, Shaped
+
+from avjax.streams import Batch, Stream
+
+Range = tuple[float, float]
+Keys = Shaped[Array, " B"]
+
+# Resampling is a product with weights; in TPU's default bfloat16 it would round pixels to 1 in 256.
+PRECISION = jax.lax.Precision.HIGHEST
+
+GREY = (0.299, 0.587, 0.114)  # Luma of ITU-R BT.601.
+
+
+def row_keys(key: Shaped[Array, ""], index: Integer[Array, " B"]) -> Keys:
+    """One key a row, from the step's key and the row's global index."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.asarray(index, jnp.uint32))
+
+
+def draw(keys: Keys, name: str) -> Keys:
+    """The keys of one named draw."""
+    return jax.vmap(jax.random.fold_in, (0, None))(keys, zlib.crc32(name.encode()))
+
+
+def uniform(keys: Keys, name: str, low: float = 0.0, high: float = 1.0) -> Float32[Array, " B"]:
+    """A number a row, uniform in [low, high)."""
+    return jax.vmap(lambda key: jax.random.uniform(key, (), jnp.float32, low, high))(draw(keys, name))
+
+
+@dataclasses.dataclass(frozen=True)
+class WaveformJitter:
+    """Gain and white noise on the waveform, by clip.
+
+    Attributes:
+      gain: range of the gain in dB.
+      snr: range of the signal-to-noise ratio in dB, or None for no noise. The signal is measured over the valid
+        samples of the clip before the gain; digital silence gets none.
+      noise_probability: share of clips that get noise.
+    """
+
+    gain: Range = (-6.0, 6.0)
+    snr: Range | None = None
+    noise_probability: float = 0.5
+
+    def __call__(self, audio: Stream, keys: Keys) -> Stream:
+        """Float waveform [B, S] in, and out."""
+        valid = jnp.asarray(audio.valid)
+        values = jnp.where(valid, audio.values, 0)
+        if self.snr is not None:
+            power = jnp.square(values).sum(1) / jnp.maximum(valid.sum(1), 1)
+            variance = power * 10 ** (-uniform(keys, "noise level", *self.snr) / 10)
+            variance = jnp.where(uniform(keys, "noise") < self.noise_probability, variance, 0)
+            # The square root of 0 has no gradient; below the least 16-bit step there is nothing to measure.
+            scale = jnp.where(variance > 1e-14, jnp.sqrt(jnp.maximum(variance, 1e-14)), 0)
+            normal = jax.vmap(lambda key: jax.random.normal(key, values.shape[1:], jnp.float32))
+            values = values + scale[:, None] * normal(draw(keys, "noise samples"))
+        values = values * 10 ** (uniform(keys, "gain", *self.gain)[:, None] / 20)
+        return audio.replace(values=jnp.where(valid, values, 0))
+
+
+@dataclasses.dataclass(frozen=True)
+class SpecAugment:
+    """Masks over bands of mel bins and over spans of time (arXiv:1904.08779), set to 0, the mean after normalisation.
+
+    The defaults are MBT's release (google-research/scenic, projects/mbt). Warping in time is left out, as there.
+    Masked frames stay valid: they are silence to the model, not padding.
+
+    Attributes:
+      frequency_masks, time_masks: how many.
+      frequency_width, time_width: the widest, in bins and frames; widths are uniform from 0 up to and including it.
+      time_share: no time mask is wider than this share of the clip's valid frames (the paper's p).
+    """
+
+    frequency_masks: int = 1
+    frequency_width: int = 48
+    time_masks: int = 4
+    time_width: int = 48
+    time_share: float = 1.0
+
+    def __call__(self, spectrogram: Stream, keys: Keys) -> Stream:
+        """Normalised log-mel [B, T, F] in, and out."""
+        valid = jnp.asarray(spectrogram.valid)
+        rows, _, bins = spectrogram.values.shape
+        # A crop may leave padding on either side: the valid frames are `count` from `first` on.
+        count = valid.sum(1)
+        first = jnp.argmax(valid, 1)
+        zero = jnp.zeros(rows, jnp.int32)
+        values = spectrogram.values
+        for i in range(self.frequency_masks):
+            mask = _spans(keys, f"frequency mask {i}", self.frequency_width, zero, zero + bins, bins)
+            values = jnp.where(mask[:, None, :], 0, values)
+        widest = jnp.minimum(self.time_width, jnp.floor(self.time_share * count).astype(jnp.int32))
+        for i in range(self.time_masks):
+            mask = _spans(keys, f"time mask {i}", widest, first, count, values.shape[1])
+            values = jnp.where(mask[:, :, None], 0, values)
+        return spectrogram.replace(values=values)
+
+
+@dataclasses.dataclass(frozen=True)
+class Crop:
+    """Zoom into a random part of the frame and bring it back to the frame's size; the same part in every frame.
+
+    A random resized crop of an area share in (0.35, 1) is ``zoom=(1.0, 1.69)``; MBT's scale jitter is (0.9, 1.33).
+
+    Attributes:
+      zoom: range of the magnification; uniform. Below 1 the frame shrinks and its border is repeated around it.
+      aspect: range of the part's width over height, relative to the frame's; log-uniform.
+      flip: probability of a horizontal flip.
+    """
+
+    zoom: Range = (0.9, 1.33)
+    aspect: Range = (1.0, 1.0)
+    flip: float = 0.5
+
+    def __call__(self, video: Stream, keys: Keys) -> Stream:
+        """Float frames [B, T, H, W, C] in, and out: bilinear, with antialiasing where it shrinks."""
+        height, width = video.values.shape[2:4]
+        zoom = uniform(keys, "zoom", *self.zoom)
+        low, high = (jnp.log(jnp.float32(edge)) for edge in self.aspect)
+        stretch = jnp.exp(0.5 * (low + (high - low) * uniform(keys, "aspect")))
+        rows = _resampling(height, 1 / (zoom * stretch), uniform(keys, "row"), jnp.zeros(zoom.shape, bool))
+        flip = uniform(keys, "flip") < self.flip
+        columns = _resampling(width, stretch / zoom, uniform(keys, "column"), flip)
+        values = jnp.einsum("bih,bthwc->btiwc", rows, video.values, precision=PRECISION)
+        values = jnp.einsum("bjw,btiwc->btijc", columns, values, precision=PRECISION)
+        return video.replace(values=values)
+
+
+@dataclasses.dataclass(frozen=True)
+class ColourJitter:
+    """Brightness, contrast, saturation and loss of colour, the same in every frame of a clip.
+
+    Attributes:
+      brightness, contrast, saturation: b multiplies by, or blends by, a factor uniform in [max(0, 1 - b), 1 + b].
+      grey: probability that colour is lost, among the clips that are changed.
+      probability: share of the clips that are changed at all.
+    """
+
+    brightness: float = 0.4
+    contrast: float = 0.4
+    saturation: float = 0.4
+    grey: float = 0.1
+    probability: float = 0.8
+
+    def __call__(self, video: Stream, keys: Keys) -> Stream:
+        """Float frames [B, T, H, W, C] on [0, 1] in, and out. Colour needs C = 3; other C keep theirs."""
+
+        def factor(name: str, width: float) -> jax.Array:
+            return uniform(keys, name, max(0.0, 1 - width), 1 + width)[:, None, None, None, None]
+
+        valid = jnp.asarray(video.valid)[:, :, None, None, None]
+        values = jnp.clip(video.values * factor("brightness", self.brightness), 0, 1)
+        area = video.values.shape[2] * video.values.shape[3]
+        total = jnp.where(valid, _grey(values), 0).sum((1, 2, 3, 4), keepdims=True)
+        mean = total / jnp.maximum(valid.sum((1, 2, 3, 4), keepdims=True) * area, 1)
+        values = jnp.clip(mean + factor("contrast", self.contrast) * (values - mean), 0, 1)
+        if values.shape[-1] == 3:
+            grey = _grey(values)
+            coloured = jnp.clip(grey + factor("saturation", self.saturation) * (values - grey), 0, 1)
+            lost = uniform(keys, "grey") < self.grey
+            values = jnp.where(lost[:, None, None, None, None], grey, coloured)
+        changed = uniform(keys, "colour") < self.probability
+        return video.replace(values=jnp.where(changed[:, None, None, None, None], values, video.values))
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixup:
+    """Each row blended with another row, targets too (arXiv:1710.09412).
+
+    The rows of a batch are ranked by a hash of their index, and each is blended with the next in rank, the last with
+    the first: who meets whom depends on which rows there are, never on their order. Filler rows (weight 0) take no
+    part. Rows meet across the whole batch, so on several devices the features are exchanged once.
+
+    A blended row stays valid exactly where it was. Where the partner has nothing there (padding, a missing modality)
+    the row's own values stay. The target of a modality that the partner lacks is the row's own, and the target of
+    ``head`` takes the mean weight over the modalities that the row has.
+
+    Attributes:
+      alpha: a row's own weight is drawn from Beta(alpha, alpha).
+      by_modality: one weight a modality, each with its own target (MBT's modality mixup), or one for all.
+      probability: share of the rows that are blended.
+    """
+
+    alpha: float = 0.5
+    by_modality: bool = True
+    probability: float = 1.0
+
+    def __call__(self, batch: Batch, keys: Keys, modalities: Sequence[str]) -> Batch:
+        """Blends the float streams named ``modalities``; every other stream stays, with weight 1.
+
+        Writes ``target[head]`` and ``target[f"{head}/{modality}"]`` for each stream; where the batch has a target of a
+        modality's own already, that one is blended.
+        """
+        real = jnp.asarray(batch.weight) > 0
+        partner = pairing(draw(keys, "pairing"), batch, real)
+        mixed = real & (partner != jnp.arange(len(real))) & (uniform(keys, "mixup") < self.probability)
+        streams, weights, present = {}, {}, {}
+        for name in sorted(batch.streams):
+            stream = batch.streams[name]
+            valid = jnp.asarray(stream.valid)
+            present[name] = valid.any(1)
+            streams[name], weights[name] = stream, jnp.ones(len(real), jnp.float32)
+            if name in modalities:
+                beta = jax.vmap(lambda key: jax.random.beta(key, self.alpha, self.alpha, dtype=jnp.float32))
+                own = beta(draw(keys, f"weight {name}" if self.by_modality else "weight"))
+                weights[name] = jnp.where(mixed & present[name] & present[name][partner], own, 1)
+                share = jnp.where(valid & valid[partner], weights[name][:, None], 1)
+                share = jnp.expand_dims(share, tuple(range(2, stream.values.ndim)))
+                values = share * stream.values + (1 - share) * stream.values[partner]
+                streams[name] = stream.replace(values=values)
+        had = sum(present.values())
+        joint = sum(weights[name] * present[name] for name in streams) / jnp.maximum(had, 1)
+        joint = jnp.where(had > 0, joint, 1)
+
+        def blend(target: jax.Array, weight: jax.Array) -> jax.Array:
+            weight = jnp.expand_dims(weight, tuple(range(1, target.ndim)))
+            return weight * target + (1 - weight) * target[partner]
+
+        target = {}
+        for head in batch.target:
+            if "/" in head:
+                continue
+            target[head] = blend(jnp.asarray(batch.target[head]), joint)
+            for name in streams:
+                own_head = f"{head}/{name}"
+                target[own_head] = blend(jnp.asarray(batch.target.get(own_head, batch.target[head])), weights[name])
+        return batch.replace(streams=streams, target={**batch.target, **target})
+
+
+def pairing(keys: Keys, batch: Batch, real: Bool[Array, " B"]) -> Int[Array, " B"]:
+    """The row that each row is blended with; its own for filler rows and for a lone row."""
+    rank_of = jax.vmap(lambda key: jax.random.bits(key, (), jnp.uint32))(keys)
+    # A record that comes twice has one hash and one index, but crops that start at different times.
+    starts = [jnp.asarray(batch.streams[name].start) for name in sorted(batch.streams)]
+    order = jnp.lexsort([*starts, jnp.asarray(batch.index), rank_of, ~real])
+    rank = jnp.argsort(order)
+    after = jnp.where(rank + 1 < real.sum(), rank + 1, 0)
+    return jnp.where(real, order[after], jnp.arange(len(real)))
+
+
+def _spans(
+    keys: Keys, name: str, widest: int | Int[Array, " B"], first: Int[Array, " B"], count: Int[Array, " B"], size: int
+) -> Bool[Array, "B N"]:
+    """A span a row, inside [first, first + count), of uniform width up to ``widest``, as a mask over ``size``."""
+    width = jnp.floor(uniform(keys, f"{name} width") * (jnp.minimum(widest, count) + 1)).astype(jnp.int32)
+    begin = first + jnp.floor(uniform(keys, f"{name} begin") * (count - width + 1)).astype(jnp.int32)
+    at = jnp.arange(size)
+    return (at >= begin[:, None]) & (at < (begin + width)[:, None])
+
+
+def _resampling(
+    size: int, share: Float[Array, " B"], place: Float[Array, " B"], flip: Bool[Array, " B"]
+) -> Float32[Array, "B N M"]:
+    """Weights [B, size, size] that bring a part, ``share`` of an axis long, back to the axis's length.
+
+    ``place`` in [0, 1] puts the part from one end to the other. Bilinear between pixel centres; where the part is
+    longer than the axis, the filter widens with it (antialiasing) and the border is repeated.
+    """
+    at = (jnp.arange(size) + 0.5) / size
+    at = jnp.where(flip[:, None], 1 - at, at)
+    begin = place * (1 - share)
+    centre = jnp.clip((begin[:, None] + share[:, None] * at) * size - 0.5, 0, size - 1)
+    reach = jnp.maximum(share, 1)[:, None, None]
+    weights = jnp.maximum(0, 1 - jnp.abs(centre[:, :, None] - jnp.arange(size)) / reach)
+    return weights / weights.sum(-1, keepdims=True)
+
+
+def _grey(values: jax.Array) -> jax.Array:
+    """[..., 3] to luma [..., 1]; other channel counts to their mean."""
+    if values.shape[-1] == 3:
+        return (values * jnp.asarray(GREY, jnp.float32)).sum(-1, keepdims=True)
+    return values.mean(-1, keepdims=True)

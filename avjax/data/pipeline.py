@@ -1,0 +1,255 @@
+"""From records to batches, with Grain.
+
+    position -> record (shuffled anew every epoch) -> crop (drawn by position) -> this process's rows -> batch
+
+A batch is a function of (seed, step) alone: the position in the data *is* the step, and there is no iterator state
+to save. Process p of P reads rows p B/P to (p + 1) B/P of each global batch of B, so that the global batch
+is the same array, row for row, for any number of processes and workers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+
+import grain
+import jax
+import numpy as np
+
+from avjax.data.records import Description, Record, Records
+from avjax.streams import Batch, Stream
+
+
+@dataclasses.dataclass(frozen=True)
+class AudioSampling:
+    """Takes ``samples`` consecutive samples of the waveform.
+
+    Attributes:
+      samples: length of the crop; ``LogMel.samples(frames)`` gives it for a number of spectrogram frames.
+      rate: samples a second; the records' own.
+    """
+
+    samples: int
+    rate: int = 16_000
+
+    @property
+    def seconds(self) -> float:
+        return self.samples / self.rate
+
+    def read(self, record: Record, start: float) -> tuple[np.ndarray, np.ndarray]:
+        """Samples [S] int16 from ``start`` seconds on, and which of them the record has."""
+        values = np.zeros(self.samples, np.int16)
+        if record.audio is None:
+            return values, np.zeros(self.samples, bool)
+        if record.audio.rate != self.rate:
+            raise ValueError(
+                f"{record.name}: recorded at {record.audio.rate} Hz, but the experiment samples at {self.rate} Hz;"
+                " prepare the corpus anew or change AudioSampling.rate"
+            )
+        begin = round(start * self.rate)
+        found = record.audio.read(begin, begin + self.samples)
+        values[: len(found)] = found
+        return values, np.arange(self.samples) < len(found)
+
+    def absent(self, description: Description) -> np.ndarray:
+        return np.zeros(self.samples, np.int16)
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoSampling:
+    """Takes ``frames`` frames, ``rate`` a second: at each time the frame that is on the screen.
+
+    Attributes:
+      frames: number of frames.
+      rate: frames a second, independent of the file's.
+    """
+
+    frames: int
+    rate: float
+
+    @property
+    def seconds(self) -> float:
+        return self.frames / self.rate
+
+    def read(self, record: Record, start: float) -> tuple[np.ndarray, np.ndarray]:
+        """Frames [T, height, width, C] uint8 from ``start`` seconds on, and which of them the record has."""
+        video = record.video
+        times = start + np.arange(self.frames) / self.rate
+        # A frame stays on the screen until the next; the last one for as long as the one before it.
+        last = video.times[-1] + (video.times[-1] - video.times[-2] if len(video.times) > 1 else 1 / self.rate)
+        valid = times < last - 1e-6
+        if len(video.times) == 1:
+            valid[:1] = True
+        shown = np.clip(np.searchsorted(video.times, times + 1e-6, side="right") - 1, 0, None)
+        values = np.zeros((self.frames, video.height, video.width, video.channels), np.uint8)
+        values[valid] = video.read(shown[valid])
+        return values, valid
+
+    def absent(self, description: Description) -> np.ndarray:
+        size = description.video
+        return np.zeros((self.frames, size["height"], size["width"], size["channels"]), np.uint8)
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """What an experiment reads.
+
+    Attributes:
+      records: a folder made by ``avjax prepare``.
+      batch: rows of a global batch.
+      audio, video: how each modality is sampled; None leaves it out.
+      test_clips: crops of a test clip, evenly spaced; their probabilities are averaged.
+      workers: processes that read ahead; 0 reads in threads of this one.
+      prefetch: batches read ahead.
+    """
+
+    records: str
+    batch: int
+    audio: AudioSampling | None = None
+    video: VideoSampling | None = None
+    test_clips: int = 1
+    workers: int = 0
+    prefetch: int = 4
+
+    @property
+    def sampling(self) -> dict[str, AudioSampling | VideoSampling]:
+        return {name: way for name, way in (("audio", self.audio), ("video", self.video)) if way is not None}
+
+    @property
+    def seconds(self) -> float:
+        """Length of the window that a crop needs."""
+        return max(way.seconds for way in self.sampling.values())
+
+
+@dataclasses.dataclass(frozen=True)
+class Crop:
+    """Reads one row of a batch: the record's streams from one moment on."""
+
+    data: Data
+    description: Description
+
+    def row(self, record: Record, index: int, place: float) -> Batch:
+        """``place`` in [0, 1] says where in the clip the window lies: 0 at its start, 1 at its end."""
+        start = place * max(_duration(record) - self.data.seconds, 0.0)
+        streams = {}
+        for name, way in self.data.sampling.items():
+            there = getattr(record, name) is not None
+            values = way.absent(self.description)
+            values, valid = way.read(record, start) if there else (values, np.zeros(len(values), bool))
+            streams[name] = Stream(values, valid, np.float32(start), float(way.rate))
+        return Batch(streams, self._target(record), np.float32(1), np.int32(index))
+
+    def filler(self) -> Batch:
+        """A row that counts nowhere: every modality absent, weight 0."""
+        streams = {
+            name: Stream(way.absent(self.description), np.zeros(_length(way), bool), np.float32(0), float(way.rate))
+            for name, way in self.data.sampling.items()
+        }
+        target = {head: np.zeros(len(names), np.float32) for head, names in self.description.classes.items()}
+        return Batch(streams, target, np.float32(0), np.int32(-1))
+
+    def _target(self, record: Record) -> dict[str, np.ndarray]:
+        classes = self.description.classes
+        return {head: np.eye(len(names), dtype=np.float32)[record.labels[head]] for head, names in classes.items()}
+
+
+def training_batches(
+    data: Data, *, seed: int, start: int, steps: int, process: int = 0, processes: int = 1
+) -> grain.DatasetIterator:
+    """This process's part of the global batches ``start`` to ``steps`` - 1.
+
+    Raises:
+      ValueError: if the batch cannot be divided among the processes, or the split has no clip.
+    """
+    records = Records(data.records)
+    split, crop = records.split("train"), Crop(data, records.description)
+    if data.batch % processes:
+        raise ValueError(f"a batch of {data.batch} rows cannot be divided among {processes} processes")
+    if not len(split):
+        raise ValueError(f"{data.records}: the split 'train' has no clip; see report.txt beside the records")
+    rows = data.batch // processes
+    # Reshuffled every epoch; position of a sample in training -> number of its record.
+    order = grain.MapDataset.range(len(split)).seed(seed).shuffle().repeat(None)
+
+    def read(local: int) -> Batch:
+        step, row = divmod(int(local), rows)
+        position = step * data.batch + process * rows + row
+        place = np.random.Generator(np.random.Philox(key=[seed, position])).random()
+        index = int(order[position])
+        return crop.row(split[index], index, place)
+
+    dataset = grain.MapDataset.range(start * rows, steps * rows).map(read).batch(rows, batch_fn=stack)
+    return iter(_read_ahead(dataset, data))
+
+
+def evaluation_batches(
+    data: Data, split: str, *, process: int = 0, processes: int = 1, batch: int | None = None
+) -> tuple[int, Iterator[Batch]]:
+    """Number of global batches, and this process's part of them: every clip of a split in order.
+
+    Each clip gives ``data.test_clips`` rows. Rows of weight 0 fill the last batch.
+    """
+    records = Records(data.records)
+    source, crop = records.split(split), Crop(data, records.description)
+    batch = batch or data.batch
+    if batch % processes:
+        raise ValueError(f"a batch of {batch} rows cannot be divided among {processes} processes")
+    rows, total = batch // processes, len(source) * data.test_clips
+    count = -(-total // batch)
+
+    def read(local: int) -> Batch:
+        step, row = divmod(int(local), rows)
+        position = step * batch + process * rows + row
+        if position >= total:
+            return crop.filler()
+        index, clip = divmod(position, data.test_clips)
+        return crop.row(source[index], index, (clip + 0.5) / data.test_clips)
+
+    dataset = grain.MapDataset.range(count * rows).map(read).batch(rows, batch_fn=stack)
+    return count, iter(_read_ahead(dataset, data))
+
+
+def stack(rows: list[Batch]) -> Batch:
+    """Rows to a batch."""
+    try:
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
+    except ValueError as error:
+        shapes = {name: {row.streams[name].values.shape for row in rows} for name in rows[0].streams}
+        raise ValueError(
+            f"clips of different sizes cannot share a batch: {shapes}; prepare the corpus with one --size"
+        ) from error
+
+
+def _read_ahead(dataset: grain.MapDataset, data: Data) -> grain.IterDataset:
+    threads = grain.ReadOptions(num_threads=2, prefetch_buffer_size=data.prefetch)
+    if not data.workers:
+        return dataset.to_iter_dataset(threads)
+    _initialise_flags()
+    # Without threads of its own each worker process reads one batch after the other.
+    options = grain.MultiprocessingOptions(num_workers=data.workers, per_worker_buffer_size=data.prefetch)
+    return dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)).mp_prefetch(options)
+
+
+@functools.cache
+def _initialise_flags() -> None:
+    """Grain's worker processes read absl flags, which nothing has parsed where no absl app runs."""
+    from absl import flags
+
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS(["avjax"], known_only=True)
+
+
+def _duration(record: Record) -> float:
+    """Seconds until the longer modality ends."""
+    ends = [0.0]
+    if record.audio is not None:
+        ends.append(record.audio.samples / record.audio.rate)
+    if record.video is not None:
+        times = record.video.times
+        ends.append(float(times[-1] + (times[-1] - times[-2] if len(times) > 1 else 0.0)))
+    return max(ends)
+
+
+def _length(way: AudioSampling | VideoSampling) -> int:
+    return way.samples if isinstance(way, AudioSampling) else way.frames

@@ -1,0 +1,225 @@
+"""Experiment: what an experiment file returns. Generic over model, objective and optimizer; imports none of them.
+
+An experiment file is Python. Its function ``experiment()`` builds one ``Experiment`` from plain objects, and the
+command line changes any of its fields: ``avjax train experiments/demo_mbt.py --optimizer.learning-rate 1e-3``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import runpy
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Generic, Literal, Protocol, TypeVar
+
+import optax
+import tyro
+from flax import nnx
+
+from avjax.data.frontend import Frontend
+from avjax.data.pipeline import Data
+from avjax.training.sharding import MeshShape, Rules
+from avjax.training.step import Objective, Steps, split_model
+
+
+class ModelConfig(Protocol):
+    """Beside every model stands a dataclass that builds it."""
+
+    @property
+    def build(self) -> Callable[[nnx.Rngs], nnx.Module]: ...
+
+
+class OptimizerConfig(Protocol):
+    """Beside every optimizer stands a dataclass that builds it for a number of steps."""
+
+    @property
+    def build(self) -> Callable[[nnx.State, int], optax.GradientTransformation]: ...
+
+    @property
+    def schedule(self) -> Any: ...
+
+
+M = TypeVar("M", bound=ModelConfig)
+L = TypeVar("L", bound=Objective)
+O = TypeVar("O", bound=OptimizerConfig)  # noqa: E741
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """How long and how to train.
+
+    Attributes:
+      steps: optimizer steps in all.
+      evaluate_every: steps between two looks at the validation split; 0 looks at the end only.
+      checkpoint_every: steps between two checkpoints; the last step is always kept.
+      log_every: steps that one line of metrics sums up.
+      precision: of forward and backward pass; master weights are float32 either way.
+      accumulate: microbatches a step.
+      remat: what the backward pass computes again instead of keeping.
+      average: decay of the moving average of the parameters, which is then what is evaluated; 0 for none.
+      mesh: devices along each axis.
+      rules: which logical axis of a parameter lies on which axis of the mesh.
+    """
+
+    steps: int
+    evaluate_every: int = 0
+    checkpoint_every: int = 500
+    log_every: int = 20
+    precision: Literal["float32", "bfloat16"] = "float32"
+    accumulate: int = 1
+    remat: Literal["none", "full", "dots"] = "none"
+    average: float = 0.0
+    mesh: MeshShape = MeshShape()
+    rules: Rules = Rules()
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment(Generic[M, L, O]):
+    """Everything that defines a run.
+
+    Attributes:
+      model: configuration of the model, with ``build(rngs)``.
+      data: what is read, and how it is sampled.
+      frontend: from samples and frames to features, on device.
+      objective: from the model's output to the loss.
+      optimizer: configuration of the optimizer.
+      training: how long and how.
+      seed: of parameters, order, crops, augmentation and dropout.
+    """
+
+    model: M
+    data: Data
+    frontend: Frontend
+    objective: L
+    optimizer: O
+    training: Training
+    seed: int = 0
+
+    def build_model(self) -> nnx.Module:
+        return self.model.build(nnx.Rngs(self.seed))
+
+    def steps(self) -> tuple[Steps, nnx.State, nnx.State]:
+        """The model as pure step functions, and its abstract parameters and buffers; nothing is allocated."""
+        graph, params, buffers, randomness = split_model(nnx.eval_shape(self.build_model))
+        del randomness  # Abstract; the real one is a few hundred bytes of keys, made here.
+        return (
+            Steps(
+                graph=graph,
+                randomness=_random_streams(self.build_model),
+                frontend=self.frontend,
+                objective=self.objective,
+                optimizer=self.optimizer.build(params, self.training.steps),
+                precision=self.training.precision,
+                accumulate=self.training.accumulate,
+                remat=self.training.remat,
+                average=self.training.average,
+            ),
+            params,
+            buffers,
+        )
+
+
+def _random_streams(build: Callable[[], nnx.Module]) -> nnx.State:
+    """The random streams of a model, without its parameters: jit drops what is not returned."""
+    import jax
+
+    return jax.jit(lambda: split_model(build())[3])()
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Where an experiment came from: its file, the files beside it that it imports, and the words of the command.
+
+    An experiment is rebuilt by running the file and replaying the words, never by unpickling.
+    """
+
+    file: Path
+    siblings: tuple[Path, ...]
+    words: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return self.file.stem
+
+
+class ExperimentError(Exception):
+    """An experiment that cannot be found or built; says what to do."""
+
+
+def find(name: str) -> Path:
+    """The file of an experiment: a path, or a name in the folder ``experiments``.
+
+    Raises:
+      ExperimentError: if there is none; names what there is.
+    """
+    path = Path(name)
+    if path.suffix == ".py" and path.is_file():
+        return path
+    folders = [Path("experiments"), Path(__file__).parents[1] / "experiments"]
+    for folder in folders:
+        if (folder / f"{path.stem}.py").is_file() and path.parent == Path("."):
+            return folder / f"{path.stem}.py"
+    known = sorted({file.stem for folder in folders for file in folder.glob("*_*.py")})
+    raise ExperimentError(
+        f"there is no experiment {name!r}: neither such a file nor such a name in experiments/"
+        + (f", which holds {', '.join(known)}" if known else "")
+    )
+
+
+def load(name: str | Path, words: tuple[str, ...] = ()) -> tuple[Experiment, Source]:
+    """Builds the experiment of a file, changed by the words of a command line.
+
+    Raises:
+      ExperimentError: if the file has no function ``experiment``.
+    """
+    file = find(str(name))
+    with _importable(file.parent) as siblings:
+        namespace = runpy.run_path(str(file))
+        make = namespace.get("experiment")
+        if not callable(make):
+            raise ExperimentError(f"{file} has no function experiment(); it must return an avjax Experiment")
+        experiment = make()
+        if not isinstance(experiment, Experiment):
+            raise ExperimentError(f"experiment() of {file} returned {type(experiment).__name__}, not an Experiment")
+        return override(experiment, words, file.stem), Source(file, siblings(), words)
+
+
+def override(experiment: Experiment, words: tuple[str, ...], name: str) -> Experiment:
+    """The experiment with fields changed by command-line words; prints help or the nearest key and exits."""
+    if not words:
+        return experiment
+    return tyro.cli(parser_type(experiment), prog=f"avjax train {name}", args=list(words), default=experiment)
+
+
+def parser_type(experiment: Experiment) -> Any:
+    """The type from which the flags are made: Experiment of this very model, objective and optimizer."""
+    concrete = Experiment[type(experiment.model), type(experiment.objective), type(experiment.optimizer)]
+    return tyro.conf.AvoidSubcommands[concrete]
+
+
+@contextlib.contextmanager
+def _importable(folder: Path) -> Iterator[Callable[[], tuple[Path, ...]]]:
+    """Lets an experiment import the files beside it; yields a function that lists those it has imported.
+
+    They are forgotten afterwards, so that the copies in two run directories do not mix.
+    """
+    before = set(sys.modules)
+    place = str(folder.resolve())
+    sys.path.insert(0, place)
+
+    def imported() -> dict[str, Path]:
+        found = {}
+        for name in set(sys.modules) - before:
+            file = getattr(sys.modules[name], "__file__", None)
+            if file and Path(file).resolve().parent == Path(place):
+                found[name] = Path(file)
+        return found
+
+    try:
+        yield lambda: tuple(sorted(imported().values()))
+    finally:
+        sys.path.remove(place)
+        for name in imported():
+            del sys.modules[name]

@@ -1,0 +1,81 @@
+"""Late fusion: modalities meet in their logits alone. With one modality: the single-modality baseline.
+
+    X_m <- Block_m^l(X_m), l < L;   logits_m = W_m LN_m(X_m)[class];   logits = mean_m logits_m
+
+The oldest way to fuse, and the yardstick for every other: trained jointly here; separately trained models are
+averaged by ``avjax eval RUN RUN --average NAME``. The encoder of each modality is MBT's (Nagrani et al. 2021); MBT
+with its fusion layer at its depth differs in sharing the last norm and the classifier.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from flax import nnx
+from jaxtyping import Array, Bool
+
+from avjax.nn.dense import layer_norm, learned_tokens
+from avjax.nn.encoders import PatchEmbedding, Patches, append_class_token, hide
+from avjax.nn.fusion import Tokens, UnimodalLayer, present
+from avjax.nn.pooling import Classifier, average_logits
+from avjax.nn.transformer import SIZES, Block, Size, stochastic_depth_rates
+from avjax.streams import Batch, Output, Stream
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What to build.
+
+    Attributes:
+      modalities: how each modality is cut into tokens; one alone makes the single-modality baseline.
+      classes: head -> number of classes.
+      size: of every modality's transformer; ``SIZES`` has Ti, S, B and L.
+      dropout: of residual branches and feed-forward layers.
+      stochastic_depth: drop rate of the last layer; it rises linearly from 0.
+    """
+
+    modalities: tuple[Patches, ...]
+    classes: Mapping[str, int]
+    size: Size = SIZES["B"]
+    dropout: float = 0.0
+    stochastic_depth: float = 0.0
+
+    def build(self, rngs: nnx.Rngs) -> LateFusion:
+        return LateFusion(self, rngs=rngs)
+
+
+class LateFusion(nnx.Module):
+    """Late fusion of one transformer a modality; see the module's docstring."""
+
+    def __init__(self, config: Config, *, rngs: nnx.Rngs):
+        names = tuple(patches.modality for patches in config.modalities)
+        size = config.size
+        rates = stochastic_depth_rates(config.stochastic_depth, size.depth)
+
+        def block(rate: float) -> Block:
+            return Block(size, dropout=config.dropout, stochastic_depth=rate, rngs=rngs)
+
+        self.modalities = names
+        self.embed = nnx.Dict({p.modality: PatchEmbedding(p, size.width, rngs=rngs) for p in config.modalities})
+        self.class_token = nnx.Dict({m: learned_tokens(1, size.width, rngs, deviation=0.0) for m in names})
+        self.layers = nnx.List([UnimodalLayer({m: block(rate) for m in names}, names) for rate in rates])
+        self.norm = nnx.Dict({m: layer_norm(size.width, rngs) for m in names})
+        self.classify = nnx.Dict({m: Classifier(size.width, config.classes, rngs=rngs) for m in names})
+
+    def __call__(self, batch: Batch, keep: Mapping[str, Bool[Array, "B _"]] | None = None) -> Output:
+        return self.fuse(self.encode(batch, keep))
+
+    def encode(self, batch: Batch, keep: Mapping[str, Bool[Array, "B _"]] | None = None) -> dict[str, Stream]:
+        """All layers of each modality; ``keep`` [B, N] hides tokens of a modality's patches from every layer."""
+        tokens = {m: self.embed[m](batch.streams[m], (keep or {}).get(m)) for m in self.modalities}
+        tokens = {m: append_class_token(tokens[m], self.class_token[m][...]) for m in self.modalities}
+        for layer in self.layers:
+            tokens, _ = layer(tokens)
+        return {m: tokens[m].replace(values=self.norm[m](tokens[m].values)) for m in self.modalities}
+
+    def fuse(self, tokens: Tokens, keep: Mapping[str, Bool[Array, "B _"]] | None = None) -> Output:
+        """The mean of the logits of the modalities that a row has."""
+        tokens = {m: hide(tokens[m], (keep or {}).get(m)) for m in self.modalities}
+        logits = {m: self.classify[m](tokens[m].values[:, -1]) for m in self.modalities}
+        return Output(logits=average_logits(logits, present(tokens)), tokens=tokens)

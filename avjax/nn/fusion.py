@@ -1,0 +1,144 @@
+"""Layers in which modalities meet.
+
+Every fusion layer maps (tokens of each modality, bottleneck) to the same; a layer without a bottleneck passes
+None on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from avjax.nn.attention import attend, cross_mask, self_mask, towers_mask
+from avjax.nn.pooling import mean_of_present
+from avjax.nn.transformer import Block
+from avjax.streams import Stream
+
+Tokens = Mapping[str, Stream]
+Bottleneck = Float[Array, "B M C"] | None
+
+
+def present(tokens: Tokens) -> dict[str, Array]:
+    """Which rows have each modality: modality -> [B] bool."""
+    return {modality: stream.valid.any(axis=1) for modality, stream in tokens.items()}
+
+
+class BottleneckFusion(nnx.Module):
+    """Attention bottlenecks (Nagrani et al. 2021, equations 8 and 9, figure 2).
+
+    [X_m | Z_m] <- Block_m([X_m | Z]) for every modality m from the same Z, then Z <- mean over m of Z_m.
+
+    With ``sequential`` the second modality starts from the Z that the first has left, and so on; the result then
+    depends on the order of the modalities. The mean is over the modalities that a row has (ours: the paper
+    has no missing modality); without any, Z passes through.
+
+    Args:
+      blocks: modality -> its own transformer block.
+      modalities: their order.
+    """
+
+    def __init__(self, blocks: Mapping[str, Block], modalities: Sequence[str], *, sequential: bool = False):
+        self.blocks = nnx.Dict(blocks)
+        self.modalities = tuple(modalities)
+        self.sequential = sequential
+
+    def __call__(self, tokens: Tokens, bottleneck: Bottleneck) -> tuple[dict[str, Stream], Bottleneck]:
+        return self._in_turn(tokens, bottleneck) if self.sequential else self._at_once(tokens, bottleneck)
+
+    def _at_once(self, tokens: Tokens, bottleneck: Bottleneck) -> tuple[dict[str, Stream], Bottleneck]:
+        joined = {m: _append(tokens[m], bottleneck) for m in self.modalities}
+        projected = [self.blocks[m].project(joined[m].values) for m in self.modalities]
+        # One call for all modalities: the mask is a list of towers, and a kernel launches once.
+        attended = attend(
+            *(jnp.concatenate(part, axis=1) for part in zip(*projected, strict=True)),
+            mask=towers_mask(self.modalities, [joined[m].valid for m in self.modalities]),
+        )
+        ends = [sum(joined[m].values.shape[1] for m in self.modalities[: i + 1]) for i in range(len(joined) - 1)]
+        fused, updates = {}, {}
+        for m, part in zip(self.modalities, jnp.split(attended, ends, axis=1), strict=True):
+            values = self.blocks[m].residuals(joined[m].values, part)
+            fused[m], updates[m] = _part(tokens[m], values)
+        there = present(tokens)
+        update = mean_of_present(updates, there)
+        anything = jnp.stack(list(there.values())).any(axis=0)[:, None, None]
+        return fused, jnp.where(anything, update, bottleneck)
+
+    def _in_turn(self, tokens: Tokens, bottleneck: Bottleneck) -> tuple[dict[str, Stream], Bottleneck]:
+        fused, there = {}, present(tokens)
+        for m in self.modalities:
+            joined = _append(tokens[m], bottleneck)
+            values = self.blocks[m](joined.values, self_mask(joined.valid))
+            fused[m], update = _part(tokens[m], values)
+            bottleneck = jnp.where(there[m][:, None, None], update, bottleneck)
+        return fused, bottleneck
+
+
+class CrossAttentionFusion(nnx.Module):
+    """Vanilla cross-attention (MBT, equation 6): X_m <- Block_m([X_m | X_others]), own part kept.
+
+    Only the own part asks; keys and values are the union.
+    """
+
+    def __init__(self, blocks: Mapping[str, Block], modalities: Sequence[str]):
+        self.blocks = nnx.Dict(blocks)
+        self.modalities = tuple(modalities)
+
+    def __call__(self, tokens: Tokens, bottleneck: Bottleneck) -> tuple[dict[str, Stream], Bottleneck]:
+        union = jnp.concatenate([tokens[m].values for m in self.modalities], axis=1)
+        valid = jnp.concatenate([tokens[m].valid for m in self.modalities], axis=1)
+        return {
+            m: tokens[m].replace(
+                values=self.blocks[m](tokens[m].values, cross_mask(tokens[m].values.shape[1], valid), union)
+            )
+            for m in self.modalities
+        }, bottleneck
+
+
+class MergedFusion(nnx.Module):
+    """Merged attention with one set of weights (MBT, equation 5): X <- Block([X_a | X_v])."""
+
+    def __init__(self, block: Block, modalities: Sequence[str]):
+        self.block = block
+        self.modalities = tuple(modalities)
+
+    def __call__(self, tokens: Tokens, bottleneck: Bottleneck) -> tuple[dict[str, Stream], Bottleneck]:
+        union = jnp.concatenate([tokens[m].values for m in self.modalities], axis=1)
+        valid = jnp.concatenate([tokens[m].valid for m in self.modalities], axis=1)
+        values, fused, begin = self.block(union, self_mask(valid)), {}, 0
+        for m in self.modalities:
+            end = begin + tokens[m].values.shape[1]
+            fused[m] = tokens[m].replace(values=values[:, begin:end])
+            begin = end
+        return fused, bottleneck
+
+
+class UnimodalLayer(nnx.Module):
+    """X_m <- Block_m(X_m): a layer before the modalities meet."""
+
+    def __init__(self, blocks: Mapping[str, Block], modalities: Sequence[str]):
+        self.blocks = nnx.Dict(blocks)
+        self.modalities = tuple(modalities)
+
+    def __call__(self, tokens: Tokens, bottleneck: Bottleneck = None) -> tuple[dict[str, Stream], Bottleneck]:
+        return {
+            m: tokens[m].replace(values=self.blocks[m](tokens[m].values, self_mask(tokens[m].valid)))
+            for m in self.modalities
+        }, bottleneck
+
+
+def _append(tokens: Stream, bottleneck: jax.Array) -> Stream:
+    """[X | Z]; bottleneck tokens are always valid."""
+    return tokens.replace(
+        values=jnp.concatenate([tokens.values, bottleneck], axis=1),
+        valid=jnp.concatenate([tokens.valid, jnp.ones(bottleneck.shape[:2], bool)], axis=1),
+    )
+
+
+def _part(tokens: Stream, values: jax.Array) -> tuple[Stream, jax.Array]:
+    """The two parts of [X | Z]."""
+    count = tokens.values.shape[1]
+    return tokens.replace(values=values[:, :count]), values[:, count:]

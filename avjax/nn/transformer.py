@@ -1,0 +1,122 @@
+"""Transformer blocks."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+from flax import nnx
+from jaxtyping import Array, Float
+
+from avjax.nn.attention import attend
+from avjax.nn.dense import EMBED, HEADS, HIDDEN, Dense, layer_norm
+from kernels.attention import Mask
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """Width, depth and heads of a transformer.
+
+    Attributes:
+      width: token width.
+      depth: number of layers.
+      heads: attention heads; divides the width.
+      hidden: width of the feed-forward layer as a multiple of ``width``.
+    """
+
+    width: int
+    depth: int
+    heads: int
+    hidden: int = 4
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}; choose one that is")
+
+
+# The names of the ViT family (Dosovitskiy et al. 2021, table 1; Ti from Touvron et al. 2021).
+SIZES = {"Ti": Size(192, 12, 3), "S": Size(384, 12, 6), "B": Size(768, 12, 12), "L": Size(1024, 24, 16)}
+
+
+class StochasticDepth(nnx.Module):
+    """Drops a residual branch of an example with probability ``rate`` while training.
+
+    Huang et al. 2016 as MBT's release has it: one draw per example and branch, and what is kept is not
+    rescaled by 1 / (1 - rate).
+    """
+
+    def __init__(self, rate: float, *, rngs: nnx.Rngs):
+        self.rate = rate
+        self.deterministic = False
+        self.rngs = rngs["dropout"].fork()
+
+    def __call__(self, x: Float[Array, "B N C"]) -> Float[Array, "B N C"]:
+        if self.rate == 0.0 or self.deterministic:
+            return x
+        kept = jax.random.bernoulli(self.rngs(), 1.0 - self.rate, (x.shape[0], 1, 1))
+        return x * kept.astype(x.dtype)
+
+    def set_view(self, deterministic: bool | None = None) -> None:
+        """Args: deterministic: if True, nothing is dropped."""
+        if deterministic is not None:
+            self.deterministic = deterministic
+
+
+class FeedForward(nnx.Module):
+    """W2 gelu(W1 x)."""
+
+    def __init__(self, size: Size, *, dropout: float, rngs: nnx.Rngs):
+        self.up = Dense(size.width, size.hidden * size.width, axes=(EMBED, HIDDEN), rngs=rngs)
+        self.down = Dense(size.hidden * size.width, size.width, axes=(HIDDEN, EMBED), rngs=rngs)
+        self.dropout = nnx.Dropout(dropout, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "B N C"]) -> Float[Array, "B N C"]:
+        return self.dropout(self.down(self.dropout(nnx.gelu(self.up(x)))))
+
+
+class Block(nnx.Module):
+    """Pre-norm transformer block (Vaswani et al. 2017; pre-norm as in ViT).
+
+    x <- x + DP(MHA(LN x, LN y)), x <- x + DP(FFN(LN x)), with y = x unless given.
+
+    ``project`` and ``residuals`` are its two halves around the attention, so that a fusion layer can run the
+    attention of several blocks as one call.
+    """
+
+    def __init__(self, size: Size, *, dropout: float = 0.0, stochastic_depth: float = 0.0, rngs: nnx.Rngs):
+        self.heads = size.heads
+        self.norm_attention = layer_norm(size.width, rngs)
+        self.query = Dense(size.width, size.width, axes=(EMBED, HEADS), rngs=rngs)
+        self.key = Dense(size.width, size.width, axes=(EMBED, HEADS), rngs=rngs)
+        self.value = Dense(size.width, size.width, axes=(EMBED, HEADS), rngs=rngs)
+        self.out = Dense(size.width, size.width, axes=(HEADS, EMBED), rngs=rngs)
+        self.norm_feed_forward = layer_norm(size.width, rngs)
+        self.feed_forward = FeedForward(size, dropout=dropout, rngs=rngs)
+        self.dropout = nnx.Dropout(dropout, rngs=rngs)
+        self.stochastic_depth = StochasticDepth(stochastic_depth, rngs=rngs)
+
+    def project(
+        self, x: Float[Array, "B N C"], y: Float[Array, "B M C"] | None = None
+    ) -> tuple[Float[Array, "B N H D"], Float[Array, "B M H D"], Float[Array, "B M H D"]]:
+        """Queries of x, keys and values of y (of x where there is no y)."""
+        x = self.norm_attention(x)
+        y = x if y is None else self.norm_attention(y)
+        return tuple(
+            projected.reshape(*projected.shape[:2], self.heads, -1)
+            for projected in (self.query(x), self.key(y), self.value(y))
+        )
+
+    def residuals(self, x: Float[Array, "B N C"], attended: Float[Array, "B N H D"]) -> Float[Array, "B N C"]:
+        """Adds what was attended to, then the feed-forward layer."""
+        x = x + self.stochastic_depth(self.dropout(self.out(attended.reshape(x.shape))))
+        return x + self.stochastic_depth(self.feed_forward(self.norm_feed_forward(x)))
+
+    def __call__(
+        self, x: Float[Array, "B N C"], mask: Mask | None = None, y: Float[Array, "B M C"] | None = None
+    ) -> Float[Array, "B N C"]:
+        return self.residuals(x, attend(*self.project(x, y), mask=mask))
+
+
+def stochastic_depth_rates(rate: float, depth: int) -> list[float]:
+    """Rates that rise linearly from 0 in the first layer to ``rate`` in the last: p_l = rate l / (L - 1)."""
+    return [rate * layer / max(depth - 1, 1) for layer in range(depth)]

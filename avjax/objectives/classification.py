@@ -1,0 +1,69 @@
+"""Classification losses."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from avjax.streams import Batch, Output
+
+
+@dataclasses.dataclass(frozen=True)
+class Classification:
+    """Cross-entropy over every head of the model.
+
+    Where the model gives the logits of each modality (``head/modality``), the loss is the mean of the
+    modalities' losses, each against its own target if mixup made one (Nagrani et al. 2021, section 3.3); a
+    modality that a row lacks does not count. Otherwise it is the loss of the head.
+
+    Attributes:
+      kind: softmax for one class a clip, sigmoid for several.
+      label_smoothing: moves this much of a target to the uniform distribution (softmax) or to 1/2 (sigmoid).
+      per_modality: False takes the loss of the fused logits even where there are per-modality ones.
+    """
+
+    kind: Literal["softmax", "sigmoid"] = "softmax"
+    label_smoothing: float = 0.0
+    per_modality: bool = True
+
+    def __call__(self, output: Output, batch: Batch) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+        """The loss, the mean over rows by their weight, and its parts by name."""
+        heads = [head for head in output.logits if "/" not in head]
+        parts = {
+            name: self._rows(logits, batch.target.get(name, batch.target[name.split("/")[0]]))
+            for name, logits in output.logits.items()
+        }
+        losses = []
+        for head in heads:
+            own = [name for name in output.logits if name.startswith(f"{head}/")]
+            if self.per_modality and own:
+                counts = jnp.stack([output.tokens[name.split("/")[1]].valid.any(axis=1) for name in own])
+                rows = jnp.stack([parts[name] for name in own])
+                losses.append((rows * counts).sum(axis=0) / jnp.maximum(counts.sum(axis=0), 1))
+            else:
+                losses.append(parts[head])
+        total = weighted_mean(sum(losses) / len(losses), batch.weight)
+        return total, {f"loss/{name}": weighted_mean(rows, batch.weight) for name, rows in parts.items()}
+
+    def probabilities(self, logits: Float[Array, "B K"]) -> Float[Array, "B K"]:
+        """What the logits of a head say of each class."""
+        return jax.nn.softmax(logits) if self.kind == "softmax" else jax.nn.sigmoid(logits)
+
+    def _rows(self, logits: Float[Array, "B K"], target: Float[Array, "B K"]) -> Float[Array, " B"]:
+        smooth = self.label_smoothing
+        if self.kind == "softmax":
+            # A mixed or filler target that does not sum to one would scale the smoothing with it: keep its mass.
+            target = (1 - smooth) * target + smooth * target.sum(axis=-1, keepdims=True) / target.shape[-1]
+            return optax.losses.softmax_cross_entropy(logits, target)
+        # Summed over classes, as in MBT's release.
+        return optax.losses.sigmoid_binary_cross_entropy(logits, (1 - smooth) * target + smooth / 2).sum(axis=-1)
+
+
+def weighted_mean(rows: Float[Array, " B"], weight: Float[Array, " B"]) -> Float[Array, ""]:
+    """Mean over rows by weight; 0 where all weights are."""
+    return (rows * weight).sum() / jnp.maximum(weight.sum(), 1e-8)

@@ -1,0 +1,159 @@
+"""The run directory: what every command writes and reads.
+
+    runs/demo_mbt/
+      experiment/        the experiment file as it was, and the files beside it that it imports
+      command.json       its name and the words of the command line: a run is rebuilt by replaying them
+      config.json        every field as resolved, to read and compare
+      metrics.jsonl      one line of numbers a logging interval or evaluation
+      events/            the same for TensorBoard
+      checkpoints/       state and data position
+      predictions/       SPLIT.npz: probabilities, targets and record numbers of an evaluation
+      results.json       metrics of every evaluated split
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from avjax.experiment import Experiment, Source, load
+
+
+class RunError(Exception):
+    """A run directory that cannot be used as asked; says why and what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run directory."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, path: Path, experiment: Experiment, source: Source) -> Run:
+        """Makes the directory, or takes up the one that the same experiment has left.
+
+        Raises:
+          RunError: if the directory holds something else.
+        """
+        run = cls(path)
+        if run.command_file.exists():
+            run._require_same(source)
+            return run
+        if path.exists() and any(path.iterdir()):
+            raise RunError(f"{path} is not empty and holds no run; choose another --out")
+        try:
+            (path / "experiment").mkdir(parents=True, exist_ok=True)
+            for file in (source.file, *source.siblings):
+                shutil.copyfile(file, path / "experiment" / file.name)
+            write_json(path / "config.json", plain(experiment))
+            # Last, because it marks the directory as a run.
+            write_json(run.command_file, {"experiment": source.file.name, "words": list(source.words)})
+        except OSError as error:
+            raise RunError(f"cannot write the run directory {path}: {error.strerror or error}") from error
+        return run
+
+    @classmethod
+    def open(cls, path: str | Path) -> Run:
+        """Raises RunError where there is no run."""
+        run = cls(Path(path))
+        if not run.command_file.is_file():
+            raise RunError(f"{path} is not a run directory: it has no command.json; `avjax train` makes one")
+        return run
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def command_file(self) -> Path:
+        return self.path / "command.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def experiment(self) -> Experiment:
+        """The run's experiment, rebuilt from its file and words."""
+        command = read_json(self.command_file)
+        return load(self.path / "experiment" / command["experiment"], tuple(command["words"]))[0]
+
+    def results(self) -> dict[str, Any]:
+        file = self.path / "results.json"
+        return read_json(file) if file.is_file() else {}
+
+    def add_results(self, **entries: Any) -> None:
+        write_json(self.path / "results.json", self.results() | entries)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Every line of metrics.jsonl; a last line cut off by a crash is left out."""
+        file, lines = self.path / "metrics.jsonl", []
+        for line in file.read_text().splitlines() if file.is_file() else []:
+            try:
+                lines.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue
+        return lines
+
+    def write_predictions(self, split: str, arrays: dict[str, np.ndarray]) -> None:
+        folder = self.path / "predictions"
+        folder.mkdir(exist_ok=True)
+        temporary = folder / f".{split}.npz"
+        with temporary.open("wb") as file:
+            np.savez_compressed(file, **arrays)
+        os.replace(temporary, folder / f"{split}.npz")
+
+    def predictions(self, split: str) -> dict[str, np.ndarray]:
+        file = self.path / "predictions" / f"{split}.npz"
+        if not file.is_file():
+            raise RunError(f"{self.path} has no predictions for {split!r}; run `avjax eval {self.path} --split {split}`")
+        with np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
+
+    def _require_same(self, source: Source) -> None:
+        command = read_json(self.command_file)
+        old, new = (command["experiment"], tuple(command["words"])), (source.file.name, source.words)
+        if old != new:
+            raise RunError(
+                f"{self.path} holds another run (avjax train {old[0]} {' '.join(old[1])}); choose another --out,"
+                " or delete it to start over"
+            )
+        for file in (source.file, *source.siblings):
+            copy = self.path / "experiment" / file.name
+            if not copy.is_file() or copy.read_bytes() != file.read_bytes():
+                raise RunError(
+                    f"{file} has changed since {self.path} was started; choose another --out, or train"
+                    f" {self.path / 'experiment' / source.file.name} to go on with the old one"
+                )
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Whole or not at all: a reader never sees half a file."""
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
+    os.replace(temporary, path)
+
+
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise RunError(f"{path} is damaged: {error}") from error
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses to dictionaries that name their class; for reading, never for rebuilding."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {"class": f"{type(value).__module__}.{type(value).__qualname__}", **fields}
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value if isinstance(value, (str, int, float, bool)) or value is None else str(value)

@@ -1,0 +1,113 @@
+"""Runs a trained state over a split."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from avjax.data.pipeline import evaluation_batches
+from avjax.experiment import Experiment
+from avjax.streams import Batch
+from avjax.training.metrics import Estimate, classification_metrics
+from avjax.training.step import Metrics, TrainState
+
+EvaluateStep = Callable[[TrainState, Batch], tuple[dict[str, jax.Array], Metrics]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """What a model says of every clip of a split, averaged over the clip's crops.
+
+    Attributes:
+      probabilities: head (and ``head/modality``) -> [N, K].
+      target: head -> [N, K].
+      index: [N] record numbers.
+      losses: mean of each part of the loss.
+    """
+
+    probabilities: dict[str, np.ndarray]
+    target: dict[str, np.ndarray]
+    index: np.ndarray
+    losses: dict[str, float]
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """For an .npz file; ``from_arrays`` reads it back."""
+        named = {f"probabilities:{head}": values for head, values in self.probabilities.items()}
+        named |= {f"target:{head}": values for head, values in self.target.items()}
+        return named | {"index": self.index}
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, np.ndarray]) -> Predictions:
+        def part(prefix: str) -> dict[str, np.ndarray]:
+            return {name.split(":", 1)[1]: values for name, values in arrays.items() if name.startswith(f"{prefix}:")}
+
+        return cls(part("probabilities"), part("target"), arrays["index"], {})
+
+    def metrics(self, *, multi_label: bool = False, samples: int = 1000) -> dict[str, dict[str, Estimate]]:
+        """Head -> metric -> estimate; ``head/modality`` counts as a head."""
+        return {
+            head: classification_metrics(
+                values, self.target[head.split("/")[0]], multi_label=multi_label, samples=samples
+            )
+            for head, values in self.probabilities.items()
+        }
+
+
+def predict(
+    evaluate: EvaluateStep,
+    state: TrainState,
+    experiment: Experiment,
+    split: str,
+    to_devices: Callable[[Batch], Batch],
+    advance: Callable[[int, int], None] = lambda done, total: None,
+) -> Predictions:
+    """Every clip of a split.
+
+    Args:
+      evaluate: the jitted evaluation step; its results are whole on every process.
+      to_devices: from this process's rows to the global batch.
+      advance: told after each batch how many of how many are done.
+    """
+    count, batches = evaluation_batches(
+        experiment.data, split, process=jax.process_index(), processes=jax.process_count()
+    )
+    if not count:
+        raise ValueError(f"{experiment.data.records}: the split {split!r} has no clip")
+    rows: list[dict[str, np.ndarray]] = []
+    losses: list[dict[str, float]] = []
+    weights: list[float] = []
+    for number, local in enumerate(batches, start=1):
+        batch = to_devices(local)
+        probabilities, parts = evaluate(state, batch)
+        host = jax.device_get((probabilities, parts, _everywhere(batch)))
+        probabilities, parts, (target, weight, index) = host
+        real = weight > 0
+        arrays = {f"p:{head}": values for head, values in probabilities.items()}
+        arrays |= {f"t:{head}": values for head, values in target.items()} | {"index": index}
+        rows.append({name: values[real] for name, values in arrays.items()})
+        losses.append({name: float(value) for name, value in parts.items()})
+        weights.append(float(weight.sum()))
+        advance(number, count)
+    whole = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+    # The crops of a clip stand one after the other.
+    clips = experiment.data.test_clips
+    mean = {name: values.reshape(-1, clips, *values.shape[1:]).mean(axis=1) for name, values in whole.items()}
+    return Predictions(
+        probabilities={name[2:]: values for name, values in mean.items() if name.startswith("p:")},
+        target={name[2:]: values for name, values in mean.items() if name.startswith("t:")},
+        index=whole["index"][::clips],
+        losses={name: float(np.average([part[name] for part in losses], weights=weights)) for name in losses[0]},
+    )
+
+
+def _everywhere(batch: Batch) -> tuple[dict[str, jax.Array], jax.Array, jax.Array]:
+    """Targets, weights and record numbers of all rows, on every process."""
+    small = (dict(batch.target), batch.weight, batch.index)
+    if jax.process_count() == 1:
+        return small
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.process_allgather(small, tiled=True)

@@ -1,0 +1,244 @@
+"""The training loop: reads from top to bottom.
+
+Devices, data, model, checkpoint, step, loop, last evaluation. What a step computes stands in step.py, how arrays lie
+on devices in sharding.py, what is read in data/pipeline.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from avjax.data.pipeline import training_batches
+from avjax.data.records import Records
+from avjax.experiment import Experiment
+from avjax.progress import progress
+from avjax.run import Run
+from avjax.streams import Batch
+from avjax.training.checkpoint import Checkpoints
+from avjax.training.evaluate import EvaluateStep, Predictions, predict
+from avjax.training.sharding import batch_sharding, state_sharding
+from avjax.training.step import Steps, TrainState
+from avjax.training.tracking import Stopwatch, Tracker
+
+log = logging.getLogger(__name__)
+
+
+class NonFiniteLoss(Exception):
+    """The loss is not a number any more; training stopped, and the last checkpoint is from before it."""
+
+
+def train(experiment: Experiment, run: Run, *, quiet: bool = False, profile: bool = False) -> dict[str, Any]:
+    """Trains ``experiment`` in the directory of ``run``, or goes on where it was left.
+
+    Args:
+      quiet: shows no progress.
+      profile: writes an xprof trace of ten steps to ``run/profile``.
+
+    Returns:
+      What ``run/results.json`` holds: metrics of validation and test split, throughput, seconds.
+
+    Raises:
+      NonFiniteLoss: names the step and the records of its batch.
+      ValueError: if the batch does not fit the mesh.
+    """
+    training, data = experiment.training, experiment.data
+
+    # ---------------------------------------------------------------- devices
+    mesh = training.mesh.build()
+    on_devices = DeviceBatches(mesh, training.rules, data.batch)
+
+    # ---------------------------------------------------------------- model and optimizer, born sharded
+    steps, create, abstract = build_state(experiment, mesh)
+
+    # ---------------------------------------------------------------- checkpoint: this run's newest, or a fresh start
+    checkpoints = Checkpoints(run.checkpoints)
+    fingerprint = Records(data.records).fingerprint
+    if checkpoints.latest() is None:
+        state = create()
+    else:
+        state, position = checkpoints.load(abstract)
+        require_same_records(position, fingerprint, run)
+        log.info("going on from step %d", int(state.step))
+    start = int(state.step)
+
+    # ---------------------------------------------------------------- steps, compiled once
+    train_step = jax.jit(steps.train, donate_argnums=0)
+    evaluate_step = jit_evaluate(steps, mesh)
+    seed = jax.random.key(experiment.seed)
+
+    # ---------------------------------------------------------------- data, from this very step on
+    batches = training_batches(
+        data,
+        seed=experiment.seed,
+        start=start,
+        steps=training.steps,
+        process=jax.process_index(),
+        processes=jax.process_count(),
+    )
+
+    # ---------------------------------------------------------------- loop
+    tracker = Tracker(run.path, first=jax.process_index() == 0)
+    stopwatch, window = Stopwatch(), []
+    begin = time.perf_counter()
+    spent_before = run.results().get("seconds", 0.0) if start else 0.0
+
+    def finish(pending: tuple[int, dict[str, jax.Array], np.ndarray]) -> None:
+        """Reads the metrics of a step that has been dispatched before; checks and logs them."""
+        number, metrics, records = pending
+        numbers = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        stopwatch.step_done()
+        if not np.isfinite(numbers["loss"]) or not np.isfinite(numbers["gradient_norm"]):
+            raise NonFiniteLoss(
+                f"step {number}: loss {numbers['loss']}, gradient norm {numbers['gradient_norm']}; the batch held the"
+                f" records {sorted(records.tolist())}. Lower --optimizer.learning-rate, or look at these clips"
+            )
+        window.append(numbers)
+        advance(number, f"loss {numbers['loss']:.3f}")
+        if number % training.log_every == 0 or number == training.steps:
+            means = {f"train/{name}": np.mean([n[name] for n in window]) for name in numbers}
+            means["train/learning_rate"] = float(experiment.optimizer.schedule.build(training.steps)(number - 1))
+            window.clear()
+            tracker.write(number, **means, **speed(stopwatch, data.batch))
+
+    with contextlib.ExitStack() as stack:
+        stack.callback(tracker.close)
+        stack.callback(checkpoints.close)
+        advance = stack.enter_context(progress(f"train {run.name}", training.steps, start=start, quiet=quiet))
+        pending = None
+        for number in range(start + 1, training.steps + 1):
+            with stopwatch.measure("data"):
+                local = next(batches)
+                batch = on_devices(local)
+            if profile and number == start + 5:
+                jax.profiler.start_trace(str(run.path / "profile"))
+            # The next step is dispatched before the last one's metrics are read: the device never waits for us.
+            state, metrics = train_step(state, batch, seed)
+            if pending is not None:
+                finish(pending)
+            pending = (number, metrics, local.index)
+            if profile and number == min(start + 15, training.steps):
+                jax.block_until_ready(metrics)
+                jax.profiler.stop_trace()
+            look = training.evaluate_every and number % training.evaluate_every == 0 and number < training.steps
+            save = number % training.checkpoint_every == 0 or number == training.steps
+            if look or save:
+                finish(pending)
+                pending = None
+                stopwatch.pause()
+            if save:
+                checkpoints.save(state, {"step": number, "seed": experiment.seed, "records": fingerprint})
+            if look:
+                seen = predict(evaluate_step, state, experiment, "validation", on_devices)
+                tracker.write(number, **flatten("validation", seen, samples=0))
+        seconds = spent_before + time.perf_counter() - begin
+
+        # ------------------------------------------------------------ last evaluation
+        results: dict[str, Any] = {"steps": training.steps, "seed": experiment.seed, "seconds": round(seconds, 2)}
+        results |= {"speed": speed(stopwatch, data.batch)} if stopwatch.steps else {}
+        for split in Records(data.records).description.counts:
+            if split != "train" and Records(data.records).description.counts[split]:
+                with progress(f"evaluate {run.name} on {split}", 1, quiet=True):
+                    seen = predict(evaluate_step, state, experiment, split, on_devices)
+                results[split] = keep_predictions(run, split, seen, experiment)
+                tracker.write(training.steps, **flatten(split, seen, samples=0))
+        if jax.process_index() == 0:
+            run.add_results(**results)
+    return run.results()
+
+
+class DeviceBatches:
+    """From the rows of this process to the global batch on the devices.
+
+    Raises:
+      ValueError: where the batch does not divide over the devices.
+    """
+
+    def __init__(self, mesh: jax.sharding.Mesh, rules: Any, rows: int):
+        self.sharding = batch_sharding(mesh, rules)
+        parts = int(np.prod([mesh.shape[axis] for axis in rules.batch]))
+        if rows % parts:
+            raise ValueError(
+                f"a batch of {rows} rows cannot be divided over {parts} devices; set --data.batch to a multiple of"
+                f" {parts}, or --training.mesh to fewer"
+            )
+
+    def __call__(self, local: Batch) -> Batch:
+        return jax.tree.map(lambda x: jax.make_array_from_process_local_data(self.sharding, np.asarray(x)), local)
+
+
+def build_state(
+    experiment: Experiment, mesh: jax.sharding.Mesh
+) -> tuple[Steps, Callable[[], TrainState], TrainState]:
+    """Step functions, a function that makes the first state, and the abstract state with its shardings.
+
+    No array exists unsharded at any time: initial values are computed by one jitted function straight into place.
+    """
+    steps, params, buffers = experiment.steps()
+    abstract = jax.eval_shape(steps.create, params, buffers)
+    shardings = state_sharding(mesh, experiment.training.rules, abstract)
+
+    def initialise() -> TrainState:
+        from avjax.training.step import split_model
+
+        _, params, buffers, _ = split_model(experiment.build_model())
+        return steps.create(params, buffers)
+
+    target = jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract, shardings
+    )
+    return steps, jax.jit(initialise, out_shardings=shardings), target
+
+
+def jit_evaluate(steps: Steps, mesh: jax.sharding.Mesh) -> EvaluateStep:
+    """The evaluation step; its results lie whole on every device, so that every process can read them."""
+    whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    return jax.jit(steps.evaluate, out_shardings=whole)
+
+
+def require_same_records(position: dict[str, Any], fingerprint: str, run: Run) -> None:
+    """A run goes on with the clips that it began with, or not at all."""
+    if position["records"] != fingerprint:
+        raise ValueError(
+            f"the records have changed since {run.path} was started: going on would mix two data sets; choose another"
+            " --out, or bring the old records back"
+        )
+
+
+def speed(stopwatch: Stopwatch, rows: int) -> dict[str, float]:
+    """Throughput, step-time percentiles (seconds), and the share of time spent waiting for data."""
+    if not stopwatch.steps:
+        return {}
+    middle, tail = np.percentile(stopwatch.steps, [50, 95])
+    total = sum(stopwatch.steps)
+    return {
+        "speed/clips_per_second": rows / float(np.mean(stopwatch.steps)),
+        "speed/step_seconds_p50": float(middle),
+        "speed/step_seconds_p95": float(tail),
+        "speed/data_share": stopwatch.spent.get("data", 0.0) / max(total, 1e-9),
+    }
+
+
+def keep_predictions(run: Run, split: str, seen: Predictions, experiment: Experiment) -> dict[str, Any]:
+    """Writes the predictions; returns the metrics of every head with their intervals, for results.json."""
+    if jax.process_index() == 0:
+        run.write_predictions(split, seen.arrays())
+    multi_label = getattr(experiment.objective, "kind", "softmax") == "sigmoid"
+    metrics = seen.metrics(multi_label=multi_label)
+    plain = {head: {name: e.plain() for name, e in estimates.items()} for head, estimates in metrics.items()}
+    return {"metrics": plain, "losses": seen.losses}
+
+
+def flatten(split: str, seen: Predictions, samples: int) -> dict[str, float]:
+    """Metrics of a split as flat numbers for the log."""
+    numbers = {f"{split}/{name}": value for name, value in seen.losses.items()}
+    for head, estimates in seen.metrics(samples=max(samples, 1)).items():
+        numbers |= {f"{split}/{head}/{name}": estimate.value for name, estimate in estimates.items()}
+    return numbers
+

@@ -1,0 +1,171 @@
+"""One training step and one evaluation step, as pure functions of a state and a batch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal, Protocol
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from avjax.data.frontend import Frontend
+from avjax.streams import Batch, Output
+
+Metrics = dict[str, jax.Array]
+
+
+class Objective(Protocol):
+    """What a step asks of an objective: the loss, its parts by name, and probabilities from logits."""
+
+    def __call__(self, output: Output, batch: Batch) -> tuple[jax.Array, Metrics]: ...
+
+    def probabilities(self, logits: jax.Array) -> jax.Array: ...
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Everything that training changes.
+
+    Attributes:
+      step: number of steps taken; also the position in the data.
+      params: float32 master weights.
+      buffers: what layers keep beside parameters (batch statistics).
+      optimizer: state of the optax chain.
+      average: exponential moving average of the parameters, or None.
+    """
+
+    step: jax.Array
+    params: nnx.State
+    buffers: nnx.State
+    optimizer: Any
+    average: nnx.State | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Steps:
+    """A model, objective and optimizer made into pure functions.
+
+    Attributes:
+      graph: structure of the model; ``randomness`` its random streams, reseeded at every step.
+      precision: of the forward and backward pass; master weights, loss and optimizer are float32.
+      accumulate: microbatches a step; their weighted mean gradient is the batch's.
+      remat: what the backward pass computes again instead of keeping: nothing, everything, or all but the
+        products.
+      average: decay of the moving average of the parameters; 0 for none.
+    """
+
+    graph: nnx.GraphDef
+    randomness: nnx.State
+    frontend: Frontend
+    objective: Objective
+    optimizer: optax.GradientTransformation
+    precision: Literal["float32", "bfloat16"] = "float32"
+    accumulate: int = 1
+    remat: Literal["none", "full", "dots"] = "none"
+    average: float = 0.0
+
+    def create(self, params: nnx.State, buffers: nnx.State) -> TrainState:
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            buffers=buffers,
+            optimizer=self.optimizer.init(params),
+            average=jax.tree.map(jnp.copy, params) if self.average else None,
+        )
+
+    def train(self, state: TrainState, batch: Batch, seed: jax.Array) -> tuple[TrainState, Metrics]:
+        """One step. Every random draw follows from (seed, step, row's record), none from the layout of devices."""
+        augment_key, model_key = jax.random.split(jax.random.fold_in(seed, state.step))
+        features = self.frontend(batch, augment_key)
+        gradients, metrics, buffers = self._gradients(state, features, model_key)
+        updates, optimizer = self.optimizer.update(gradients, state.optimizer, state.params)
+        params = optax.apply_updates(state.params, updates)
+        average = state.average
+        if average is not None:
+            # The usual warm-up of the decay: without it the average remembers the initial weights for long.
+            decay = jnp.minimum(self.average, (1 + state.step) / (10 + state.step))
+            average = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, average, params)
+        metrics["gradient_norm"] = optax.tree.norm(gradients)
+        return TrainState(state.step + 1, params, buffers, optimizer, average), metrics
+
+    def evaluate(self, state: TrainState, batch: Batch) -> tuple[dict[str, jax.Array], Metrics]:
+        """Probabilities by head (and ``head/modality``), and the parts of the loss; no augmentation, no dropout."""
+        params = state.params if state.average is None else state.average
+        features = self.frontend(batch, None)
+        output, _ = self._forward(params, state.buffers, features, None)
+        loss, parts = self.objective(output, features)
+        probabilities = {head: self.objective.probabilities(logits) for head, logits in output.logits.items()}
+        return probabilities, {"loss": loss, **parts}
+
+    def _gradients(
+        self, state: TrainState, features: Batch, key: jax.Array
+    ) -> tuple[nnx.State, Metrics, nnx.State]:
+        """Gradient and metrics of the batch, over microbatches where there are several."""
+        gradient = jax.grad(self._loss, has_aux=True)
+        if self.accumulate == 1:
+            gradients, (metrics, buffers) = gradient(state.params, state.buffers, features, key)
+            return gradients, metrics, buffers
+
+        def split(x: jax.Array) -> jax.Array:
+            # Row i goes to microbatch i modulo their number, so that every device keeps its own rows.
+            return jnp.moveaxis(x.reshape(-1, self.accumulate, *x.shape[1:]), 1, 0)
+
+        def body(carry: tuple, part: tuple[Batch, jax.Array]) -> tuple[tuple, None]:
+            total, sums, buffers, weight = carry
+            micro, number = part
+            share = micro.weight.sum()
+            gradients, (metrics, buffers) = gradient(state.params, buffers, micro, jax.random.fold_in(key, number))
+            add = lambda a, b: a + share * b  # noqa: E731
+            return (jax.tree.map(add, total, gradients), jax.tree.map(add, sums, metrics), buffers, weight + share), None
+
+        micros = (jax.tree.map(split, features), jnp.arange(self.accumulate))
+        shapes = jax.eval_shape(lambda m: gradient(state.params, state.buffers, m, key), jax.tree.map(lambda x: x[0], micros[0]))
+        zeros = lambda tree: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), tree)  # noqa: E731
+        start = (zeros(shapes[0]), zeros(shapes[1][0]), state.buffers, jnp.zeros(()))
+        (total, sums, buffers, weight), _ = jax.lax.scan(body, start, micros)
+        mean = lambda x: x / jnp.maximum(weight, 1e-8)  # noqa: E731
+        return jax.tree.map(mean, total), jax.tree.map(mean, sums), buffers
+
+    def _loss(
+        self, params: nnx.State, buffers: nnx.State, features: Batch, key: jax.Array
+    ) -> tuple[jax.Array, tuple[Metrics, nnx.State]]:
+        forward = self._forward
+        match self.remat:
+            case "full":
+                forward = jax.checkpoint(forward)
+            case "dots":
+                forward = jax.checkpoint(forward, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable)
+        output, buffers = forward(params, buffers, features, key)
+        loss, parts = self.objective(output, features)
+        return loss, ({"loss": loss, **parts}, buffers)
+
+    def _forward(
+        self, params: nnx.State, buffers: nnx.State, features: Batch, key: jax.Array | None
+    ) -> tuple[Output, nnx.State]:
+        """The model in ``precision``; without a key nothing is random."""
+        model = nnx.merge(self.graph, *self._cast((params, buffers)), self.randomness, copy=True)
+        if key is not None:
+            nnx.reseed(model, default=key, dropout=key)
+        modes = {"deterministic": key is None, "use_running_average": key is None}
+        model = nnx.view(model, raise_if_not_found=False, **modes)
+        output = model(features.replace(streams=self._cast(features.streams)))
+        _, _, buffers_after, _ = nnx.split(model, nnx.Param, nnx.Not(nnx.RngState), ...)
+        return output, jax.tree.map(lambda new, old: new.astype(old.dtype), buffers_after, buffers)
+
+    def _cast(self, tree: Any) -> Any:
+        def cast(x: jax.Array) -> jax.Array:
+            return x.astype(self.precision) if jnp.issubdtype(x.dtype, jnp.floating) else x
+
+        return jax.tree.map(cast, tree)
+
+
+def split_model(model: nnx.Module) -> tuple[nnx.GraphDef, nnx.State, nnx.State, nnx.State]:
+    """Structure, parameters, buffers and random streams of a model."""
+    return nnx.split(model, nnx.Param, nnx.Not(nnx.RngState), ...)
+
+
+BuildModel = Callable[[nnx.Rngs], nnx.Module]

@@ -1,0 +1,15 @@
+"""video alone on the synthetic demo corpus.
+
+    avjax train demo_video
+"""
+
+from __future__ import annotations
+
+from demo_common import CLASSES, SIZE, VIDEO, demo
+
+from avjax.experiment import Experiment
+from avjax.models import late_fusion
+
+
+def experiment() -> Experiment:
+    return demo(late_fusion.Config(modalities=(VIDEO,), classes=CLASSES, size=SIZE))

@@ -1,0 +1,40 @@
+"""What the digits experiments share: sampling, front end, training.
+
+``avjax prepare digits --data FOLDER --out records/digits`` makes the records; FOLDER holds the Free Spoken Digit
+recordings.
+"""
+
+from __future__ import annotations
+
+from avjax.data.frontend import Frontend, FrameNormalise
+from avjax.data.logmel import LogMel
+from avjax.data.pipeline import AudioSampling, Data, VideoSampling
+from avjax.experiment import Experiment, Training
+from avjax.nn.encoders import Patches
+from avjax.nn.transformer import Size
+from avjax.objectives.classification import Classification
+from avjax.training.optimizer import AdamW
+
+LOGMEL = LogMel(mels=64)
+AUDIO = Patches("audio", shape=(64, LOGMEL.mels), patch=(8, 16))
+VIDEO = Patches("video", shape=(1, 8, 8, 1), patch=(1, 2, 2))
+CLASSES = {"digit": 10}
+SIZE = Size(width=64, depth=4, heads=2)
+
+
+def digits(model, *, steps: int = 2000) -> Experiment:
+    """The digits experiment with this model."""
+    names = [patches.modality for patches in model.modalities]
+    return Experiment(
+        model=model,
+        data=Data(
+            records="records/digits",
+            batch=64,
+            audio=AudioSampling(LOGMEL.samples(64)) if "audio" in names else None,
+            video=VideoSampling(frames=1, rate=1.0) if "video" in names else None,
+        ),
+        frontend=Frontend(audio=LOGMEL, video=FrameNormalise()),
+        objective=Classification(label_smoothing=0.1),
+        optimizer=AdamW(learning_rate=2e-3, weight_decay=0.05),
+        training=Training(steps=steps, evaluate_every=200, checkpoint_every=500),
+    )

@@ -20,6 +20,9 @@ from kernels.attention import reference
 from kernels.attention.mask import Mask
 from kernels.attention.statistics import check_names
 
+# What arguments may be; NumPy arrays become jax arrays.
+AnyArray = jax.Array | np.ndarray
+
 _log = logging.getLogger(__name__)
 
 
@@ -51,17 +54,17 @@ FALLBACK = ("reference",)
 
 
 def attention(
-    query: Float[Array, "B Nq H D"],
-    key: Float[Array, "B Nk Hkv D"],
-    value: Float[Array, "B Nk Hkv Dv"],
+    query: Float[AnyArray, "B Nq H D"],
+    key: Float[AnyArray, "B Nk Hkv D"],
+    value: Float[AnyArray, "B Nk Hkv Dv"],
     *,
-    bias: Float[Array, "#B #H #Nq #Nk"] | None = None,
+    bias: Float[AnyArray, "#B #H #Nq #Nk"] | None = None,
     mask: Mask | None = None,
-    scale: float | Array | None = None,
+    scale: float | AnyArray | None = None,
     softcap: float | None = None,
     dropout: tuple[float, Any] | None = None,
     statistics: Sequence[str] = (),
-    received_weights: Float[Array, "B Nq R"] | None = None,
+    received_weights: Float[AnyArray, "B Nq R"] | None = None,
     precision: jax.lax.PrecisionLike = None,
     implementation: str | None = None,
 ) -> Attended:
@@ -92,6 +95,9 @@ def attention(
     Raises:
       ValueError: arguments that do not fit together, unknown names, or a named implementation that cannot serve.
     """
+    query, key, value = jnp.asarray(query), jnp.asarray(key), jnp.asarray(value)
+    bias = None if bias is None else jnp.asarray(bias)
+    received_weights = None if received_weights is None else jnp.asarray(received_weights)
     statistics = _check(query, key, value, bias, mask, softcap, dropout, statistics, received_weights)
     if precision is None:
         wide = jnp.promote_types(query.dtype, jnp.float32) == query.dtype

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+from collections.abc import Collection
 from typing import Any
 
 import jax
@@ -93,7 +94,7 @@ class Mask:
 
     queries: Layout
     keys: Layout
-    sees: tuple[tuple[str, str], ...] | None = None
+    sees: Collection[tuple[str, str]] | None = None
     causal: bool = False
     window: Any = None
     # Any: JAX rebuilds pytrees with placeholders, shape structures or partition specs in place of the arrays.

@@ -9,7 +9,9 @@ from kernels import compat
 
 
 def test_older_than_the_floor_is_refused():
-    with pytest.raises(ImportError, match=r"needs jax 0\.10\.0 or newer, found jax 0\.9\.2.*pip install 'jax>=0\.10\.0'"):
+    with pytest.raises(
+        ImportError, match=r"needs jax 0\.10\.0 or newer, found jax 0\.9\.2.*pip install 'jax>=0\.10\.0'"
+    ):
         compat.check_version((0, 9, 2))
 
 

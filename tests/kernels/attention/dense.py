@@ -1,0 +1,182 @@
+"""Attention, its statistics and all their gradients in NumPy, one batch row and head at a time, from the formulas.
+
+Independent of the product: no autodiff, no blocks, masks as plain booleans. In float64 it is the truth; in float32 (or
+with the roundings of bfloat16) it is the "same-precision dense version" of the error-ratio rule.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from kernels.attention import Mask
+
+
+def visible(mask: Mask, batch: int) -> np.ndarray:
+    """bool [B, Nq, Nk]: who attends to whom, read off the definition of Mask."""
+    of_query = np.repeat(np.arange(len(mask.queries.names)), mask.queries.lengths)
+    of_key = np.repeat(np.arange(len(mask.keys.names)), mask.keys.lengths)
+    i, j = np.arange(len(of_query))[:, None], np.arange(len(of_key))[None, :]
+    seen = np.ones((batch, len(of_query), len(of_key)), bool)
+    if mask.sees is not None:
+        table = [[(query, key) in mask.sees for key in mask.keys.names] for query in mask.queries.names]
+        seen &= np.array(table)[of_query][:, of_key]
+    if mask.causal:
+        seen &= j <= i
+    if mask.window is not None:
+        left, right = mask.window
+        seen &= (left is None) | (i - j <= (left or 0))
+        seen &= (right is None) | (j - i <= (right or 0))
+    if mask.key_valid is not None:
+        seen &= np.asarray(mask.key_valid)[:, None, :]
+    if mask.query_valid is not None:
+        seen &= np.asarray(mask.query_valid)[:, :, None]
+    if mask.presence is not None:
+        there = np.asarray(mask.presence)
+        seen &= there[:, of_key][:, None, :]
+        for index, name in enumerate(mask.queries.names):
+            if name in mask.keys.names:
+                seen[:, of_query == index] &= there[:, mask.keys.names.index(name)][:, None, None]
+    if mask.segments is not None:
+        seen &= np.asarray(mask.segments[0])[:, :, None] == np.asarray(mask.segments[1])[:, None, :]
+    return seen
+
+
+def attend(
+    arrays: dict[str, np.ndarray],
+    seen: np.ndarray,
+    groups: tuple[tuple[int, int], ...],
+    cotangents: dict[str, np.ndarray] | None,
+    *,
+    scale: float,
+    softcap: float | None = None,
+    keep: np.ndarray | None = None,
+    dtype: Any = np.float64,
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Output and all statistics, and the gradients of sum(cotangents * them) by diagnostics.md 7.3.
+
+    Args:
+      arrays: query, key, value, received_weights, and bias or not.
+      seen: bool [B, Nq, Nk].
+      groups: first token and end of each key group.
+      cotangents: name -> array of the value's shape; missing ones are 0.
+      keep: [B, H, Nq, Nk] dropout's multipliers.
+      dtype: float64, float32, or bfloat16 for float32 with weights, output and gradients rounded.
+    """
+    narrow = dtype == ml_dtypes.bfloat16
+    wide = np.float32 if narrow else dtype
+
+    def rounded(array):
+        return array.astype(dtype).astype(wide) if narrow else array
+
+    inputs = {name: np.asarray(array).astype(wide) for name, array in arrays.items()}
+    query, key, value = inputs["query"], inputs["key"], inputs["value"]
+    batch, queries, heads, _ = query.shape
+    keys, shared, width = value.shape[1:]
+    weights = inputs["received_weights"]
+    cotangents = {name: np.asarray(array).astype(wide) for name, array in (cotangents or {}).items()}
+    bias = inputs.get("bias", np.zeros((1, 1, 1, 1), wide))
+    full_bias = np.broadcast_to(bias, (batch, heads, queries, keys))
+    member = np.zeros((keys, len(groups)), wide)
+    for group, (begin, end) in enumerate(groups):
+        member[begin:end, group] = 1
+
+    rows, by_group = (batch, heads, queries), (batch, heads, queries, len(groups))
+    values = {
+        "output": np.zeros((batch, queries, heads, width), wide),
+        "lse": np.zeros(rows, wide),
+        "nonempty": np.broadcast_to(seen.any(-1)[:, None], rows),
+        "mass": np.zeros(by_group, wide),
+        "entropy": np.zeros(rows, wide),
+        "group_entropy": np.zeros(by_group, wide),
+        "second_moment": np.zeros(rows, wide),
+        "peak": np.zeros(rows, wide),
+        "received": np.zeros((batch, heads, keys, weights.shape[2]), wide),
+        "group_output": np.zeros((*by_group, width), wide),
+    }
+    gradients = {name: np.zeros_like(array) for name, array in inputs.items()}
+
+    for b, h in np.ndindex(batch, heads):
+        q, k, v = query[b, :, h], key[b, :, h * shared // heads], value[b, :, h * shared // heads]
+        vis, alive = seen[b], seen[b].any(-1)
+        product = (q @ k.T) * wide(scale)
+        capped = product if softcap is None else wide(softcap) * np.tanh(product / wide(softcap))
+        score = np.where(vis, capped + full_bias[b, h], -np.inf)
+        top = np.where(alive, score.max(-1, initial=-np.inf), 0)
+        exp = np.exp(score - top[:, None])
+        total = np.where(alive, exp.sum(-1), 1)
+        p = exp / total[:, None]
+        log_p = np.where(vis, np.where(vis, score, 0) - top[:, None] - np.log(total)[:, None], 0)
+        drop = np.ones_like(p) if keep is None else keep[b, h].astype(wide)
+        dropped = rounded(p * drop)
+        mass = p @ member
+        share = np.where(mass > 0, mass, 1) @ member.T  # of each key's group
+        conditional = p / share
+        log_conditional = np.where(conditional > 0, np.log(np.where(conditional > 0, conditional, 1)), 0)
+        entropy = -(p * log_p).sum(-1)
+        group_entropy = -(conditional * log_conditional) @ member
+        second = (p * p).sum(-1)
+        peak = p.max(-1, initial=0)
+        parts = np.stack([dropped[:, begin:end] @ v[begin:end] for begin, end in groups], 1)
+
+        values["output"][b, :, h] = rounded(dropped @ v)
+        with np.errstate(divide="ignore"):
+            values["lse"][b, h] = np.where(alive, top + np.log(total), -np.inf)
+        values["mass"][b, h], values["entropy"][b, h], values["group_entropy"][b, h] = mass, entropy, group_entropy
+        values["second_moment"][b, h], values["peak"][b, h], values["group_output"][b, h] = second, peak, parts
+        values["received"][b, h] = p.T @ weights[b]
+
+        def upstream(name, like, b=b, h=h):
+            if name not in cotangents:
+                return np.zeros_like(like)
+            return cotangents[name][b, :, h] if name == "output" else cotangents[name][b, h]
+
+        d_output, d_parts = upstream("output", dropped @ v), upstream("group_output", parts)
+        d_mass, d_received = upstream("mass", mass), upstream("received", values["received"][b, h])
+        d_entropy, d_group = upstream("entropy", entropy)[:, None], upstream("group_entropy", mass)
+        d_second, d_lse, d_peak = (upstream(name, entropy)[:, None] for name in ("second_moment", "lse", "peak"))
+        # What reaches the weights after dropout: the output's cotangent and that of the key's group.
+        reach = d_output @ v.T + np.einsum("igd,jd,jg->ij", d_parts, v, member, optimize=True)
+        d_p = reach * drop + d_mass @ member.T + weights[b] @ d_received.T
+        d_score = p * (d_p - (p * d_p).sum(-1, keepdims=True))
+        d_score -= d_entropy * p * (log_p + entropy[:, None])
+        d_score -= (d_group @ member.T) * conditional * (log_conditional + group_entropy @ member.T)
+        d_score += d_second * 2 * p * (p - second[:, None]) + d_lse * p
+        best = np.arange(keys)[None, :] == p.argmax(-1)[:, None]
+        d_score += d_peak * peak[:, None] * (best - p)
+        d_score = np.where(vis, d_score, 0)
+
+        if "bias" in gradients:
+            index = tuple(slice(None) if size > 1 else slice(0, 1) for size in bias.shape)
+            target = gradients["bias"][b if bias.shape[0] > 1 else 0, h if bias.shape[1] > 1 else 0]
+            summed = d_score
+            for axis in (0, 1):
+                if index[axis + 2] == slice(0, 1) and bias.shape[axis + 2] == 1:
+                    summed = summed.sum(axis, keepdims=True)
+            target += summed
+        d_product = d_score if softcap is None else d_score * (1 - (capped / wide(softcap)) ** 2)
+        gradients["query"][b, :, h] = scale * d_product @ k
+        gradients["key"][b, :, h * shared // heads] += scale * d_product.T @ q
+        d_value = dropped.T @ d_output + np.einsum("ij,igd,jg->jd", dropped, d_parts, member, optimize=True)
+        gradients["value"][b, :, h * shared // heads] += d_value
+        gradients["received_weights"][b] += p @ d_received
+    for name in ("query", "key", "value"):
+        gradients[name] = rounded(gradients[name])
+    return values, gradients
+
+
+def threefry(key: tuple[int, int], counter: tuple[int, int], rounds: int) -> tuple[int, int]:
+    """Threefry-2x32 in Python integers, from the paper's figure."""
+    word, turns = (1 << 32) - 1, ((13, 15, 26, 6), (17, 29, 16, 24))
+    schedule = (*key, key[0] ^ key[1] ^ 0x1BD11BDA)
+    low, high = (counter[0] + key[0]) & word, (counter[1] + key[1]) & word
+    for step in range(rounds):
+        turn = turns[step // 4 % 2][step % 4]
+        low = (low + high) & word
+        high = (high << turn | high >> (32 - turn)) & word ^ low
+        if step % 4 == 3:
+            four = step // 4 + 1
+            low, high = (low + schedule[four % 3]) & word, (high + schedule[(four + 1) % 3] + four) & word
+    return low, high

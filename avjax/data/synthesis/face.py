@@ -107,16 +107,12 @@ def mouth_track(
 
 def draw(look: Appearance, performance: Performance, pixels: int) -> np.ndarray:
     """Draws uint8 [T, pixels, pixels, 3]."""
-    frames = len(performance.turn)
     axis = ((np.arange(pixels) + 0.5) / pixels * 2 - 1).astype(np.float32)
-    canvas = _Canvas(frames, pixels)
-    canvas.fill(_backdrop(look, axis))
     dx, dy = (performance.shift[:, k, None, None].astype(np.float32) for k in (0, 1))
     cos, sin = (f(performance.turn)[:, None, None].astype(np.float32) for f in (np.cos, np.sin))
     # Where each pixel lies on the head: the head turns about the chin, so coordinates are turned back.
     x, y = axis[None, None, :] - dx, axis[None, :, None] - dy - 0.5
-    canvas.place(cos * x + sin * y, -sin * x + cos * y + 0.5)
-    _draw_body(canvas, look, axis)
+    canvas = _Canvas(_backdrop(look, axis), cos * x + sin * y, cos * y - sin * x + 0.5)
     _draw_head(canvas, look)
     _draw_eyes(canvas, look, performance)
     _draw_mouth(canvas, look, performance)
@@ -124,40 +120,56 @@ def draw(look: Appearance, performance: Performance, pixels: int) -> np.ndarray:
 
 
 class _Canvas:
-    """Frames under work: ``colour`` float32 [T, H, W, 3] and, for each pixel, where on the head it lies."""
+    """Frames under work.
 
-    def __init__(self, frames: int, pixels: int):
-        self.colour = np.empty((frames, pixels, pixels, 3), np.float32)
-        self.pixels = pixels
-        self.edge = np.float32(2.0 / pixels)  # shapes fade out over one pixel
-        self.u = self.v = np.empty(0, np.float32)
+    Attributes:
+      colour: float32 [3, T, H, W].
+      u, v: [T, H, W], where on the head a pixel lies.
+    """
 
-    def fill(self, picture: np.ndarray) -> None:
-        self.colour[:] = picture
-
-    def place(self, u: np.ndarray, v: np.ndarray) -> None:
+    def __init__(self, backdrop: np.ndarray, u: np.ndarray, v: np.ndarray):
+        self.colour = np.repeat(backdrop[:, None], len(u), axis=1)
         self.u, self.v = u, v
+        self.pixels = u.shape[1]
 
-    def window(self, left: float, top: float, right: float, bottom: float) -> tuple[slice, slice]:
-        """Rows and columns that may hold a part of the head's rectangle, whatever the head's motion."""
-        reach = 0.14
-        begin_x, end_x = (int(np.clip((p + 1) / 2 * self.pixels, 0, self.pixels)) for p in (left - reach, right + reach))
-        begin_y, end_y = (int(np.clip((p + 1) / 2 * self.pixels, 0, self.pixels)) for p in (top - reach, bottom + reach))
-        return slice(begin_y, end_y), slice(begin_x, end_x)
-
-    def cover(self, distance: np.ndarray) -> np.ndarray:
-        """Coverage in [0, 1] from a distance to the shape's edge, negative inside."""
-        return np.clip(0.5 - distance / self.edge, 0.0, 1.0)
-
-    def paint(self, coverage: np.ndarray, colour: tuple[float, ...], at: tuple[slice, slice] | None = None) -> None:
-        rows, columns = at or (slice(None), slice(None))
-        target = self.colour[:, rows, columns]
-        for channel, value in enumerate(colour):
-            plane = target[..., channel]
-            plane += coverage * (np.float32(value) - plane)
+    def part(self, left: float, top: float, right: float, bottom: float) -> _Part:
+        """The pixels that may hold a part of the head's rectangle, however the head moves."""
+        reach = 0.13
+        lows = [int(np.clip((edge - reach + 1) / 2 * self.pixels, 0, self.pixels)) for edge in (left, top)]
+        highs = [int(np.clip((edge + reach + 1) / 2 * self.pixels + 1, 0, self.pixels)) for edge in (right, bottom)]
+        columns, rows = (slice(low, high) for low, high in zip(lows, highs, strict=True))
+        return _Part(self.colour[:, :, rows, columns], self.u[:, rows, columns], self.v[:, rows, columns], self.pixels)
 
     def image(self) -> np.ndarray:
-        return (np.clip(self.colour, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
+        # Colours are mixtures of colours in [0, 1], so none leaves the range.
+        return np.ascontiguousarray((self.colour * np.float32(255) + np.float32(0.5)).astype(np.uint8).transpose(1, 2, 3, 0))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """A rectangle of the canvas, painted in place: views of ``colour``, ``u`` and ``v``."""
+
+    colour: np.ndarray
+    u: np.ndarray
+    v: np.ndarray
+    pixels: int
+
+    def cover(self, distance: np.ndarray) -> np.ndarray:
+        """Coverage in [0, 1] from a distance to the shape's edge, negative inside: shapes fade out over one pixel."""
+        return _unit(np.float32(0.5) - distance * np.float32(self.pixels / 2))
+
+    def paint(self, coverage: np.ndarray, colour: tuple[float, ...], light: np.ndarray | None = None) -> None:
+        """Lays a colour over what is there, brighter or darker by ``light``."""
+        left = np.float32(1) - coverage
+        lit = coverage if light is None else coverage * light
+        for plane, value in zip(self.colour, colour, strict=True):
+            plane *= left
+            plane += lit * np.float32(value)
+
+
+def _unit(values: np.ndarray) -> np.ndarray:
+    """Clips to [0, 1], in place."""
+    return np.minimum(np.maximum(values, np.float32(0), out=values), np.float32(1), out=values)
 
 
 def _shade(colour: tuple[float, ...], factor: float) -> tuple[float, ...]:
@@ -170,82 +182,74 @@ def _mix(first: tuple[float, ...], second: tuple[float, ...], share: float) -> t
 
 def _ellipse(x: np.ndarray, y: np.ndarray, rx: np.ndarray | float, ry: np.ndarray | float) -> np.ndarray:
     """About the distance to an ellipse at the origin, exact on its edge to first order."""
-    radius = np.sqrt((x / rx) ** 2 + (y / ry) ** 2) + 1e-6
-    return (radius - 1.0) * np.minimum(rx, ry)
+    x, y = x * (1 / rx), y * (1 / ry)
+    x *= x
+    y *= y
+    return (np.sqrt(x + y) - 1.0) * np.minimum(rx, ry)
 
 
 def _backdrop(look: Appearance, axis: np.ndarray) -> np.ndarray:
-    x, y = axis[None, :, None], axis[:, None, None]
-    light = 1.06 - 0.14 * np.sqrt(x**2 + (y + 0.3) ** 2)
-    return np.asarray(look.background, np.float32) * light
-
-
-def _draw_body(canvas: _Canvas, look: Appearance, axis: np.ndarray) -> None:
-    wide, high = look.head
-    if look.long_hair:
-        fall = _ellipse(canvas.u, canvas.v - 0.12, wide * 1.22, high * 1.2)
-        canvas.paint(canvas.cover(fall), _shade(look.hair, 0.85))
-    x, y = axis[None, None, :], axis[None, :, None]
-    shoulders = _ellipse(x, y - 1.22, 0.82, 0.44)
-    canvas.paint(canvas.cover(shoulders), look.clothes)
-    neck = np.maximum(np.abs(canvas.u) - 0.2, np.abs(canvas.v - 0.72) - 0.2)
-    canvas.paint(canvas.cover(neck), _shade(look.skin, 0.84))
+    """What does not move, [3, H, W]: a wall in soft light, and shoulders."""
+    x, y = axis[None, :], axis[:, None]
+    wall = np.asarray(look.background)[:, None, None] * np.minimum(1.06 - 0.14 * np.sqrt(x**2 + (y + 0.3) ** 2), 1)
+    shoulders = _unit(0.5 - _ellipse(x, y - 1.22, 0.82, 0.44) * (len(axis) / 2))
+    return (wall + shoulders * (np.asarray(look.clothes)[:, None, None] - wall)).astype(np.float32)
 
 
 def _draw_head(canvas: _Canvas, look: Appearance) -> None:
     wide, high = look.head
-    u, v = canvas.u, canvas.v
+    if look.long_hair:
+        part = canvas.part(-1, -1, 1, 1)
+        part.paint(part.cover(_ellipse(part.u, part.v - 0.12, wide * 1.22, high * 1.2)), _shade(look.hair, 0.85))
+    part = canvas.part(-0.2, 0.5, 0.2, 0.92)
+    part.paint(part.cover(np.maximum(np.abs(part.u) - 0.2, np.abs(part.v - 0.72) - 0.2)), _shade(look.skin, 0.84))
     if not look.long_hair:
-        ears = _ellipse(np.abs(u) - wide, v - 0.04, 0.1, 0.15)
-        canvas.paint(canvas.cover(ears), _shade(look.skin, 0.9))
+        part = canvas.part(-wide - 0.1, -0.11, wide + 0.1, 0.19)
+        part.paint(part.cover(_ellipse(np.abs(part.u) - wide, part.v - 0.04, 0.1, 0.15)), _shade(look.skin, 0.9))
+    part = canvas.part(-wide * 1.1, -high, wide * 1.1, high)
     # The jaw is narrower than the brow.
-    width = wide * (1.0 - 0.1 * np.clip(v, -1, 1))
-    head = _ellipse(u, v, width, high)
-    inside = canvas.cover(head)
-    shading = 1.0 + 0.05 * np.clip(-u - 0.4 * v, -1, 1)
-    for channel, value in enumerate(look.skin):
-        plane = canvas.colour[..., channel]
-        plane += inside * (np.float32(value) * shading - plane)
-    crown = _ellipse(u, v + 0.12, wide * 1.12, high * 1.02)
-    line = -high * (0.95 - 0.34 * look.fringe) + 0.55 * (u - 0.25 * look.parting * wide) ** 2 / wide
-    canvas.paint(canvas.cover(np.maximum(crown, v - line)), look.hair)
-    rows, columns = at = canvas.window(-0.1, 0.02, 0.1, 0.26)
-    nose = _ellipse(u[:, rows, columns], v[:, rows, columns] - 0.15, 0.065, 0.045)
-    canvas.paint(canvas.cover(nose), _shade(look.skin, 0.82), at)
+    head = part.cover(_ellipse(part.u * (1.0 + 0.11 * part.v), part.v, wide, high))
+    part.paint(head, look.skin, light=0.97 - 0.05 * (part.u + 0.4 * part.v))
+    part = canvas.part(-wide * 1.15, -high * 1.02 - 0.14, wide * 1.15, 0.1)
+    crown = _ellipse(part.u, part.v + 0.12, wide * 1.12, high * 1.02)
+    line = -high * (0.95 - 0.34 * look.fringe) + 0.55 / wide * (part.u - 0.25 * look.parting * wide) ** 2
+    part.paint(part.cover(np.maximum(crown, part.v - line)), look.hair)
+    part = canvas.part(-0.07, 0.1, 0.07, 0.2)
+    part.paint(part.cover(_ellipse(part.u, part.v - 0.15, 0.065, 0.045)), _shade(look.skin, 0.82))
 
 
 def _draw_eyes(canvas: _Canvas, look: Appearance, performance: Performance) -> None:
     half, height = look.eyes
     brow, slant, corners, opening = (performance.expression[:, k, None, None].astype(np.float32) for k in range(4))
     lids = performance.lids[:, None, None].astype(np.float32)
+    tall = np.maximum(0.135 * (1.0 + 0.5 * opening) * lids, 0.012)
     ink = _mix(look.hair, (0.08, 0.05, 0.05), 0.55)
     for side in (-1.0, 1.0):
         centre = side * half
-        rows, columns = at = canvas.window(centre - 0.24, -height - 0.45, centre + 0.24, -height + 0.25)
-        x = (canvas.u[:, rows, columns] - centre) * side  # positive towards the temple
-        y = canvas.v[:, rows, columns] + height
-        tall = np.maximum(0.135 * (1.0 + 0.5 * opening) * lids, 0.012)
-        eye = _ellipse(x, y, 0.165 + 0.012 * opening, tall)
+        part = canvas.part(centre - 0.21, -height - 0.24, centre + 0.21, -height + 0.24)
+        x, y = (part.u - centre) * side, part.v + height  # x is positive towards the temple
         # An upper lid that hangs at the temple (slant > 0) or at the nose (slant < 0).
-        lid = (-(y + 0.075) + 0.35 * slant * x) - 0.04 * opening
-        white = canvas.cover(np.maximum(eye, lid))
-        canvas.paint(canvas.cover(_ellipse(x, y, 0.185, tall + 0.025)), _shade(look.skin, 0.72), at)
-        canvas.paint(white, (0.98, 0.98, 0.97), at)
-        looking = x + 0.015 * side
-        canvas.paint(white * canvas.cover(_ellipse(looking, y, 0.088, 0.088)), look.iris, at)
-        canvas.paint(white * canvas.cover(_ellipse(looking, y, 0.05, 0.05)), (0.03, 0.03, 0.04), at)
-        canvas.paint(white * canvas.cover(_ellipse(looking - 0.03 * side, y + 0.035, 0.024, 0.024)), (1, 1, 1), at)
+        lid = 0.35 * slant * x - y - (0.075 + 0.04 * opening)
+        white = part.cover(np.maximum(_ellipse(x, y, 0.165 + 0.012 * opening, tall), lid))
+        part.paint(part.cover(_ellipse(x, y, 0.185, tall + 0.025)), _shade(look.skin, 0.72))
+        part.paint(white, (0.98, 0.98, 0.97))
+        from_pupil = np.sqrt((x + 0.015 * side) ** 2 + y**2)
+        part.paint(white * part.cover(from_pupil - 0.088), look.iris)
+        part.paint(white * part.cover(from_pupil - 0.05), (0.03, 0.03, 0.04))
+        part.paint(white * part.cover(np.sqrt((x - 0.015 * side) ** 2 + (y + 0.035) ** 2) - 0.024), (1.0, 1.0, 1.0))
+        part = canvas.part(centre - 0.21, -height - 0.5, centre + 0.21, -height - 0.05)
+        x, y = (part.u - centre) * side, part.v + height
         # Slant lifts the inner end of the brow (sorrow) or presses it down (anger).
         middle = -0.235 - 0.085 * brow - 0.035 * np.maximum(opening, 0)
-        line = middle + 0.52 * slant * x * (x < 0.02) + 0.3 * slant * np.maximum(x, 0.02) + 1.4 * x**2 * (1 - abs(slant))
+        bend = slant * np.where(x < 0.02, 0.52 * x + 0.006, 0.3 * x + 0.0104)
+        line = middle + bend + 1.4 * x**2 * np.maximum(1 - np.abs(slant), 0)
         along = np.maximum(np.abs(x) - 0.17, 0.0)
-        canvas.paint(canvas.cover(np.sqrt(along**2 + (0.9 * (y - line)) ** 2) - 0.034), ink, at)
+        part.paint(part.cover(np.sqrt(along**2 + (0.9 * (y - line)) ** 2) - 0.034), ink)
         # A smile lifts the cheeks and colours them.
-        rows, columns = at = canvas.window(centre - 0.2, 0.05, centre + 0.25, 0.42)
-        x = (canvas.u[:, rows, columns] - centre) * side - 0.06
-        cheek = _ellipse(x, canvas.v[:, rows, columns] - 0.24 + 0.03 * corners, 0.17, 0.11)
-        soft = np.clip(-cheek / 0.11, 0, 1) * (0.12 + 0.4 * np.clip(corners, 0, 1))
-        canvas.paint(soft, _mix(look.skin, (0.92, 0.3, 0.3), 0.7), at)
+        part = canvas.part(centre - 0.12, 0.1, centre + 0.12, 0.38)
+        x, y = (part.u - centre) * side - 0.06, part.v - 0.24 + 0.03 * corners
+        soft = _unit(_ellipse(x, y, 0.17, 0.11) * np.float32(-1 / 0.11)) * (0.12 + 0.4 * np.clip(corners, 0, 1))
+        part.paint(soft, _mix(look.skin, (0.92, 0.3, 0.3), 0.7))
 
 
 def _draw_mouth(canvas: _Canvas, look: Appearance, performance: Performance) -> None:
@@ -253,21 +257,21 @@ def _draw_mouth(canvas: _Canvas, look: Appearance, performance: Performance) -> 
     opening = performance.mouth_opening[:, None, None].astype(np.float32)
     rounding = performance.mouth_rounding[:, None, None].astype(np.float32)
     half = 0.27 * (1.0 - 0.3 * np.clip(rounding, -0.4, 1)) * (1.0 + 0.18 * np.clip(corners, 0, 1))
-    rows, columns = at = canvas.window(-0.36, look.mouth - 0.26, 0.36, look.mouth + 0.3)
-    x, y = canvas.u[:, rows, columns], canvas.v[:, rows, columns] - look.mouth
+    part = canvas.part(-0.36, look.mouth - 0.18, 0.36, look.mouth + 0.26)
+    x, y = part.u, part.v - look.mouth
     across = np.clip(np.abs(x) / half, 0, 1)
-    arch = np.sqrt(1.0 - across**2 + 1e-4)
+    arch = np.sqrt(1.0 - across**2)
     # The corners move against the middle: up in a smile, down in sorrow.
-    line = -0.13 * corners * (across**1.7 - 0.45)
+    line = -0.13 * corners * (across**1.5 - 0.45)
     tall = 0.02 + 0.22 * opening
     upper, lower = line - 0.36 * tall * arch, line + 0.64 * tall * arch
     beyond = np.maximum(np.abs(x) - half, 0.0)
     gap = np.maximum(upper - y, y - lower)
-    lips = np.sqrt(beyond**2 + np.maximum(gap, 0.0) ** 2) - 0.036
-    canvas.paint(canvas.cover(lips), _mix(_shade(look.skin, 0.72), (0.72, 0.22, 0.25), 0.6), at)
-    inside = canvas.cover(np.maximum(gap, np.abs(x) - half))
-    canvas.paint(inside, (0.24, 0.06, 0.08), at)
-    teeth = np.maximum(y - upper - 0.045 - 0.02 * opening, gap)
-    canvas.paint(inside * canvas.cover(teeth) * np.clip(opening * 4 - 0.6, 0, 1), (0.97, 0.96, 0.93), at)
-    tongue = _ellipse(x, y - line - 0.66 * tall, 0.5 * half, np.maximum(0.32 * tall, 0.01))
-    canvas.paint(inside * canvas.cover(tongue) * np.clip(opening * 3 - 0.8, 0, 1), (0.85, 0.4, 0.42), at)
+    lips = part.cover(np.sqrt(beyond**2 + np.maximum(gap, 0.0) ** 2) - 0.036)
+    part.paint(lips, _mix(_shade(look.skin, 0.72), (0.72, 0.22, 0.25), 0.6))
+    inside = part.cover(np.maximum(gap, beyond))
+    part.paint(inside, (0.24, 0.06, 0.08))
+    teeth = part.cover(np.maximum(y - upper - 0.03 - 0.04 * opening, gap))
+    part.paint(inside * teeth * np.clip(opening * 4 - 1.0 + np.maximum(corners, 0), 0, 1), (0.97, 0.96, 0.93))
+    tongue = part.cover(_ellipse(x, y - line - 0.66 * tall, 0.5 * half, np.maximum(0.32 * tall, 0.01)))
+    part.paint(inside * tongue * np.clip(opening * 3 - 0.8, 0, 1), (0.85, 0.4, 0.42))

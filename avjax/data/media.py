@@ -22,7 +22,10 @@ from etils import epath
 from avjax.data.encoding import encode
 from avjax.data.tracks import Converter, Frames, MediaError, PictureTrack, SoundTrack, Waveform
 
-__all__ = ["Facts", "Frames", "Media", "MediaError", "Waveform", "decode", "encode", "read_frames", "remux_video"]
+__all__ = [
+    "Facts", "Frames", "Media", "MediaError", "Waveform",
+    "count_frames", "decode", "encode", "read_frames", "remux_video",
+]  # fmt: skip
 
 Source = str | os.PathLike | bytes
 
@@ -207,6 +210,16 @@ def remux_video(path: Source) -> tuple[bytes, str]:
         except (av.error.FFmpegError, ValueError) as error:
             raise MediaError(name, f"its {stream.codec_context.name} pictures cannot be copied: {error}") from error
         return target.getvalue(), stream.codec_context.name
+
+
+def count_frames(path: Source) -> int:
+    """Frames that the file presents, counted without decoding."""
+    name = _name(path)
+    with _open(path, name) as container:
+        stream = _main_stream(container, "video")
+        if stream is None:
+            return 0
+        return sum(packet.pts is not None and not packet.is_discard for packet in container.demux(stream))
 
 
 def _name(path: Source) -> str:

@@ -62,7 +62,7 @@ class Description:
       licence: of the corpus.
       corpus: the corpus's own settings.
       provenance: how it was prepared: codecs, frame size, version of avjax.
-      shards: split -> [{"file", "records", "bytes"}], in reading order.
+      shards: split -> [{"file", "records", "bytes", "sha256" of the records}], in reading order.
     """
 
     name: str
@@ -118,7 +118,7 @@ class Records:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Hash of dataset.json and of the shards' names and sizes: equal for equal data, wherever it lies."""
+        """Hash of dataset.json, which holds the records' own, and of the shards' sizes: equal for equal data anywhere."""
         digest = hashlib.sha256(self._json.encode())
         for shard in self._shards():
             digest.update(f"{shard['file']} {(self.path / shard['file']).stat().length}\n".encode())

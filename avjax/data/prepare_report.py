@@ -1,0 +1,139 @@
+"""The report of a preparation: what was kept, what was not and why, as text and JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from avjax.data.corpora import CorpusProtocol
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What ``prepare`` did.
+
+    Attributes:
+      name: of the corpus.
+      out: the prepared folder.
+      synthetic: whether the corpus was generated.
+      counts: split -> clips kept.
+      classes: head -> class name -> split -> clips kept.
+      seconds: split -> {"audio", "video"} -> duration of all clips.
+      bad: {"name", "split", "file", "reason"} of every clip left out.
+      missing: "audio", "video" -> names of the clips kept without it.
+      warnings: {"name", "warning"} of every clip that decoded, but not as its file promised.
+      sizes: "HEIGHTxWIDTHxCHANNELS" -> clips.
+      bytes: of all shards.
+      cpu_seconds: "decode" (demuxing, decoding, scaling to RGB, resampling), "encode" (to the records' codecs, hashing)
+        and "write" (records to disk), summed over workers and earlier runs.
+      wall_seconds: of this run.
+      shards_written: by this run; the others were there.
+    """
+
+    name: str
+    out: str
+    synthetic: bool
+    counts: Mapping[str, int]
+    classes: Mapping[str, Mapping[str, Mapping[str, int]]]
+    seconds: Mapping[str, Mapping[str, float]]
+    bad: Sequence[Mapping[str, str]]
+    missing: Mapping[str, Sequence[str]]
+    warnings: Sequence[Mapping[str, str]]
+    sizes: Mapping[str, int]
+    bytes: int
+    cpu_seconds: Mapping[str, float]
+    wall_seconds: float
+    shards_written: int
+
+    @classmethod
+    def of(
+        cls, corpus: CorpusProtocol, sidecars: Sequence[Mapping[str, Any]], out: str, wall_seconds: float, written: int
+    ) -> Report:
+        """From the sidecars of all shards, in order."""
+        splits = list(dict.fromkeys(sidecar["file"].split("-")[0] for sidecar in sidecars))
+        records = [record for sidecar in sidecars for record in sidecar["records"]]
+        counts = Counter(record["split"] for record in records)
+        labels = Counter(
+            (head, label, record["split"]) for record in records for head, label in record["labels"].items()
+        )
+        sizes = Counter("x".join(map(str, record["video"]["size"])) for record in records if record["video"])
+        seconds = {split: {"audio": 0.0, "video": 0.0} for split in splits}
+        for record in records:
+            for kind in ("audio", "video"):
+                seconds[record["split"]][kind] += record[kind]["seconds"] if record[kind] else 0.0
+        return cls(
+            name=corpus.name,
+            out=out,
+            synthetic=bool(corpus.synthetic),
+            counts={split: counts[split] for split in splits},
+            classes={
+                head: {
+                    name: {split: labels[head, label, split] for split in splits} for label, name in enumerate(names)
+                }
+                for head, names in corpus.classes.items()
+            },
+            seconds=seconds,
+            bad=[entry for sidecar in sidecars for entry in sidecar["bad"]],
+            missing={
+                kind: [record["name"] for record in records if record[kind] is None] for kind in ("audio", "video")
+            },
+            warnings=[{"name": record["name"], "warning": text} for record in records for text in record["warnings"]],
+            sizes=dict(sizes.most_common()),
+            bytes=sum(sidecar["bytes"] for sidecar in sidecars),
+            cpu_seconds={
+                what: sum(sidecar["cpu_seconds"][what] for sidecar in sidecars)
+                for what in ("decode", "encode", "write")
+            },
+            wall_seconds=wall_seconds,
+            shards_written=written,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    def text(self) -> str:
+        """The report for reading: tables, then every bad file, warning and missing modality."""
+        synthetic = " (SYNTHETIC: generated, not recorded)" if self.synthetic else ""
+        kept = sum(self.counts.values())
+        lines = [f"{self.name}{synthetic}: {kept} clips in {self.out}, {self.bytes / 1e6:.1f} MB", ""]
+        splits = list(self.counts)
+        rows = [["", *splits], ["clips", *(str(self.counts[split]) for split in splits)]]
+        for kind, what in (("audio", "sound"), ("video", "pictures")):
+            rows.append([f"{what}, minutes", *(f"{self.seconds[split][kind] / 60:.2f}" for split in splits)])
+        for head, names in self.classes.items():
+            rows.append([f"{head}:", *("" for _ in splits)])
+            rows += [[f"  {name}", *(str(counts[split]) for split in splits)] for name, counts in names.items()]
+        lines += _table(rows)
+        if len(self.sizes) > 1:
+            sizes = ", ".join(f"{size} ({count})" for size, count in self.sizes.items())
+            lines += ["", f"Frames differ in size: {sizes}. Batches need one: prepare with a size."]
+        cpu = self.cpu_seconds
+        lines += [
+            "",
+            f"CPU seconds: {cpu['decode']:.1f} decoding, {cpu['encode']:.1f} encoding records, "
+            f"{cpu['write']:.1f} writing them.",
+            f"This run wrote {self.shards_written} shards in {self.wall_seconds:.1f} s.",
+        ]
+        sections = {
+            "Bad files, left out": [f"{entry['file']} ({entry['name']}): {entry['reason']}" for entry in self.bad],
+            "Decoded in part": [f"{entry['name']}: {entry['warning']}" for entry in self.warnings],
+            "Without sound": list(self.missing["audio"]),
+            "Without pictures": list(self.missing["video"]),
+        }
+        for title, entries in sections.items():
+            lines += ["", f"{title}: {len(entries) or 'none'}", *(f"  {entry}" for entry in entries)]
+        return "\n".join(lines) + "\n"
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """First column to the left, the others to the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        "  ".join(
+            cell.rjust(width) if column else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]

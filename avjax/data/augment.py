@@ -8,6 +8,7 @@ the others as they were.
 from __future__ import annotations
 
 import dataclasses
+import math
 import zlib
 from collections.abc import Sequence
 
@@ -26,19 +27,20 @@ PRECISION = jax.lax.Precision.HIGHEST
 GREY = (0.299, 0.587, 0.114)  # Luma of ITU-R BT.601.
 
 
-def row_keys(key: Shaped[Array, ""], index: Integer[Array, " B"]) -> Keys:
+def row_keys(key: jax.Array, index: Integer[Array, " B"]) -> Keys:
     """One key a row, from the step's key and the row's global index."""
-    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.asarray(index, jnp.uint32))
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, index.astype(jnp.uint32))
 
 
-def draw(keys: Keys, name: str) -> Keys:
-    """The keys of one named draw."""
-    return jax.vmap(jax.random.fold_in, (0, None))(keys, zlib.crc32(name.encode()))
+def named_keys(keys: Keys, names: Sequence[str]) -> Shaped[Array, "D B"]:
+    """The keys of so many named draws; all at once, since each separate call costs compile time."""
+    numbers = jnp.asarray([zlib.crc32(name.encode()) for name in names], jnp.uint32)
+    return jax.vmap(lambda number: jax.vmap(jax.random.fold_in, (0, None))(keys, number))(numbers)
 
 
-def uniform(keys: Keys, name: str, low: float = 0.0, high: float = 1.0) -> Float32[Array, " B"]:
-    """A number a row, uniform in [low, high)."""
-    return jax.vmap(lambda key: jax.random.uniform(key, (), jnp.float32, low, high))(draw(keys, name))
+def uniform(keys: Keys, *names: str) -> Float32[Array, "D B"]:
+    """A number a row for each named draw, uniform in [0, 1)."""
+    return jax.vmap(jax.vmap(lambda key: jax.random.uniform(key, (), jnp.float32)))(named_keys(keys, names))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,15 +62,15 @@ class WaveformJitter:
         """Float waveform [B, S] in, and out."""
         valid = jnp.asarray(audio.valid)
         values = jnp.where(valid, audio.values, 0)
+        gain, noisy, level = uniform(keys, "gain", "noise", "noise level")
         if self.snr is not None:
             power = jnp.square(values).sum(1) / jnp.maximum(valid.sum(1), 1)
-            variance = power * 10 ** (-uniform(keys, "noise level", *self.snr) / 10)
-            variance = jnp.where(uniform(keys, "noise") < self.noise_probability, variance, 0)
+            variance = jnp.where(noisy < self.noise_probability, power * 10 ** (-_within(self.snr, level) / 10), 0)
             # The square root of 0 has no gradient; below the least 16-bit step there is nothing to measure.
             scale = jnp.where(variance > 1e-14, jnp.sqrt(jnp.maximum(variance, 1e-14)), 0)
             normal = jax.vmap(lambda key: jax.random.normal(key, values.shape[1:], jnp.float32))
-            values = values + scale[:, None] * normal(draw(keys, "noise samples"))
-        values = values * 10 ** (uniform(keys, "gain", *self.gain)[:, None] / 20)
+            values = values + scale[:, None] * normal(named_keys(keys, ["noise samples"])[0])
+        values = values * 10 ** (_within(self.gain, gain)[:, None] / 20)
         return audio.replace(values=jnp.where(valid, values, 0))
 
 
@@ -94,20 +96,19 @@ class SpecAugment:
     def __call__(self, spectrogram: Stream, keys: Keys) -> Stream:
         """Normalised log-mel [B, T, F] in, and out."""
         valid = jnp.asarray(spectrogram.valid)
-        rows, _, bins = spectrogram.values.shape
+        rows, frames, bins = spectrogram.values.shape
+        if not frames:
+            return spectrogram
         # A crop may leave padding on either side: the valid frames are `count` from `first` on.
         count = valid.sum(1)
         first = jnp.argmax(valid, 1)
         zero = jnp.zeros(rows, jnp.int32)
-        values = spectrogram.values
-        for i in range(self.frequency_masks):
-            mask = _spans(keys, f"frequency mask {i}", self.frequency_width, zero, zero + bins, bins)
-            values = jnp.where(mask[:, None, :], 0, values)
         widest = jnp.minimum(self.time_width, jnp.floor(self.time_share * count).astype(jnp.int32))
-        for i in range(self.time_masks):
-            mask = _spans(keys, f"time mask {i}", widest, first, count, values.shape[1])
-            values = jnp.where(mask[:, :, None], 0, values)
-        return spectrogram.replace(values=values)
+        names = [f"frequency mask {i}" for i in range(self.frequency_masks)]
+        masked = _spans(keys, names, zero + self.frequency_width, zero, zero + bins, bins)[:, None, :]
+        names = [f"time mask {i}" for i in range(self.time_masks)]
+        masked |= _spans(keys, names, widest, first, count, frames)[:, :, None]
+        return spectrogram.replace(values=jnp.where(masked, 0, spectrogram.values))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,12 +130,11 @@ class Crop:
     def __call__(self, video: Stream, keys: Keys) -> Stream:
         """Float frames [B, T, H, W, C] in, and out: bilinear, with antialiasing where it shrinks."""
         height, width = video.values.shape[2:4]
-        zoom = uniform(keys, "zoom", *self.zoom)
-        low, high = (jnp.log(jnp.float32(edge)) for edge in self.aspect)
-        stretch = jnp.exp(0.5 * (low + (high - low) * uniform(keys, "aspect")))
-        rows = _resampling(height, 1 / (zoom * stretch), uniform(keys, "row"), jnp.zeros(zoom.shape, bool))
-        flip = uniform(keys, "flip") < self.flip
-        columns = _resampling(width, stretch / zoom, uniform(keys, "column"), flip)
+        zoom, aspect, row, column, flip = uniform(keys, "zoom", "aspect", "row", "column", "flip")
+        zoom = _within(self.zoom, zoom)
+        stretch = jnp.exp(0.5 * _within((math.log(self.aspect[0]), math.log(self.aspect[1])), aspect))
+        rows = _resampling(height, 1 / (zoom * stretch), row, jnp.zeros(zoom.shape, bool))
+        columns = _resampling(width, stretch / zoom, column, flip < self.flip)
         values = jnp.einsum("bih,bthwc->btiwc", rows, video.values, precision=PRECISION)
         values = jnp.einsum("bjw,btiwc->btijc", columns, values, precision=PRECISION)
         return video.replace(values=values)
@@ -159,22 +159,22 @@ class ColourJitter:
     def __call__(self, video: Stream, keys: Keys) -> Stream:
         """Float frames [B, T, H, W, C] on [0, 1] in, and out. Colour needs C = 3; other C keep theirs."""
 
-        def factor(name: str, width: float) -> jax.Array:
-            return uniform(keys, name, max(0.0, 1 - width), 1 + width)[:, None, None, None, None]
+        def factor(width: float, at: jax.Array) -> jax.Array:
+            return _within((max(0.0, 1 - width), 1 + width), at)
 
+        draws = uniform(keys, "brightness", "contrast", "saturation", "grey", "colour")
+        brightness, contrast, saturation, lost, changed = draws[..., None, None, None, None]
         valid = jnp.asarray(video.valid)[:, :, None, None, None]
-        values = jnp.clip(video.values * factor("brightness", self.brightness), 0, 1)
+        values = jnp.clip(video.values * factor(self.brightness, brightness), 0, 1)
         area = video.values.shape[2] * video.values.shape[3]
         total = jnp.where(valid, _grey(values), 0).sum((1, 2, 3, 4), keepdims=True)
         mean = total / jnp.maximum(valid.sum((1, 2, 3, 4), keepdims=True) * area, 1)
-        values = jnp.clip(mean + factor("contrast", self.contrast) * (values - mean), 0, 1)
+        values = jnp.clip(mean + factor(self.contrast, contrast) * (values - mean), 0, 1)
         if values.shape[-1] == 3:
             grey = _grey(values)
-            coloured = jnp.clip(grey + factor("saturation", self.saturation) * (values - grey), 0, 1)
-            lost = uniform(keys, "grey") < self.grey
-            values = jnp.where(lost[:, None, None, None, None], grey, coloured)
-        changed = uniform(keys, "colour") < self.probability
-        return video.replace(values=jnp.where(changed[:, None, None, None, None], values, video.values))
+            coloured = jnp.clip(grey + factor(self.saturation, saturation) * (values - grey), 0, 1)
+            values = jnp.where(lost < self.grey, grey, coloured)
+        return video.replace(values=jnp.where(changed < self.probability, values, video.values))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,8 +206,11 @@ class Mixup:
         modality's own already, that one is blended.
         """
         real = jnp.asarray(batch.weight) > 0
-        partner = pairing(draw(keys, "pairing"), batch, real)
-        mixed = real & (partner != jnp.arange(len(real))) & (uniform(keys, "mixup") < self.probability)
+        partner = pairing(named_keys(keys, ["pairing"])[0], batch, real)
+        mixed = real & (partner != jnp.arange(len(real))) & (uniform(keys, "mixup")[0] < self.probability)
+        names = [f"weight {name}" if self.by_modality else "weight" for name in modalities]
+        beta = jax.vmap(jax.vmap(lambda key: jax.random.beta(key, self.alpha, self.alpha, dtype=jnp.float32)))
+        drawn = dict(zip(modalities, beta(named_keys(keys, names)), strict=True)) if modalities else {}
         streams, weights, present = {}, {}, {}
         for name in sorted(batch.streams):
             stream = batch.streams[name]
@@ -215,9 +218,7 @@ class Mixup:
             present[name] = valid.any(1)
             streams[name], weights[name] = stream, jnp.ones(len(real), jnp.float32)
             if name in modalities:
-                beta = jax.vmap(lambda key: jax.random.beta(key, self.alpha, self.alpha, dtype=jnp.float32))
-                own = beta(draw(keys, f"weight {name}" if self.by_modality else "weight"))
-                weights[name] = jnp.where(mixed & present[name] & present[name][partner], own, 1)
+                weights[name] = jnp.where(mixed & present[name] & present[name][partner], drawn[name], 1)
                 share = jnp.where(valid & valid[partner], weights[name][:, None], 1)
                 share = jnp.expand_dims(share, tuple(range(2, stream.values.ndim)))
                 values = share * stream.values + (1 - share) * stream.values[partner]
@@ -252,14 +253,29 @@ def pairing(keys: Keys, batch: Batch, real: Bool[Array, " B"]) -> Int[Array, " B
     return jnp.where(real, order[after], jnp.arange(len(real)))
 
 
+def _within(limits: Range, at: Float32[Array, "*dims"]) -> Float32[Array, "*dims"]:
+    return limits[0] + (limits[1] - limits[0]) * at
+
+
 def _spans(
-    keys: Keys, name: str, widest: int | Int[Array, " B"], first: Int[Array, " B"], count: Int[Array, " B"], size: int
+    keys: Keys,
+    names: Sequence[str],
+    widest: Int[Array, " B"],
+    first: Int[Array, " B"],
+    count: Int[Array, " B"],
+    size: int,
 ) -> Bool[Array, "B N"]:
-    """A span a row, inside [first, first + count), of uniform width up to ``widest``, as a mask over ``size``."""
-    width = jnp.floor(uniform(keys, f"{name} width") * (jnp.minimum(widest, count) + 1)).astype(jnp.int32)
-    begin = first + jnp.floor(uniform(keys, f"{name} begin") * (count - width + 1)).astype(jnp.int32)
-    at = jnp.arange(size)
-    return (at >= begin[:, None]) & (at < (begin + width)[:, None])
+    """A mask over ``size``: for each name a span inside [first, first + count) of uniform width up to ``widest``."""
+    mask = jnp.zeros((len(first), size), bool)
+    if not names:
+        return mask
+    draws = uniform(keys, *[f"{name} {what}" for name in names for what in ("width", "begin")])
+    for at_width, at_begin in zip(draws[::2], draws[1::2], strict=True):
+        width = jnp.floor(at_width * (jnp.minimum(widest, count) + 1)).astype(jnp.int32)
+        begin = first + jnp.floor(at_begin * (count - width + 1)).astype(jnp.int32)
+        at = jnp.arange(size)
+        mask |= (at >= begin[:, None]) & (at < (begin + width)[:, None])
+    return mask
 
 
 def _resampling(

@@ -107,7 +107,7 @@ class Frontend:
           key: of this step (seed and step folded in); None, as in evaluation, does not augment.
         """
         augment = Augment() if self.augment is None or key is None else self.augment
-        keys = None if key is None else row_keys(key, batch.index)
+        keys = None if key is None else row_keys(key, jnp.asarray(batch.index))
         streams = dict(batch.streams)
         made = []
         if self.audio is not None and self.audio.modality in streams:

@@ -10,10 +10,8 @@ Beside them lie ``demo.json`` (the knobs, each modality's ceiling) and ``cues.js
 
 from __future__ import annotations
 
-import concurrent.futures
 import dataclasses
 import json
-import multiprocessing
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +19,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from avjax.data import media
+from avjax.data import media, parallel
 from avjax.data.corpora import SPLITS, Clip, ravdess
 from avjax.data.synthesis import actors, emotions, face, speech
 from avjax.data.synthesis.emotions import Knobs
@@ -81,7 +79,8 @@ def actor_numbers(count: int) -> list[int]:
 
 def plan(knobs: Knobs) -> list[PlannedClip]:
     """Every clip that the corpus consists of, by actor."""
-    return [clip for place, actor in enumerate(actor_numbers(knobs.actors)) for clip in _plan_actor(knobs, place, actor)]
+    numbers = enumerate(actor_numbers(knobs.actors))
+    return [clip for place, actor in numbers for clip in _plan_actor(knobs, place, actor)]
 
 
 def _plan_actor(knobs: Knobs, place: int, actor: int) -> list[PlannedClip]:
@@ -244,31 +243,17 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def _generate(root: Path, knobs: Knobs, missing: list[PlannedClip], workers: int | None) -> None:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
     for folder in sorted({(root / clip.path).parent for clip in missing}):
         folder.mkdir(exist_ok=True)
     tasks = _tasks(missing)
-    workers = min(workers or _cores(), len(tasks))
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"))
-    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("demo corpus (synthetic)", total=len(missing))
-        if workers <= 1:
-            for task in tasks:
-                progress.advance(bar, make_clips(root, knobs, task))
-            return
-        # Spawned, not forked: a fork after a thread or a record writer exists can hang.
-        context = multiprocessing.get_context("spawn")
-        with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
-            futures = [pool.submit(make_clips, root, knobs, task) for task in tasks]
-            try:
-                for future in concurrent.futures.as_completed(futures):
-                    progress.advance(bar, future.result())
-            except BaseException:
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise
+    made = parallel.run(
+        make_clips,
+        [(root, knobs, task) for task in tasks],
+        workers=workers,
+        description="demo corpus (synthetic)",
+        sizes=[len(task) for task in tasks],
+    )
+    assert sum(made) == len(missing)
 
 
 def _tasks(clips: list[PlannedClip]) -> list[list[PlannedClip]]:
@@ -277,10 +262,6 @@ def _tasks(clips: list[PlannedClip]) -> list[list[PlannedClip]]:
     for clip in clips:
         by_actor.setdefault(clip.code.actor, []).append(clip)
     return [own[k : k + _CHUNK] for own in by_actor.values() for k in range(0, len(own), _CHUNK)]
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def make_clips(root: Path, knobs: Knobs, clips: Sequence[PlannedClip]) -> int:

@@ -144,7 +144,8 @@ class Corpus:
       fold: of protocol six-folds, 0 to 5.
       song: take the sung recordings too.
       faces: a folder that receives copies of the videos cut to the face, made where they are missing; the clips then
-        take their frames from there. Needs the extra ``faces``. None keeps the whole picture.
+        take their frames from there (squares, each of its own size: prepare them with ``size``). Needs the extra
+        ``faces``. None keeps the whole picture.
     """
 
     protocol: Protocol = "16-4-4"
@@ -216,7 +217,8 @@ def _nothing(root: Path, found: Scan, song: bool) -> str:
     if found.malformed:
         path, reason = found.malformed[0]
         return (
-            f"{root}: none of its {len(found.malformed)} media files has a RAVDESS name; the first is {path.name}: {reason}"
+            f"{root}: none of its {len(found.malformed)} media files has a RAVDESS name; "
+            f"the first is {path.name}: {reason}"
         )
     return (
         f"{root}: holds no media files; unpack RAVDESS's archives (Zenodo record 1188976) there, so that it holds "

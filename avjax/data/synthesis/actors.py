@@ -56,12 +56,14 @@ def is_female(actor: int) -> bool:
 def look(knobs: Knobs, actor: int) -> face.Appearance:
     rng = np.random.default_rng([knobs.seed, actor, 1])
     reach = knobs.appearance_range
-    vary = lambda low, high: float(0.5 * (low + high) + reach * (high - low) * (rng.random() - 0.5))  # noqa: E731
+
+    def vary(low: float, high: float) -> float:
+        return float(0.5 * (low + high) + reach * (high - low) * (rng.random() - 0.5))
+
     shade = vary(0.0, 0.9)
     skin = tuple(a + (b - a) * shade for a, b in zip(*_SKIN, strict=True))
-    hair = tuple(0.55 * base for base in _HAIR[1])
-    other = _HAIR[rng.integers(len(_HAIR))]
-    hair = tuple(a + (b - a) * min(1.0, 1.4 * reach) for a, b in zip(hair, other, strict=True))
+    common, other = _HAIR[0], _HAIR[rng.integers(len(_HAIR))]
+    hair = tuple(a + (b - a) * min(1.0, 1.4 * reach) for a, b in zip(common, other, strict=True))
     background = colorsys.hsv_to_rgb(0.56 + reach * 0.5 * (rng.random() - 0.5), vary(0.12, 0.38), vary(0.72, 0.92))
     clothes = colorsys.hsv_to_rgb(rng.random(), 0.25 + 0.35 * reach, vary(0.35, 0.75))
     iris = tuple(a + (b - a) * reach for a, b in zip(_IRIS[0], _IRIS[rng.integers(len(_IRIS))], strict=True))
@@ -110,19 +112,17 @@ def perform(
     spoken = speech.speak(speaker, statement, arousal, timing.speaking)
     length = timing.frames / face.RATE
     times = (np.arange(timing.frames) + 0.5) / face.RATE
-    sound_times_begin = timing.onset + timing.delay
     if timing.turn is None:
-        samples = _lay(spoken.samples, sound_times_begin, length)
+        samples = _lay(spoken.samples, timing.onset + timing.delay, length)
         seen_at = times
     else:
         samples = np.roll(_lay(spoken.samples, timing.onset, length), round((timing.delay - timing.turn) * speech.RATE))
         seen_at = (times + timing.turn) % length
-    opening, rounding = face.mouth_track(spoken.phonemes, timing.onset, np.sort(seen_at))
-    order = np.argsort(np.argsort(seen_at))
+    opening, rounding = face.mouth_track(spoken.phonemes, timing.onset, seen_at)
     motion = face.Performance(
         expression=_evolve(expression, times, rng),
-        mouth_opening=opening[order],
-        mouth_rounding=rounding[order],
+        mouth_opening=opening,
+        mouth_rounding=rounding,
         lids=_blink(times, rng),
         shift=np.stack([0.035 * _sway(times, rng), 0.025 * _sway(times, rng)], axis=1),
         turn=0.05 * _sway(times, rng),
@@ -153,7 +153,7 @@ def _evolve(expression: np.ndarray, times: np.ndarray, rng: np.random.Generator)
 def _sway(times: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Smooth motion of about unit size: two slow waves of random rate and phase."""
     rates, phases, sizes = rng.uniform(0.2, 1.1, 2), rng.uniform(0, 2 * np.pi, 2), rng.uniform(0.3, 0.8, 2)
-    return sum(size * np.sin(2 * np.pi * rate * times + phase) for rate, phase, size in zip(rates, phases, sizes, strict=True))
+    return np.sin(2 * np.pi * times[:, None] * rates + phases) @ sizes
 
 
 def _blink(times: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -94,7 +94,7 @@ def mouth_track(
     Targets are held for each phoneme and smoothed by a Gaussian of 25 ms, as lips that prepare the next sound do.
     """
     step = 0.005
-    fine = np.arange(-0.3, max(float(times[-1]), start) + 0.5, step)
+    fine = np.arange(-0.3, max(float(times.max()), start) + 0.5, step)
     begins = np.array([start + seconds for seconds, _ in phonemes])
     targets = np.array([(0.05, 0.0), *(viseme(name) for _, name in phonemes)])
     held = targets[np.searchsorted(begins, fine, side="right")]
@@ -142,7 +142,8 @@ class _Canvas:
 
     def image(self) -> np.ndarray:
         # Colours are mixtures of colours in [0, 1], so none leaves the range.
-        return np.ascontiguousarray((self.colour * np.float32(255) + np.float32(0.5)).astype(np.uint8).transpose(1, 2, 3, 0))
+        rounded = (self.colour * np.float32(255) + np.float32(0.5)).astype(np.uint8)
+        return np.ascontiguousarray(rounded.transpose(1, 2, 3, 0))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,6 @@ import numpy as np
 
 STATEMENTS = ("Kids are talking by the door.", "Dogs are sitting by the door.")
 RATE = 22_050  # Hz, what espeak-ng synthesises
-LEVELS = 4
 
 _SYNCHRONOUS, _PHONEME_EVENTS, _UTF8 = 2, 1, 1
 _WORDS_PER_MINUTE, _PITCH, _PITCH_RANGE, _WORD_GAP = 1, 3, 4, 7
@@ -81,8 +80,8 @@ class Utterance:
 def speak(voice: Voice, statement: int, arousal: float, seconds: float) -> Utterance:
     """Says ``STATEMENTS[statement]`` in about ``seconds``, as someone of this ``arousal`` does.
 
-    Arousal runs from 0 (subdued) to ``LEVELS`` - 1 (agitated), and moves what moves with it in people (Juslin and
-    Laukka 2003, Psychological Bulletin 129:770, table 7): articulation rate, pitch, pitch range, loudness and the
+    Arousal runs from 0 (subdued) to 3 (agitated), and moves what moves with it in people (Juslin and
+    Laukka 2003, Psychological Bulletin 129:770): articulation rate, pitch, pitch range, loudness and the
     share of high frequencies. Words come faster and further apart, so that the length stays: the picture alone cannot
     tell the arousal by when the mouth stops.
     """
@@ -91,7 +90,7 @@ def speak(voice: Voice, statement: int, arousal: float, seconds: float) -> Utter
     speed = float(_NATURAL_SPEED)
     for _ in range(6):  # fixed point: a word gap costs less at a higher speed
         speed = _NATURAL_SPEED * natural / seconds * (1 + gap * max(0.02, 0.075 - 0.00015 * speed))
-    samples, events = _synthesise(
+    samples, phonemes = _engine().say(
         voice,
         STATEMENTS[statement],
         {
@@ -102,7 +101,7 @@ def speak(voice: Voice, statement: int, arousal: float, seconds: float) -> Utter
         },
     )
     loudness = -31.0 + 5.5 * arousal + voice.loudness
-    return Utterance(_voice_effort(samples, -4.0 + 2.7 * arousal, loudness), events)
+    return Utterance(_voice_effort(samples, -4.0 + 2.7 * arousal, loudness), phonemes)
 
 
 def _voice_effort(samples: np.ndarray, tilt: float, loudness: float) -> np.ndarray:
@@ -116,12 +115,9 @@ def _voice_effort(samples: np.ndarray, tilt: float, loudness: float) -> np.ndarr
 
 @functools.lru_cache(maxsize=64)
 def _natural_seconds(voice: Voice, statement: int) -> float:
-    samples, _ = _synthesise(voice, STATEMENTS[statement], {_WORDS_PER_MINUTE: _NATURAL_SPEED, _PITCH: 50, _WORD_GAP: 0})
+    settings = {_WORDS_PER_MINUTE: _NATURAL_SPEED, _PITCH: 50, _PITCH_RANGE: 50, _WORD_GAP: 0}
+    samples, _ = _engine().say(voice, STATEMENTS[statement], settings)
     return len(samples) / RATE
-
-
-def _synthesise(voice: Voice, text: str, settings: dict[int, int]) -> tuple[np.ndarray, tuple[tuple[float, str], ...]]:
-    return _engine().say(voice, text, settings)
 
 
 class _Id(ctypes.Union):
@@ -164,7 +160,10 @@ class _Engine:
         self._folder = tempfile.TemporaryDirectory(prefix="avjax-voices-")
         self._files: dict[str, Path] = {}
 
-    def say(self, voice: Voice, text: str, settings: dict[int, int]) -> tuple[np.ndarray, Any]:
+    def say(
+        self, voice: Voice, text: str, settings: dict[int, int]
+    ) -> tuple[np.ndarray, tuple[tuple[float, str], ...]]:
+        """Samples and phonemes as in ``Utterance``; ``settings`` are espeak-ng's parameters by number."""
         self._choose(voice)
         for parameter, value in settings.items():
             self._library.espeak_SetParameter(parameter, value, 0)

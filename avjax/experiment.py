@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import difflib
 import runpy
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
+import jax
 import optax
 import tyro
 from flax import nnx
@@ -123,8 +125,6 @@ class Experiment(Generic[M, L, O]):
 
 def _random_streams(build: Callable[[], nnx.Module]) -> nnx.State:
     """The random streams of a model, without its parameters: jit drops what is not returned."""
-    import jax
-
     return jax.jit(lambda: split_model(build())[3])()
 
 
@@ -157,15 +157,24 @@ def find(name: str) -> Path:
     path = Path(name)
     if path.suffix == ".py" and path.is_file():
         return path
-    folders = [Path("experiments"), Path(__file__).parents[1] / "experiments"]
-    for folder in folders:
-        if (folder / f"{path.stem}.py").is_file() and path.parent == Path("."):
+    for folder in _folders():
+        if path.parent == Path(".") and (folder / f"{path.stem}.py").is_file():
             return folder / f"{path.stem}.py"
-    known = sorted({file.stem for folder in folders for file in folder.glob("*_*.py")})
+    near = difflib.get_close_matches(path.stem, known(), n=1)
     raise ExperimentError(
         f"there is no experiment {name!r}: neither such a file nor such a name in experiments/"
-        + (f", which holds {', '.join(known)}" if known else "")
+        + (f"; did you mean {near[0]!r}?" if near else f", which holds {', '.join(known()) or 'none'}")
     )
+
+
+def known() -> list[str]:
+    """Names of the experiments in the folder ``experiments``, here and beside the package."""
+    files = [file for folder in _folders() for file in folder.glob("*.py")]
+    return sorted({file.stem for file in files if "def experiment(" in file.read_text()})
+
+
+def _folders() -> list[Path]:
+    return [Path("experiments"), Path(__file__).parents[1] / "experiments"]
 
 
 def load(name: str | Path, words: tuple[str, ...] = ()) -> tuple[Experiment, Source]:
@@ -190,13 +199,13 @@ def override(experiment: Experiment, words: tuple[str, ...], name: str) -> Exper
     """The experiment with fields changed by command-line words; prints help or the nearest key and exits."""
     if not words:
         return experiment
-    return tyro.cli(parser_type(experiment), prog=f"avjax train {name}", args=list(words), default=experiment)
+    flags = tyro.conf.AvoidSubcommands[concrete_type(experiment)]
+    return tyro.cli(flags, prog=f"avjax train {name}", args=list(words), default=experiment)
 
 
-def parser_type(experiment: Experiment) -> Any:
-    """The type from which the flags are made: Experiment of this very model, objective and optimizer."""
-    concrete = Experiment[type(experiment.model), type(experiment.objective), type(experiment.optimizer)]
-    return tyro.conf.AvoidSubcommands[concrete]
+def concrete_type(experiment: Experiment) -> Any:
+    """The type from which flags are made: Experiment of this very model, objective and optimizer."""
+    return Experiment[type(experiment.model), type(experiment.objective), type(experiment.optimizer)]
 
 
 @contextlib.contextmanager

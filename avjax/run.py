@@ -101,14 +101,6 @@ class Run:
                 continue
         return lines
 
-    def write_predictions(self, split: str, arrays: dict[str, np.ndarray]) -> None:
-        folder = self.path / "predictions"
-        folder.mkdir(exist_ok=True)
-        temporary = folder / f".{split}.npz"
-        with temporary.open("wb") as file:
-            np.savez_compressed(file, **arrays)
-        os.replace(temporary, folder / f"{split}.npz")
-
     def predictions(self, split: str) -> dict[str, np.ndarray]:
         file = self.path / "predictions" / f"{split}.npz"
         if not file.is_file():
@@ -131,6 +123,16 @@ class Run:
                     f"{file} has changed since {self.path} was started; choose another --out, or train"
                     f" {self.path / 'experiment' / source.file.name} to go on with the old one"
                 )
+
+
+def write_predictions(folder: Path, split: str, arrays: dict[str, np.ndarray]) -> None:
+    """predictions/SPLIT.npz below a run's folder, whole or not at all."""
+    place = folder / "predictions"
+    place.mkdir(exist_ok=True)
+    temporary = place / f".{split}.npz"
+    with temporary.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+    os.replace(temporary, place / f"{split}.npz")
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
 from avjax.data.pipeline import evaluation_batches
 from avjax.experiment import Experiment
+from avjax.run import Run, RunError, write_json, write_predictions
 from avjax.streams import Batch
 from avjax.training.metrics import Estimate, classification_metrics
 from avjax.training.step import Metrics, TrainState
@@ -54,6 +57,11 @@ class Predictions:
             )
             for head, values in self.probabilities.items()
         }
+
+    def plain_metrics(self, *, multi_label: bool = False) -> dict[str, Any]:
+        """``metrics`` as JSON takes it."""
+        found = self.metrics(multi_label=multi_label)
+        return {head: {name: e.plain() for name, e in estimates.items()} for head, estimates in found.items()}
 
 
 def predict(
@@ -101,6 +109,40 @@ def predict(
         index=whole["index"][::clips],
         losses={name: float(np.average([part[name] for part in losses], weights=weights)) for name in losses[0]},
     )
+
+
+def is_multi_label(experiment: Experiment) -> bool:
+    """Whether a clip may have several classes: mAP is the metric then."""
+    return getattr(experiment.objective, "kind", "softmax") == "sigmoid"
+
+
+def keep(folder: Path, split: str, seen: Predictions, *, multi_label: bool) -> dict[str, Any]:
+    """Writes predictions/SPLIT.npz into a run's folder; returns what results.json says of the split."""
+    if jax.process_index() == 0:
+        write_predictions(folder, split, seen.arrays())
+    return {"metrics": seen.plain_metrics(multi_label=multi_label), "losses": seen.losses}
+
+
+def average(runs: Sequence[Path], split: str, out: Path) -> dict[str, Any]:
+    """Late fusion without training: the mean of the probabilities of separately trained runs.
+
+    Writes predictions and results into the folder ``out``, which is then compared like a run.
+
+    Raises:
+      RunError: where the runs were not scored on the same clips.
+    """
+    opened = [Run.open(path) for path in runs]
+    seen = [Predictions.from_arrays(run.predictions(split)) for run in opened]
+    heads = list(seen[0].target)
+    for run, one in zip(opened, seen, strict=True):
+        if list(one.target) != heads or not np.array_equal(one.index, seen[0].index):
+            raise RunError(f"{run.path} was not scored on the same clips as {opened[0].path}; they cannot be averaged")
+    mean = {head: np.mean([one.probabilities[head] for one in seen], axis=0) for head in heads}
+    whole = Predictions(mean, seen[0].target, seen[0].index, {})
+    out.mkdir(parents=True, exist_ok=True)
+    result = keep(out, split, whole, multi_label=is_multi_label(opened[0].experiment()))
+    write_json(out / "results.json", {"averaged": [str(path) for path in runs], split: result})
+    return result
 
 
 def _everywhere(batch: Batch) -> tuple[dict[str, jax.Array], jax.Array, jax.Array]:

@@ -7,6 +7,7 @@ on devices in sharding.py, what is read in data/pipeline.py.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import time
 from collections.abc import Callable
@@ -19,12 +20,12 @@ from avjax.data.pipeline import training_batches
 from avjax.data.records import Records
 from avjax.experiment import Experiment
 from avjax.progress import progress
-from avjax.run import Run
+from avjax.run import Run, write_json
 from avjax.streams import Batch
 from avjax.training.checkpoint import Checkpoints
-from avjax.training.evaluate import EvaluateStep, Predictions, predict
+from avjax.training.evaluate import EvaluateStep, Predictions, is_multi_label, keep, predict
 from avjax.training.sharding import batch_sharding, state_sharding
-from avjax.training.step import Steps, TrainState
+from avjax.training.step import Steps, TrainState, split_model
 from avjax.training.tracking import Stopwatch, Tracker
 
 log = logging.getLogger(__name__)
@@ -59,7 +60,8 @@ def train(experiment: Experiment, run: Run, *, quiet: bool = False, profile: boo
 
     # ---------------------------------------------------------------- checkpoint: this run's newest, or a fresh start
     checkpoints = Checkpoints(run.checkpoints)
-    fingerprint = Records(data.records).fingerprint
+    records = Records(data.records)
+    fingerprint = records.fingerprint
     if checkpoints.latest() is None:
         state = create()
     else:
@@ -84,6 +86,9 @@ def train(experiment: Experiment, run: Run, *, quiet: bool = False, profile: boo
     )
 
     # ---------------------------------------------------------------- loop
+    if jax.process_index() == 0:
+        # Beside the weights, so that the run can be used where the records are not.
+        write_json(run.path / "dataset.json", dataclasses.asdict(records.description))
     tracker = Tracker(run.path, first=jax.process_index() == 0)
     stopwatch, window = Stopwatch(), []
     begin = time.perf_counter()
@@ -136,18 +141,16 @@ def train(experiment: Experiment, run: Run, *, quiet: bool = False, profile: boo
                 checkpoints.save(state, {"step": number, "seed": experiment.seed, "records": fingerprint})
             if look:
                 seen = predict(evaluate_step, state, experiment, "validation", on_devices)
-                tracker.write(number, **flatten("validation", seen, samples=0))
+                tracker.write(number, **flatten("validation", seen, is_multi_label(experiment)))
         seconds = spent_before + time.perf_counter() - begin
 
         # ------------------------------------------------------------ last evaluation
         results: dict[str, Any] = {"steps": training.steps, "seed": experiment.seed, "seconds": round(seconds, 2)}
         results |= {"speed": speed(stopwatch, data.batch)} if stopwatch.steps else {}
-        for split in Records(data.records).description.counts:
-            if split != "train" and Records(data.records).description.counts[split]:
-                with progress(f"evaluate {run.name} on {split}", 1, quiet=True):
-                    seen = predict(evaluate_step, state, experiment, split, on_devices)
-                results[split] = keep_predictions(run, split, seen, experiment)
-                tracker.write(training.steps, **flatten(split, seen, samples=0))
+        for split in [name for name, count in records.description.counts.items() if count and name != "train"]:
+            seen = predict(evaluate_step, state, experiment, split, on_devices)
+            results[split] = keep(run.path, split, seen, multi_label=is_multi_label(experiment))
+            tracker.write(training.steps, **flatten(split, seen, is_multi_label(experiment)))
         if jax.process_index() == 0:
             run.add_results(**results)
     return run.results()
@@ -185,8 +188,6 @@ def build_state(
     shardings = state_sharding(mesh, experiment.training.rules, abstract)
 
     def initialise() -> TrainState:
-        from avjax.training.step import split_model
-
         _, params, buffers, _ = split_model(experiment.build_model())
         return steps.create(params, buffers)
 
@@ -225,20 +226,10 @@ def speed(stopwatch: Stopwatch, rows: int) -> dict[str, float]:
     }
 
 
-def keep_predictions(run: Run, split: str, seen: Predictions, experiment: Experiment) -> dict[str, Any]:
-    """Writes the predictions; returns the metrics of every head with their intervals, for results.json."""
-    if jax.process_index() == 0:
-        run.write_predictions(split, seen.arrays())
-    multi_label = getattr(experiment.objective, "kind", "softmax") == "sigmoid"
-    metrics = seen.metrics(multi_label=multi_label)
-    plain = {head: {name: e.plain() for name, e in estimates.items()} for head, estimates in metrics.items()}
-    return {"metrics": plain, "losses": seen.losses}
-
-
-def flatten(split: str, seen: Predictions, samples: int) -> dict[str, float]:
-    """Metrics of a split as flat numbers for the log."""
+def flatten(split: str, seen: Predictions, multi_label: bool) -> dict[str, float]:
+    """Metrics of a split as flat numbers for the log, without intervals."""
     numbers = {f"{split}/{name}": value for name, value in seen.losses.items()}
-    for head, estimates in seen.metrics(samples=max(samples, 1)).items():
+    for head, estimates in seen.metrics(multi_label=multi_label, samples=1).items():
         numbers |= {f"{split}/{head}/{name}": estimate.value for name, estimate in estimates.items()}
     return numbers
 

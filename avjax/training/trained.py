@@ -1,0 +1,170 @@
+"""A trained model taken from its run: the state, and the evaluation step that runs it on any devices."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from avjax.data import media
+from avjax.data.pipeline import Crop, stack
+from avjax.data.record import Audio, Record, Video
+from avjax.data.records import Description, Records
+from avjax.experiment import Experiment
+from avjax.run import Run, RunError, read_json
+from avjax.streams import Batch
+from avjax.training.checkpoint import Checkpoints
+from avjax.progress import progress
+from avjax.training.evaluate import EvaluateStep, is_multi_label, keep, predict
+from avjax.training.loop import DeviceBatches, build_state, jit_evaluate
+from avjax.training.sharding import MeshShape
+from avjax.training.step import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A run's newest checkpoint, ready to evaluate.
+
+    Attributes:
+      run: where it comes from.
+      experiment: rebuilt from the run.
+      description: of the records that it was trained on.
+      state: parameters and all.
+      evaluate: the jitted evaluation step.
+      on_devices: from rows to the global batch.
+    """
+
+    run: Run
+    experiment: Experiment
+    description: Description
+    state: TrainState
+    evaluate: EvaluateStep
+    on_devices: DeviceBatches
+
+    @classmethod
+    def load(cls, path: str | Path) -> Trained:
+        """Onto the devices that are here, whatever the run was trained on.
+
+        Raises:
+          RunError: where the run has no checkpoint yet.
+        """
+        run = Run.open(path)
+        experiment = run.experiment()
+        devices = jax.devices()
+        if jax.process_count() == 1:
+            devices = devices[: math.gcd(experiment.data.batch, len(devices))]
+        mesh = MeshShape().build(devices)
+        steps, _, abstract = build_state(experiment, mesh)
+        if not run.checkpoints.is_dir():
+            raise RunError(f"{path} has no checkpoint yet; `avjax train` writes one every"
+                           f" {experiment.training.checkpoint_every} steps and at the end")
+        checkpoints = Checkpoints(run.checkpoints)
+        if checkpoints.latest() is None:
+            raise RunError(f"{path} has no whole checkpoint; train again: `avjax train` goes on where it can")
+        state, _ = checkpoints.load(abstract)
+        checkpoints.close()
+        return cls(
+            run=run,
+            experiment=experiment,
+            description=Description(**read_json(run.path / "dataset.json")),
+            state=state,
+            evaluate=jit_evaluate(steps, mesh),
+            on_devices=DeviceBatches(mesh, experiment.training.rules, experiment.data.batch),
+        )
+
+    def score(self, split: str, records: Path | None = None) -> dict[str, Any]:
+        """Metrics of a split with intervals; kept in the run where the records are its own.
+
+        Args:
+          records: another prepared folder with the same classes.
+
+        Raises:
+          RunError: where its classes differ.
+        """
+        experiment = self.experiment
+        if records is not None:
+            classes = Records(records).description.classes
+            if classes != self.description.classes:
+                raise RunError(f"{records} has the classes {classes}, but {self.run.path} was trained on others")
+            experiment = dataclasses.replace(
+                experiment, data=dataclasses.replace(experiment.data, records=str(records))
+            )
+        with progress(f"evaluate {self.run.name} on {split}", 1) as advance:
+            seen = predict(self.evaluate, self.state, experiment, split, self.on_devices, advance)
+        multi_label = is_multi_label(experiment)
+        if records is not None:
+            return {"metrics": seen.plain_metrics(multi_label=multi_label), "losses": seen.losses}
+        result = keep(self.run.path, split, seen, multi_label=multi_label)
+        self.run.add_results(**{split: result})
+        return result
+
+    def classify(
+        self, files: Sequence[Path], *, without: str | None = None, clips: int | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Probabilities for media files, one dictionary a file, in order.
+
+        A file that cannot be used yields {"file", "error"} and stops nothing.
+
+        Args:
+          without: a modality to leave out, as if the file lacked it.
+          clips: evenly spaced crops of each file whose probabilities are averaged; the experiment's own unless told.
+        """
+        data = self.experiment.data
+        clips = clips or data.test_clips
+        crop = Crop(data, dataclasses.replace(self.description, classes={}))
+        for file in files:
+            try:
+                record = self._read(file, without)
+            except media.MediaError as error:
+                yield {"file": str(file), "error": str(error)}
+                continue
+            missing = [name for name in data.sampling if getattr(record, name) is None]
+            if len(missing) == len(data.sampling):
+                yield {"file": str(file), "error": f"it has no {' and no '.join(missing)}, and the model needs one"}
+                continue
+            rows = [crop.row(record, 0, (clip + 0.5) / clips) for clip in range(clips)]
+            yield {
+                "file": str(file),
+                "missing": missing,
+                "probabilities": {head: values.mean(axis=0) for head, values in self._run(rows, crop).items()},
+            }
+
+    def _read(self, file: Path, without: str | None) -> Record:
+        """The file as a record, decoded as the training clips were."""
+        size = self.description.video and (self.description.video["height"], self.description.video["width"])
+        found = media.decode(
+            file,
+            audio=self.experiment.data.audio is not None and without != "audio",
+            video=self.experiment.data.video is not None and without != "video",
+            size=size,
+        )
+        return Record(
+            name=str(file),
+            split="",
+            group="",
+            labels={},
+            cues={},
+            audio=found.audio and Audio.encode(found.audio),
+            video=found.video and Video.encode(found.video, codec="raw"),
+            provenance={},
+        )
+
+    def _run(self, rows: list[Batch], crop: Crop) -> dict[str, np.ndarray]:
+        """Rows through the model, in batches of the one size that is compiled."""
+        size = self.experiment.data.batch
+        outputs: list[dict[str, np.ndarray]] = []
+        for begin in range(0, len(rows), size):
+            part = rows[begin : begin + size]
+            batch = stack([*part, *[crop.filler()] * (size - len(part))])
+            # The loss is not asked for, but it is part of the step: any target will do.
+            batch = batch.replace(target={
+                head: np.zeros((size, len(names)), np.float32) for head, names in self.description.classes.items()
+            })
+            probabilities, _ = self.evaluate(self.state, self.on_devices(batch))
+            outputs.append({head: np.asarray(values)[: len(part)] for head, values in probabilities.items()})
+        return {head: np.concatenate([output[head] for output in outputs]) for head in outputs[0]}

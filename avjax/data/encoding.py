@@ -74,6 +74,8 @@ def _add_pictures(container: Any, frames: Frames, options: dict[str, str]) -> An
             f"frames must be uint8 [T, H, W, C] with T times, not {frames.images.dtype} {frames.images.shape} "
             f"with {len(frames.times)} times"
         )
+    if (np.diff(np.rint(frames.times * _TICKS)) <= 0).any():
+        raise ValueError(f"times of frames must increase, by at least {1 / _TICKS:.1e} s")
     stream = container.add_stream("libx264", rate=Fraction(frames.rate or 25).limit_denominator(1001))
     _, stream.height, stream.width, _ = frames.images.shape
     stream.pix_fmt = "yuv444p" if stream.height % 2 or stream.width % 2 else "yuv420p"
@@ -87,8 +89,6 @@ def _video_frames(frames: Frames) -> Iterator[Any]:
     channels = frames.images.shape[-1]
     ticks = np.rint(frames.times * _TICKS).astype(np.int64)
     steps = np.diff(ticks)
-    if (steps <= 0).any():
-        raise ValueError(f"times of frames must increase by at least {1 / _TICKS:.1e} s")
     steps = np.append(steps, int(np.median(steps)) if len(steps) else _TICKS // 25)
     for image, tick, step in zip(frames.images, ticks, steps, strict=True):
         if channels == 1:

@@ -166,9 +166,7 @@ def run_tasks(
             (Path(task.out) / f".{task.file}.part").unlink(missing_ok=True)
 
 
-def _again(
-    worker: _Worker, reason: str, deaths: dict[tuple[str, int | None], int], limit_seconds: float
-) -> Task:
+def _again(worker: _Worker, reason: str, deaths: dict[tuple[str, int | None], int], limit_seconds: float) -> Task:
     """The task of a lost worker, for another: without the file that it hung on, or that two died on."""
     task, place, status = worker.task, worker.place, worker.end()
     assert task is not None

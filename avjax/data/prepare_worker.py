@@ -140,9 +140,7 @@ def convert(clip: Clip, root: Path, settings: Settings, clock: _Clock) -> Record
         video = Video.encode(frames, settings.video_codec, settings.quality)
         provenance["video"] = {"source": "array", "sha256": _hash(clip.video.images, clip.video.times), "warnings": []}
     if "audio" in paths and not together:
-        decoded = media.decode(
-            paths["audio"], video=False, rate=settings.rate, limit_seconds=settings.limit_seconds
-        )
+        decoded = media.decode(paths["audio"], video=False, rate=settings.rate, limit_seconds=settings.limit_seconds)
         waveform = decoded.audio
         provenance["audio"] = _origin(paths["audio"], root, decoded.warnings)
     elif "audio" not in paths and clip.audio is not None:

@@ -118,7 +118,7 @@ class Records:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Hash of dataset.json, which holds the records' own, and of the shards' sizes: equal for equal data anywhere."""
+        """Hash of dataset.json, which holds that of the records, and of the shards' sizes: equal for equal data."""
         digest = hashlib.sha256(self._json.encode())
         for shard in self._shards():
             digest.update(f"{shard['file']} {(self.path / shard['file']).stat().length}\n".encode())

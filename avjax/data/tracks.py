@@ -132,6 +132,7 @@ class PictureTrack:
         self._images = np.empty((0, 0, 0, 3), np.uint8)
         self._times: list[float] = []
         self.damaged = self.resized = self.moved = 0
+        self.end = 0  # of the last packet, in ticks of the stream
 
     def add(self, frame: Any) -> None:
         """Raises ValueError once the frames would take more memory than allowed."""
@@ -195,6 +196,7 @@ class SoundTrack:
         self._count = 0  # samples so far, silence included, at the stored rate
         self._offset: int | None = None  # samples from the clip's start to the track's
         self.rate = self.channels = self.damaged = self.rates = 0
+        self.end = 0  # of the last packet, in ticks of the stream
         self.gaps: list[str] = []
 
     @property

@@ -96,11 +96,12 @@ class Records:
             self._json = file.read_text()
             fields = json.loads(self._json)
             schema = fields["schema"]
+            if schema == SCHEMA:
+                self.description = Description(**fields)
         except (ValueError, KeyError, TypeError) as error:
             raise RecordError(f"{file} cannot be read ({error!r}): prepare the folder again") from error
         if schema != SCHEMA:
             raise RecordError(other_schema(str(file), schema))
-        self.description = Description(**fields)
         for shard in self._shards():
             where = self.path / shard["file"]
             if not where.exists():

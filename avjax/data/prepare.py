@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 import avjax
-from avjax.data.corpora import SPLITS, Clip, CorpusProtocol
+from avjax.data.corpora import SPLITS, Clip
 from avjax.data.prepare_pool import PrepareError, Progress, run_tasks
 from avjax.data.prepare_report import Report
 from avjax.data.prepare_worker import Settings, Task, replace_text
@@ -35,7 +35,7 @@ _OURS = re.compile(r"\.?[a-z]+-\d{5}-of-\d{5}\.arrayrecord(\.part)?|dataset\.jso
 
 
 def prepare(
-    corpus: CorpusProtocol,
+    corpus: Any,
     root: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
@@ -126,7 +126,7 @@ def _check_settings(settings: Settings, clips_per_shard: int) -> None:
         raise ValueError("clips_per_shard, limit_seconds and rate must be positive")
 
 
-def _check_clips(corpus: CorpusProtocol, clips: Sequence[Clip], root: Path) -> None:
+def _check_clips(corpus: Any, clips: Sequence[Clip], root: Path) -> None:
     if not clips:
         raise ValueError(f"the corpus {corpus.name!r} finds no clip below {root}: is this its folder?")
     names = Counter(clip.name for clip in clips)
@@ -157,7 +157,7 @@ def _assign(clips: Sequence[Clip], clips_per_shard: int) -> dict[str, list[Clip]
 
 
 def _plan(
-    corpus: CorpusProtocol, clips: Sequence[Clip], shards: Mapping[str, Sequence[Clip]], settings: Settings, root: Path
+    corpus: Any, clips: Sequence[Clip], shards: Mapping[str, Sequence[Clip]], settings: Settings, root: Path
 ) -> dict[str, Any]:
     """What must be equal for shards of an earlier run to be used: settings, corpus, and every clip and its source."""
     digest = hashlib.sha256()
@@ -245,7 +245,7 @@ def _finished(out: Path, file: str) -> dict[str, Any] | None:
 
 
 def _describe(
-    corpus: CorpusProtocol,
+    corpus: Any,
     settings: Settings,
     report: Report,
     shards: Mapping[str, Sequence[Clip]],

@@ -21,7 +21,8 @@ from typing import Any
 
 from avjax.data.prepare_worker import Task
 
-_COMMAND = (sys.executable, "-m", "avjax.data.prepare_worker")
+COMMAND = (sys.executable, "-m", "avjax.data.prepare_worker")
+GRACE_SECONDS = 5.0  # for a worker beyond twice the time that a file may take
 _LINE_SECONDS = 15.0  # between lines of progress where there is no terminal
 
 
@@ -115,7 +116,6 @@ def run_tasks(
     workers: int,
     limit_seconds: float,
     progress: Progress,
-    command: Sequence[str] = _COMMAND,
 ) -> Iterator[dict[str, Any]]:
     """Yields the sidecar of each shard as it is finished.
 
@@ -131,7 +131,7 @@ def run_tasks(
             idle = [worker for worker in crew if worker.task is None]
             while waiting and (idle or len(crew) < workers):
                 if not idle:
-                    idle.append(_Worker(command))
+                    idle.append(_Worker(COMMAND))
                     crew.append(idle[0])
                 idle.pop().give(waiting.popleft())
             ready = wait([worker.connection for worker in crew if worker.task], timeout=0.5)
@@ -153,7 +153,7 @@ def run_tasks(
                             bad += len(value["bad"])
                             worker.task = worker.place = None
                             yield value
-                elif worker.place is not None and time.monotonic() - worker.since > 2 * limit_seconds + 5:
+                elif worker.place is not None and time.monotonic() - worker.since > 2 * limit_seconds + GRACE_SECONDS:
                     reason = "hung"
                 if reason is not None:
                     crew.remove(worker)

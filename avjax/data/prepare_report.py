@@ -7,8 +7,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from avjax.data.corpora import CorpusProtocol
-
 
 @dataclasses.dataclass(frozen=True)
 class Report:
@@ -49,7 +47,7 @@ class Report:
 
     @classmethod
     def of(
-        cls, corpus: CorpusProtocol, sidecars: Sequence[Mapping[str, Any]], out: str, wall_seconds: float, written: int
+        cls, corpus: Any, sidecars: Sequence[Mapping[str, Any]], out: str, wall_seconds: float, written: int
     ) -> Report:
         """From the sidecars of all shards, in order."""
         splits = list(dict.fromkeys(sidecar["file"].split("-")[0] for sidecar in sidecars))

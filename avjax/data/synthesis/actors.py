@@ -10,6 +10,7 @@ import numpy as np
 from avjax.data.synthesis import face, speech
 from avjax.data.synthesis.emotions import Knobs
 
+SHIFT, TURN = (0.035, 0.025), 0.05  # typical motion of a head: right and down in half pictures, radians
 _SKIN = ((0.96, 0.80, 0.69), (0.55, 0.36, 0.25))  # the two ends of the range
 _HAIR = ((0.16, 0.11, 0.09), (0.36, 0.20, 0.10), (0.66, 0.47, 0.22), (0.45, 0.42, 0.42))
 _IRIS = ((0.30, 0.19, 0.10), (0.20, 0.40, 0.62), (0.27, 0.45, 0.27))
@@ -124,8 +125,8 @@ def perform(
         mouth_opening=opening,
         mouth_rounding=rounding,
         lids=_blink(times, rng),
-        shift=np.stack([0.035 * _sway(times, rng), 0.025 * _sway(times, rng)], axis=1),
-        turn=0.05 * _sway(times, rng),
+        shift=np.stack([SHIFT[0] * _sway(times, rng), SHIFT[1] * _sway(times, rng)], axis=1),
+        turn=TURN * _sway(times, rng),
     )
     quiet = 2.0 * rng.standard_normal(len(samples))  # a room is never silent: -84 dB of full scale
     pcm = np.clip(np.round(32767 * samples + quiet), -32768, 32767).astype(np.int16)

@@ -236,16 +236,14 @@ def attained(knobs: Knobs, labels: np.ndarray, cues: list[Mapping[str, float]]) 
     prior = _prior(knobs)[0]
     audio, video = (np.where(here[:, None], found[k], prior) for k, here in (("audio", heard), ("video", seen)))
     both = np.where((heard & seen)[:, None], found["both"], np.where(heard[:, None], audio, video))
-    # Equal posteriors are a guess: they count in equal shares, so that no order of classes wins.
-    return {
-        name: float(np.mean([_share(row, label) for row, label in zip(value, labels, strict=True)]))
-        for name, value in (("audio", audio), ("video", video), ("both", both))
-    }
+    found = {"audio": audio, "video": video, "both": both}
+    return {name: float(_shares(value, labels).mean()) for name, value in found.items()}
 
 
-def _share(probabilities: np.ndarray, label: int) -> float:
-    best = probabilities >= probabilities.max() - 1e-9
-    return float(best[label] / best.sum())
+def _shares(posterior: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """1 where the likeliest class is the label; equally likely classes are a guess, and count in equal shares."""
+    best = posterior >= posterior.max(1, keepdims=True) - 1e-9
+    return best[np.arange(len(labels)), labels] / best.sum(1)
 
 
 def _arousal_of(level: np.ndarray, strength: np.ndarray) -> np.ndarray:

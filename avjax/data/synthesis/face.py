@@ -200,7 +200,7 @@ def _backdrop(look: Appearance, axis: np.ndarray) -> np.ndarray:
 def _draw_head(canvas: _Canvas, look: Appearance) -> None:
     wide, high = look.head
     if look.long_hair:
-        part = canvas.part(-1, -1, 1, 1)
+        part = canvas.part(-1.0, -1.0, 1.0, 1.0)
         part.paint(part.cover(_ellipse(part.u, part.v - 0.12, wide * 1.22, high * 1.2)), _shade(look.hair, 0.85))
     part = canvas.part(-0.2, 0.5, 0.2, 0.92)
     part.paint(part.cover(np.maximum(np.abs(part.u) - 0.2, np.abs(part.v - 0.72) - 0.2)), _shade(look.skin, 0.84))
@@ -211,7 +211,7 @@ def _draw_head(canvas: _Canvas, look: Appearance) -> None:
     # The jaw is narrower than the brow.
     head = part.cover(_ellipse(part.u * (1.0 + 0.11 * part.v), part.v, wide, high))
     part.paint(head, look.skin, light=0.97 - 0.05 * (part.u + 0.4 * part.v))
-    part = canvas.part(-wide * 1.15, -high * 1.02 - 0.14, wide * 1.15, 0.1)
+    part = canvas.part(-wide * 1.2, -high * 1.02 - 0.14, wide * 1.2, 0.1)
     crown = _ellipse(part.u, part.v + 0.12, wide * 1.12, high * 1.02)
     line = -high * (0.95 - 0.34 * look.fringe) + 0.55 / wide * (part.u - 0.25 * look.parting * wide) ** 2
     part.paint(part.cover(np.maximum(crown, part.v - line)), look.hair)
@@ -231,7 +231,8 @@ def _draw_eyes(canvas: _Canvas, look: Appearance, performance: Performance) -> N
         x, y = (part.u - centre) * side, part.v + height  # x is positive towards the temple
         # An upper lid that hangs at the temple (slant > 0) or at the nose (slant < 0).
         lid = 0.35 * slant * x - y - (0.075 + 0.04 * opening)
-        white = part.cover(np.maximum(_ellipse(x, y, 0.165 + 0.012 * opening, tall), lid))
+        eye = np.maximum(_ellipse(x, y, 0.165 + 0.012 * opening, tall), lid)
+        white = part.cover(eye) * np.clip(2 * lids - 0.3, 0, 1)
         part.paint(part.cover(_ellipse(x, y, 0.185, tall + 0.025)), _shade(look.skin, 0.72))
         part.paint(white, (0.98, 0.98, 0.97))
         from_pupil = np.sqrt((x + 0.015 * side) ** 2 + y**2)
@@ -272,7 +273,7 @@ def _draw_mouth(canvas: _Canvas, look: Appearance, performance: Performance) -> 
     part.paint(lips, _mix(_shade(look.skin, 0.72), (0.72, 0.22, 0.25), 0.6))
     inside = part.cover(np.maximum(gap, beyond))
     part.paint(inside, (0.24, 0.06, 0.08))
-    teeth = part.cover(np.maximum(y - upper - 0.03 - 0.04 * opening, gap))
+    teeth = part.cover(np.maximum(y - upper - 0.045 - 0.03 * opening, gap))
     part.paint(inside * teeth * np.clip(opening * 4 - 1.0 + np.maximum(corners, 0), 0, 1), (0.97, 0.96, 0.93))
     tongue = part.cover(_ellipse(x, y - line - 0.66 * tall, 0.5 * half, np.maximum(0.32 * tall, 0.01)))
     part.paint(inside * tongue * np.clip(opening * 3 - 0.8, 0, 1), (0.85, 0.4, 0.42))

@@ -20,8 +20,11 @@ def keys(rows: int) -> jax.Array:
 
 @functools.cache
 def mixup(by_modality: bool = True):
-    """Jitted (batch, key) -> batch; the tests share shapes, so that it compiles once."""
-    return jax.jit(lambda batch, key: Mixup(0.5, by_modality)(batch, row_keys(key, batch.index), ("audio", "video")))
+    """Jitted (batch, key) -> batch; the tests share shapes, so that it compiles once.
+
+    At alpha 2 no weight rounds to 1, which would hide who met whom.
+    """
+    return jax.jit(lambda batch, key: Mixup(2.0, by_modality)(batch, row_keys(key, batch.index), ("audio", "video")))
 
 
 def fresh_key() -> jax.Array:
@@ -258,7 +261,8 @@ def test_mixup_weight_is_beta(rng):
     batch, key = features(rng), fresh_key()
     outs = [mixup()(batch, jax.random.fold_in(key, step)).target["label/video"] for step in range(60)]
     weight = np.concatenate([np.asarray(out).diagonal() for out in outs])
-    np.testing.assert_allclose([weight.mean(), weight.var()], [0.5, 0.125], atol=0.06)
+    np.testing.assert_allclose(weight.mean(), 0.5, atol=0.05)
+    np.testing.assert_allclose(weight.var(), 0.05, atol=0.02)
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import runpy
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Any, Generic, Literal, Protocol, runtime_checkable, TypeVar
 
 import jax
 import optax
@@ -26,6 +26,7 @@ from avjax.training.sharding import MeshShape, Rules
 from avjax.training.step import Objective, Steps, split_model
 
 
+@runtime_checkable
 class ModelConfig(Protocol):
     """Beside every model stands a dataclass that builds it."""
 
@@ -33,6 +34,7 @@ class ModelConfig(Protocol):
     def build(self) -> Callable[[nnx.Rngs], nnx.Module]: ...
 
 
+@runtime_checkable
 class OptimizerConfig(Protocol):
     """Beside every optimizer stands a dataclass that builds it for a number of steps."""
 

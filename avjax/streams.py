@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import numpy as np
 
-Array = jax.Array | np.ndarray
+# A NumPy array on the host, a jax.Array on a device; and, since these types are pytrees, whatever a tree map makes
+# of one: a sharding, a shape.
+Array = Any
 
 
 @jax.tree_util.register_dataclass

@@ -22,7 +22,7 @@ CLASSES = {"emotion": 8}
 SIZE = Size(width=64, depth=4, heads=2)
 
 
-def demo(model, *, steps: int = 600) -> Experiment:
+def demo(model, *, steps: int = 300) -> Experiment:
     """The demo experiment with this model."""
     names = [patches.modality for patches in model.modalities]
     return Experiment(
@@ -36,5 +36,5 @@ def demo(model, *, steps: int = 600) -> Experiment:
         frontend=Frontend(audio=LOGMEL, video=FrameNormalise()),
         objective=Classification(label_smoothing=0.1),
         optimizer=AdamW(learning_rate=2e-3, weight_decay=0.05),
-        training=Training(steps=steps, evaluate_every=100, checkpoint_every=200),
+        training=Training(steps=steps, evaluate_every=100, checkpoint_every=150),
     )

@@ -6,7 +6,8 @@ recordings.
 
 from __future__ import annotations
 
-from avjax.data.frontend import Frontend, FrameNormalise
+from avjax.data.augment import Crop, SpecAugment, SpeedJitter, WaveformJitter
+from avjax.data.frontend import Augment, Frontend, FrameNormalise
 from avjax.data.logmel import LogMel
 from avjax.data.pipeline import AudioSampling, Data, VideoSampling
 from avjax.experiment import Experiment, Training
@@ -15,8 +16,15 @@ from avjax.nn.transformer import Size
 from avjax.objectives.classification import Classification
 from avjax.training.optimizer import AdamW
 
-LOGMEL = LogMel(mels=64)
+LOGMEL = LogMel(mels=64, per_clip=True)
 AUDIO = Patches("audio", shape=(64, LOGMEL.mels), patch=(8, 16))
+AUGMENT = Augment(
+    # Three speakers are few: speed stands in for others.
+    speed=SpeedJitter((0.8, 1.25)),
+    waveform=WaveformJitter(snr=(3.0, 20.0)),
+    spectrogram=SpecAugment(frequency_masks=2, frequency_width=12, time_masks=2, time_width=12),
+    crop=Crop(zoom=(0.85, 1.2), aspect=(0.85, 1.18), flip=0.0),
+)
 VIDEO = Patches("video", shape=(1, 8, 8, 1), patch=(1, 2, 2))
 CLASSES = {"digit": 10}
 SIZE = Size(width=64, depth=4, heads=2)
@@ -33,7 +41,7 @@ def digits(model, *, steps: int = 2000) -> Experiment:
             audio=AudioSampling(LOGMEL.samples(64)) if "audio" in names else None,
             video=VideoSampling(frames=1, rate=1.0) if "video" in names else None,
         ),
-        frontend=Frontend(audio=LOGMEL, video=FrameNormalise()),
+        frontend=Frontend(audio=LOGMEL, video=FrameNormalise(), augment=AUGMENT),
         objective=Classification(label_smoothing=0.1),
         optimizer=AdamW(learning_rate=2e-3, weight_decay=0.05),
         training=Training(steps=steps, evaluate_every=200, checkpoint_every=500),

@@ -17,7 +17,7 @@ import grain
 import jax
 import numpy as np
 
-from avjax.data.records import Description, Record, Records
+from avjax.data.records import Description, Record, Records, Split
 from avjax.streams import Batch, Stream
 
 
@@ -154,6 +154,63 @@ class Crop:
         return {head: np.eye(len(names), dtype=np.float32)[record.labels[head]] for head, names in classes.items()}
 
 
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """Which rows of each global batch a process reads."""
+
+    batch: int
+    process: int
+    processes: int
+
+    def __post_init__(self) -> None:
+        if self.batch % self.processes:
+            raise ValueError(f"a batch of {self.batch} rows cannot be divided among {self.processes} processes")
+
+    @property
+    def count(self) -> int:
+        return self.batch // self.processes
+
+    def position(self, local: int) -> int:
+        """Position among all processes' samples of the ``local``-th that this process reads."""
+        step, row = divmod(int(local), self.count)
+        return step * self.batch + self.process * self.count + row
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingRow:
+    """Number of a sample to a row; an object rather than a closure, so that worker processes can be sent it."""
+
+    rows: Rows
+    split: Split
+    crop: Crop
+    order: grain.MapDataset
+    seed: int
+
+    def __call__(self, local: int) -> Batch:
+        position = self.rows.position(local)
+        place = np.random.Generator(np.random.Philox(key=[self.seed, position])).random()
+        index = int(self.order[position])
+        return self.crop.row(self.split[index], index, place)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationRow:
+    """The same for evaluation: every crop of every clip in order, then filler."""
+
+    rows: Rows
+    split: Split
+    crop: Crop
+    total: int
+
+    def __call__(self, local: int) -> Batch:
+        position = self.rows.position(local)
+        if position >= self.total:
+            return self.crop.filler()
+        clips = self.crop.data.test_clips
+        index, clip = divmod(position, clips)
+        return self.crop.row(self.split[index], index, (clip + 0.5) / clips)
+
+
 def training_batches(
     data: Data, *, seed: int, start: int, steps: int, process: int = 0, processes: int = 1
 ) -> grain.DatasetIterator:
@@ -164,27 +221,19 @@ def training_batches(
     """
     records = Records(data.records)
     split, crop = records.split("train"), Crop(data, records.description)
-    if data.batch % processes:
-        raise ValueError(f"a batch of {data.batch} rows cannot be divided among {processes} processes")
     if not len(split):
         raise ValueError(f"{data.records}: the split 'train' has no clip; see report.txt beside the records")
-    rows = data.batch // processes
+    rows = Rows(data.batch, process, processes)
     # Reshuffled every epoch; position of a sample in training -> number of its record.
     order = grain.MapDataset.range(len(split)).seed(seed).shuffle().repeat(None)
-
-    def read(local: int) -> Batch:
-        step, row = divmod(int(local), rows)
-        position = step * data.batch + process * rows + row
-        place = np.random.Generator(np.random.Philox(key=[seed, position])).random()
-        index = int(order[position])
-        return crop.row(split[index], index, place)
-
-    dataset = grain.MapDataset.range(start * rows, steps * rows).map(read).batch(rows, batch_fn=stack)
+    read = TrainingRow(rows, split, crop, order, seed)
+    count = rows.count
+    dataset = grain.MapDataset.range(start * count, steps * count).map(read).batch(count, batch_fn=stack)
     return iter(_read_ahead(dataset, data))
 
 
 def evaluation_batches(
-    data: Data, split: str, *, process: int = 0, processes: int = 1, batch: int | None = None
+    data: Data, split: str, *, process: int = 0, processes: int = 1
 ) -> tuple[int, Iterator[Batch]]:
     """Number of global batches, and this process's part of them: every clip of a split in order.
 
@@ -192,21 +241,11 @@ def evaluation_batches(
     """
     records = Records(data.records)
     source, crop = records.split(split), Crop(data, records.description)
-    batch = batch or data.batch
-    if batch % processes:
-        raise ValueError(f"a batch of {batch} rows cannot be divided among {processes} processes")
-    rows, total = batch // processes, len(source) * data.test_clips
-    count = -(-total // batch)
-
-    def read(local: int) -> Batch:
-        step, row = divmod(int(local), rows)
-        position = step * batch + process * rows + row
-        if position >= total:
-            return crop.filler()
-        index, clip = divmod(position, data.test_clips)
-        return crop.row(source[index], index, (clip + 0.5) / data.test_clips)
-
-    dataset = grain.MapDataset.range(count * rows).map(read).batch(rows, batch_fn=stack)
+    rows = Rows(data.batch, process, processes)
+    total = len(source) * data.test_clips
+    count = -(-total // data.batch)
+    read = EvaluationRow(rows, source, crop, total)
+    dataset = grain.MapDataset.range(count * rows.count).map(read).batch(rows.count, batch_fn=stack)
     return count, iter(_read_ahead(dataset, data))
 
 

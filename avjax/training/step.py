@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +15,11 @@ from avjax.data.frontend import Frontend
 from avjax.streams import Batch, Output
 
 Metrics = dict[str, jax.Array]
+# An nnx.State or a tree of them; a tree map over the training state puts shapes or shardings in its place.
+Tree = Any
 
 
+@runtime_checkable
 class Objective(Protocol):
     """What a step asks of an objective: the loss, its parts by name, and probabilities from logits."""
 
@@ -38,11 +41,11 @@ class TrainState:
       average: exponential moving average of the parameters, or None.
     """
 
-    step: jax.Array
-    params: nnx.State
-    buffers: nnx.State
-    optimizer: Any
-    average: nnx.State | None
+    step: Tree
+    params: Tree
+    buffers: Tree
+    optimizer: Tree
+    average: Tree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,34 +104,38 @@ class Steps:
         probabilities = {head: self.objective.probabilities(logits) for head, logits in output.logits.items()}
         return probabilities, {"loss": loss, **parts}
 
-    def _gradients(
-        self, state: TrainState, features: Batch, key: jax.Array
-    ) -> tuple[nnx.State, Metrics, nnx.State]:
+    def _gradients(self, state: TrainState, features: Batch, key: jax.Array) -> tuple[nnx.State, Metrics, nnx.State]:
         """Gradient and metrics of the batch, over microbatches where there are several."""
         gradient = jax.grad(self._loss, has_aux=True)
         if self.accumulate == 1:
             gradients, (metrics, buffers) = gradient(state.params, state.buffers, features, key)
             return gradients, metrics, buffers
 
+        rows = features.weight.shape[0]
+        if rows % self.accumulate:
+            raise ValueError(
+                f"a batch of {rows} rows cannot be divided into {self.accumulate} microbatches; set --data.batch to a"
+                " multiple of --training.accumulate"
+            )
+
         def split(x: jax.Array) -> jax.Array:
             # Row i goes to microbatch i modulo their number, so that every device keeps its own rows.
             return jnp.moveaxis(x.reshape(-1, self.accumulate, *x.shape[1:]), 1, 0)
 
-        def body(carry: tuple, part: tuple[Batch, jax.Array]) -> tuple[tuple, None]:
-            total, sums, buffers, weight = carry
+        def add(carry: tuple, part: tuple[Batch, jax.Array]) -> tuple[tuple, None]:
+            sums, buffers, weight = carry
             micro, number = part
-            share = micro.weight.sum()
             gradients, (metrics, buffers) = gradient(state.params, buffers, micro, jax.random.fold_in(key, number))
-            add = lambda a, b: a + share * b  # noqa: E731
-            return (jax.tree.map(add, total, gradients), jax.tree.map(add, sums, metrics), buffers, weight + share), None
+            share = micro.weight.sum()
+            return (optax.tree.add_scale(sums, share, (gradients, metrics)), buffers, weight + share), None
 
-        micros = (jax.tree.map(split, features), jnp.arange(self.accumulate))
-        shapes = jax.eval_shape(lambda m: gradient(state.params, state.buffers, m, key), jax.tree.map(lambda x: x[0], micros[0]))
-        zeros = lambda tree: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), tree)  # noqa: E731
-        start = (zeros(shapes[0]), zeros(shapes[1][0]), state.buffers, jnp.zeros(()))
-        (total, sums, buffers, weight), _ = jax.lax.scan(body, start, micros)
-        mean = lambda x: x / jnp.maximum(weight, 1e-8)  # noqa: E731
-        return jax.tree.map(mean, total), jax.tree.map(mean, sums), buffers
+        micros = jax.tree.map(split, features)
+        first = jax.tree.map(lambda x: x[0], micros)
+        _, (metrics, _) = jax.eval_shape(gradient, state.params, state.buffers, first, key)
+        start = (optax.tree.zeros_like((state.params, metrics)), state.buffers, jnp.zeros(()))
+        (sums, buffers, weight), _ = jax.lax.scan(add, start, (micros, jnp.arange(self.accumulate)))
+        gradients, metrics = optax.tree.scale(1 / jnp.maximum(weight, 1e-8), sums)
+        return gradients, metrics, buffers
 
     def _loss(
         self, params: nnx.State, buffers: nnx.State, features: Batch, key: jax.Array
@@ -147,12 +154,15 @@ class Steps:
         self, params: nnx.State, buffers: nnx.State, features: Batch, key: jax.Array | None
     ) -> tuple[Output, nnx.State]:
         """The model in ``precision``; without a key nothing is random."""
-        model = nnx.merge(self.graph, *self._cast((params, buffers)), self.randomness, copy=True)
+        # Buffers stay float32: a moving average of slow steps stands still in bfloat16.
+        model = nnx.merge(self.graph, self._cast(params), buffers, self.randomness, copy=True)
         if key is not None:
             nnx.reseed(model, default=key, dropout=key)
         modes = {"deterministic": key is None, "use_running_average": key is None}
         model = nnx.view(model, raise_if_not_found=False, **modes)
-        output = model(features.replace(streams=self._cast(features.streams)))
+        # Values alone: bfloat16 would round seconds.
+        streams = {name: s.replace(values=self._cast(s.values)) for name, s in features.streams.items()}
+        output = model(features.replace(streams=streams))
         _, _, buffers_after, _ = nnx.split(model, nnx.Param, nnx.Not(nnx.RngState), ...)
         return output, jax.tree.map(lambda new, old: new.astype(old.dtype), buffers_after, buffers)
 

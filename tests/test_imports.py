@@ -10,30 +10,30 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
+# What anything of avjax may use, what a model is made of, and what training and the commands share.
+BASE = {"avjax", "avjax.streams", "avjax.progress"}
+MODEL = BASE | {"avjax.nn", "avjax.models", "avjax.objectives", "kernels"}
+RUN = MODEL | {"avjax.data", "avjax.training", "avjax.experiment", "avjax.run"}
+
 # Layer -> layers it may import besides itself. A file's layer is the longest prefix that matches its module name.
 MAY_IMPORT = {
     "kernels": set(),
     "avjax": set(),
-    "avjax.streams": set(),
-    "avjax.data": {"avjax", "avjax.streams"},
-    "avjax.nn": {"avjax", "avjax.streams", "kernels"},
-    "avjax.models": {"avjax", "avjax.streams", "avjax.nn", "kernels"},
-    "avjax.objectives": {"avjax", "avjax.streams", "avjax.nn", "kernels"},
-    "avjax.pretrained": {"avjax", "avjax.streams", "avjax.nn", "avjax.models"},
-    # An experiment file's type and the run directory: what training and the commands both speak of.
-    "avjax.experiment": {"avjax", "avjax.streams", "avjax.data", "avjax.objectives", "avjax.training"},
-    "avjax.run": {"avjax", "avjax.streams", "avjax.experiment"},
-    "avjax.training": {"avjax", "avjax.streams", "avjax.data", "avjax.nn", "avjax.models", "avjax.objectives",
-                       "avjax.experiment", "avjax.run", "kernels"},
-    "avjax.diagnostics": {"avjax", "avjax.streams", "avjax.data", "avjax.nn", "avjax.models", "avjax.objectives",
-                          "avjax.training", "avjax.experiment", "avjax.run", "kernels"},
-    "avjax.cli": {"avjax", "avjax.streams", "avjax.data", "avjax.nn", "avjax.models", "avjax.objectives",
-                  "avjax.pretrained", "avjax.training", "avjax.diagnostics", "avjax.experiment", "avjax.run",
-                  "kernels"},
-    "experiments": {"avjax", "avjax.streams", "avjax.data", "avjax.nn", "avjax.models", "avjax.objectives",
-                    "avjax.pretrained", "avjax.training", "avjax.diagnostics", "avjax.experiment", "avjax.run",
-                    "avjax.cli", "kernels"},
-}  # fmt: skip
+    "avjax.streams": {"avjax"},
+    "avjax.progress": {"avjax"},
+    "avjax.data": BASE,
+    "avjax.nn": BASE | {"kernels"},
+    "avjax.models": BASE | {"avjax.nn", "kernels"},
+    "avjax.objectives": BASE | {"avjax.nn", "kernels"},
+    "avjax.pretrained": BASE | {"avjax.nn", "avjax.models"},
+    # The type of an experiment names its parts; a run directory holds one.
+    "avjax.experiment": BASE | {"avjax.data", "avjax.objectives", "avjax.training"},
+    "avjax.run": BASE | {"avjax.experiment"},
+    "avjax.training": RUN,
+    "avjax.diagnostics": RUN,
+    "avjax.cli": RUN | {"avjax.pretrained", "avjax.diagnostics"},
+    "experiments": RUN | {"avjax.pretrained", "avjax.diagnostics", "avjax.cli"},
+}
 
 # These run in the preparing processes, where importing jax would cost seconds and a device.
 WITHOUT_JAX = ("avjax.data.media", "avjax.data.records", "avjax.data.prepare", "avjax.data.corpora")

@@ -1,0 +1,166 @@
+"""Every command in the documentation is known here, and is run or at least parsed.
+
+A fenced ```bash block of README.md, CONTRIBUTING.md or docs/*.md is split into commands. Each must match a row of
+COMMANDS, which says how it is held:
+
+* ``run``: `make check` executes it in a scratch folder, with the row's words appended, which shrink it.
+* ``parse``: the program must accept its words without carrying them out; for pods, TPUs and long runs.
+* ``elsewhere``: another test or the continuous integration runs that very command; the row names it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+FENCE = re.compile(r"^```(?:bash|sh|shell|console)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+@dataclasses.dataclass(frozen=True)
+class Held:
+    """How a command of the documentation is held to work."""
+
+    how: str
+    words: str = ""  # appended, where run
+    by: str = ""  # the test or script, where elsewhere
+    seconds: int = 300
+
+
+# Beginning of the command -> how it is held; the longest beginning that matches counts.
+COMMANDS: dict[str, Held] = {
+    "make install": Held("elsewhere", by=".ci/run"),
+    "make test": Held("elsewhere", by=".ci/run"),
+    "make check": Held("elsewhere", by=".ci/run"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """One command as it stands in a document."""
+
+    file: str
+    line: int
+    text: str
+
+
+def commands(text: str, file: str) -> list[Command]:
+    """The commands of every fenced shell block: comments and output left out, continued lines joined, `&&` split."""
+    found = []
+    for block in FENCE.finditer(text):
+        line = text.count("\n", 0, block.start(1)) + 1
+        content = block.group(1)
+        prompted = re.search(r"^\$ ", content, re.MULTILINE) is not None
+        pending, begin = "", line
+        for number, raw in enumerate(content.split("\n"), line):
+            if not pending:
+                begin = number
+                if prompted and not raw.startswith("$ "):
+                    continue
+                raw = raw.removeprefix("$ ")
+            pending += raw.rstrip("\\") if raw.endswith("\\") else raw
+            if raw.endswith("\\"):
+                continue
+            # comments=True drops what follows a hash sign, as the shell does.
+            words = shlex.split(pending, comments=True)
+            pending = ""
+            if words:
+                joined = shlex.join(words)
+                found += [Command(file, begin, part.strip()) for part in joined.split(" '&&' ")]
+    return found
+
+
+def documents() -> list[Path]:
+    named = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "experiments" / "README.md"]
+    return [path for path in (*named, *sorted((ROOT / "docs").glob("*.md"))) if path.exists()]
+
+
+def documented() -> list[Command]:
+    return [
+        command
+        for path in documents()
+        for command in commands(path.read_text(encoding="utf-8"), str(path.relative_to(ROOT)))
+    ]
+
+
+def held(text: str) -> Held | None:
+    matching = [prefix for prefix in COMMANDS if text == prefix or text.startswith(f"{prefix} ")]
+    return COMMANDS[max(matching, key=len)] if matching else None
+
+
+def argv(text: str) -> list[str]:
+    """The words, with `avjax` and `python` being this checkout and this interpreter."""
+    words = shlex.split(text)
+    replaced = {"avjax": [sys.executable, "-m", "avjax.cli"], "python": [sys.executable]}
+    return [*replaced.get(words[0], words[:1]), *words[1:]]
+
+
+def test_every_documented_command_is_known() -> None:
+    unknown = [f"{one.file}:{one.line}: {one.text}" for one in documented() if held(one.text) is None]
+    assert not unknown, "add each to COMMANDS in tests/test_docs.py: " + "; ".join(unknown)
+
+
+def test_every_row_is_used_and_sound() -> None:
+    texts = [one.text for one in documented()]
+    for prefix, row in COMMANDS.items():
+        assert row.how in ("run", "parse", "elsewhere"), prefix
+        assert any(held(text) is row for text in texts), f"no document has the command {prefix!r} any more"
+        if row.how == "elsewhere":
+            assert (ROOT / row.by.split("::")[0]).exists(), f"{prefix}: {row.by} does not exist"
+
+
+@pytest.mark.parametrize("one", [one for one in documented() if (row := held(one.text)) and row.how == "parse"],
+                         ids=lambda one: one.text)  # fmt: skip
+def test_it_parses(one: Command, tmp_path: Path) -> None:
+    """`--help` after the words: the program reads them all, complains about what it does not know, and does nothing."""
+    done = subprocess.run(
+        [*argv(one.text), "--help"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, f"{one.file}:{one.line}: {done.stdout[-1500:]}{done.stderr[-1500:]}"
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all commands, in the order of the documents: later ones use what earlier ones made."""
+    folder = tmp_path_factory.mktemp("docs")
+    (folder / "experiments").symlink_to(ROOT / "experiments")
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("one", [one for one in documented() if (row := held(one.text)) and row.how == "run"],
+                         ids=lambda one: one.text)  # fmt: skip
+def test_it_runs(one: Command, scratch: Path) -> None:
+    row = held(one.text)
+    environment = {**os.environ, "XLA_FLAGS": ""}
+    done = subprocess.run(
+        argv(f"{one.text} {row.words}"),
+        cwd=scratch, env=environment, capture_output=True, text=True, timeout=row.seconds, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, f"{one.file}:{one.line}: {done.stdout[-3000:]}{done.stderr[-3000:]}"
+
+
+def test_commands_are_found_as_a_shell_would() -> None:
+    text = (
+        "words\n```bash\n# a comment\nmake quickstart && make test  # two\n\navjax train demo_mbt \\\n"
+        "    --steps 3\n```\n```python\nnot a command\n```\n```console\n$ avjax eval runs/x\naccuracy 0.9\n```\n"
+    )
+    assert commands(text, "f") == [
+        Command("f", 4, "make quickstart"),
+        Command("f", 4, "make test"),
+        Command("f", 6, "avjax train demo_mbt --steps 3"),
+        Command("f", 13, "avjax eval runs/x"),
+    ]
+
+
+def test_an_unknown_command_is_told() -> None:
+    assert held("avjax levitate") is None
+    assert held("make tests") is None
+    assert held("make test VENV=x") is COMMANDS["make test"]

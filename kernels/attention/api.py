@@ -99,6 +99,7 @@ def attention(
     bias = None if bias is None else jnp.asarray(bias)
     received_weights = None if received_weights is None else jnp.asarray(received_weights)
     statistics = _check(query, key, value, bias, mask, softcap, dropout, statistics, received_weights)
+    mask = jax.tree.map(jnp.asarray, mask)
     if precision is None:
         wide = jnp.promote_types(query.dtype, jnp.float32) == query.dtype
         precision = jax.lax.Precision.HIGHEST if wide else jax.lax.Precision.DEFAULT

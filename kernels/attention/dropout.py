@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, UInt32
 
 # The fewest rounds that pass every statistical test of the paper (its table 2).
@@ -36,14 +37,14 @@ def threefry(key: tuple[Any, Any], counter: tuple[Any, Any], rounds: int = ROUND
     return low, high
 
 
-def dropout_seeds(seed: int | Array, batch: int, heads: int) -> UInt32[Array, "B H"]:
+def dropout_seeds(seed: int | np.integer | Array, batch: int, heads: int) -> UInt32[Array, "B H"]:
     """The seed of every sample and head that a scalar seed stands for.
 
     Inside ``jax.shard_map`` a scalar seed would give every shard the same draws, since each counts its own samples and
     heads from 0. Make these outside, pass them sharded like the batch and the heads, and hand them over as the seed.
     """
-    if isinstance(seed, int):
-        seed %= 1 << 32
+    if isinstance(seed, (int, np.integer)):
+        seed = np.uint32(int(seed) % (1 << 32))
     sample, head = jnp.arange(batch, dtype=jnp.uint32), jnp.arange(heads, dtype=jnp.uint32)
     key = (jnp.asarray(seed).astype(jnp.uint32), _SEEDS)
     return threefry(key, (sample[:, None], head[None, :]))[0]

@@ -16,6 +16,8 @@ from kernels.attention import STATISTICS, Layout, Mask, attention, dropout_seeds
 from kernels.attention.dropout import kept
 from tests.kernels.attention import dense
 
+# Halves the time of tests that compile often and run once.
+QUICK_TO_COMPILE = {"xla_backend_optimization_level": 0}
 DIFFERENTIABLE = ("output", *STATISTICS)
 
 
@@ -60,8 +62,10 @@ def truth(case: Case, dtype: Any, cotangents: dict[str, np.ndarray] | None) -> t
 
 
 @functools.lru_cache(maxsize=4)
-def compiled(implementation: str, scale: float | None, softcap: float | None, dropout: tuple[float, int] | None) -> Any:
-    """Values and gradients in one compiled function, which many masks share."""
+def compiled(
+    implementation: str, scale: float | None, softcap: float | None, dropout: tuple[float, int] | None, quick: bool
+) -> Any:
+    """Values and gradients in one compiled function, which many masks share; ``quick`` to compile, slower to run."""
 
     def call(arrays, mask):
         attended = attention(
@@ -78,20 +82,24 @@ def compiled(implementation: str, scale: float | None, softcap: float | None, dr
         cotangents = {name: cotangents[name].astype(value.dtype) for name, value in values.items()}
         return {**values, "nonempty": nonempty}, pull(cotangents)[0]
 
-    return jax.jit(both)
+    return jax.jit(both, compiler_options=QUICK_TO_COMPILE if quick else None)
 
 
-def run(case: Case, implementation: str, dtype: Any, cotangents: dict[str, np.ndarray]) -> tuple[dict, dict]:
+def run(
+    case: Case, implementation: str, dtype: Any, cotangents: dict[str, np.ndarray], quick: bool
+) -> tuple[dict, dict]:
     """Values and gradients of an implementation."""
     arrays = {
         name: jnp.asarray(array, dtype if name in ("query", "key", "value") else None)
         for name, array in case.arrays.items()
     }
-    function = compiled(implementation, case.scale, case.softcap, case.dropout)
+    function = compiled(implementation, case.scale, case.softcap, case.dropout, quick)
     return jax.tree.map(np.asarray, function(arrays, jax.tree.map(jnp.asarray, case.mask), cotangents))
 
 
-def check(case: Case, implementation: str, dtype: Any, rng: np.random.Generator) -> tuple[dict, dict]:
+def check(
+    case: Case, implementation: str, dtype: Any, rng: np.random.Generator, quick: bool = False
+) -> tuple[dict, dict]:
     """Values and gradients by the error-ratio rule; returns those of the implementation."""
     if dtype == ml_dtypes.bfloat16:
         rounded = {
@@ -103,7 +111,7 @@ def check(case: Case, implementation: str, dtype: Any, rng: np.random.Generator)
     cotangents = cotangents_like(values, rng)
     cotangents["output"] = cotangents["output"].astype(dtype).astype(np.float32)
     exact, peer = truth(case, np.float64, cotangents), truth(case, dtype, cotangents)
-    found = run(case, implementation, dtype, cotangents)
+    found = run(case, implementation, dtype, cotangents, quick)
     for kind, *versions in zip(("value", "gradient"), exact, peer, found, strict=True):
         want, same, got = versions
         assert set(got) == set(want)

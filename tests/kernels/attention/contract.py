@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec as P
 from kernels.attention import STATISTICS, Layout, Mask, attention, dropout_seeds
 from kernels.attention.specs import TABLE, Spec
 from tests.kernels.attention import dense
-from tests.kernels.attention.cases import Case, check, recipes, truth, validity, within_ratio
+from tests.kernels.attention.cases import QUICK_TO_COMPILE, Case, check, recipes, truth, validity, within_ratio
 
 QUICK = [spec.name for spec in TABLE.values() if spec.tokens <= 200]
 SLOW = [spec.name for spec in TABLE.values() if spec.tokens > 200 and not spec.long]
@@ -55,32 +55,41 @@ class AttentionContract:
             yield
 
     def attend(self, *arrays: Any, **options: Any):
+        """One call of the implementation, to be traced."""
         return attention(*arrays, implementation=self.implementation, **options)
+
+    def attended(self, *arrays: Any, mask: Mask | None = None, **options: Any):
+        """One call of the implementation, compiled and run."""
+
+        def call(arrays, mask):
+            return self.attend(*arrays, mask=mask, **options)
+
+        return jax.jit(call, compiler_options=QUICK_TO_COMPILE)(arrays, mask)
 
     # Values and gradients
 
-    @hypothesis.settings(max_examples=6)
+    @hypothesis.settings(max_examples=5)
     @hypothesis.given(recipe=recipes(longest=64), seed=st.integers(0, 2**32 - 1))
     def test_any_call(self, recipe, seed):
-        check(recipe.build(), self.implementation, np.float32, np.random.default_rng(seed))
+        check(recipe.build(), self.implementation, np.float32, np.random.default_rng(seed), quick=True)
 
     @pytest.mark.slow
-    @hypothesis.settings(max_examples=60)
+    @hypothesis.settings(max_examples=30)
     @hypothesis.given(
         recipe=recipes(longest=64),
         dtype=st.sampled_from([np.float32, ml_dtypes.bfloat16]),
         seed=st.integers(0, 2**32 - 1),
     )
     def test_any_call_often(self, recipe, dtype, seed):
-        check(recipe.build(), self.implementation, dtype, np.random.default_rng(seed))
+        check(recipe.build(), self.implementation, dtype, np.random.default_rng(seed), quick=True)
 
     @pytest.mark.slow
-    @hypothesis.settings(max_examples=12)
+    @hypothesis.settings(max_examples=6)
     @hypothesis.given(recipe=recipes(longest=700), seed=st.integers(0, 2**32 - 1))
     def test_any_long_call(self, recipe, seed):
-        check(recipe.build(), self.implementation, np.float32, np.random.default_rng(seed))
+        check(recipe.build(), self.implementation, np.float32, np.random.default_rng(seed), quick=True)
 
-    @hypothesis.settings(max_examples=40)
+    @hypothesis.settings(max_examples=25)
     @hypothesis.given(seed=st.integers(0, 2**32 - 1))
     def test_any_validity(self, seed):
         """Random validity, presence and segments on one layout: empty rows, absent modalities, empty samples."""
@@ -104,7 +113,8 @@ class AttentionContract:
 
     @pytest.mark.parametrize("name", QUICK)
     def test_shape(self, name, rng):
-        check(from_spec(TABLE[name], rng, batch=2), self.implementation, np.float32, rng)
+        case = from_spec(TABLE[name], rng, batch=2)
+        check(case, self.implementation, np.float32, rng, quick=name != "odd_129")
 
     @pytest.mark.slow
     @pytest.mark.parametrize("name", SLOW)
@@ -113,7 +123,7 @@ class AttentionContract:
 
     @pytest.mark.parametrize("name", ["odd_7", pytest.param("gqa", marks=pytest.mark.slow)])
     def test_shape_bfloat16(self, name, rng):
-        check(from_spec(TABLE[name], rng, batch=2), self.implementation, ml_dtypes.bfloat16, rng)
+        check(from_spec(TABLE[name], rng, batch=2), self.implementation, ml_dtypes.bfloat16, rng, quick=True)
 
     @pytest.mark.slow
     @pytest.mark.parametrize("name", LONG)
@@ -136,7 +146,7 @@ class AttentionContract:
 
     # Known answers
 
-    @pytest.mark.parametrize("length", [7, 9, pytest.param(128, marks=pytest.mark.slow)])
+    @pytest.mark.parametrize("length", [7, *(pytest.param(n, marks=pytest.mark.slow) for n in (9, 128, 1000))])
     @pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
     def test_uniform_attention(self, length, dtype, rng):
         """query = 0: mass N_g / N, entropy log N, within groups log N_g, moment and peak 1 / N, received sum(w) / N."""
@@ -144,11 +154,9 @@ class AttentionContract:
         layout = Layout.of(audio=first, video=length - first)
         key, value = (jnp.asarray(normal(rng, 2, length, 2, 8), dtype) for _ in range(2))
         weights = normal(rng, 2, length, 3)
-        attended = jax.jit(
-            lambda q, k, v, w: self.attend(
-                q, k, v, mask=Mask(layout, layout), statistics=STATISTICS, received_weights=w
-            )
-        )(jnp.zeros_like(key), key, value, weights)
+        attended = self.attended(
+            jnp.zeros_like(key), key, value, mask=Mask(layout, layout), statistics=STATISTICS, received_weights=weights
+        )
         found, sizes = attended.statistics, np.array(layout.lengths)
         np.testing.assert_allclose(found["mass"], np.broadcast_to(sizes / length, (2, 2, length, 2)), rtol=2e-6)
         np.testing.assert_allclose(found["entropy"], np.full((2, 2, length), np.log(length)), rtol=2e-6)
@@ -162,10 +170,10 @@ class AttentionContract:
     def test_sharp_attention(self, rng):
         """Scale to infinity: entropy 0, peak 1, mass one-hot on the group of the best key, all of it received there."""
         layout, length = Layout.of(audio=4, video=5), 9
-        query, key, value = (normal(rng, 1, length, 1, 16) for _ in range(3))
-        attended = jax.jit(lambda *qkv: self.attend(*qkv, mask=Mask(layout, layout), scale=1e4, statistics=STATISTICS))(
-            query, key, value
-        )
+        query = rng.choice(np.float32([-1, 1]), (1, length, 1, 1))
+        key = rng.permutation(length).astype(np.float32)[None, :, None, None]
+        value = normal(rng, 1, length, 1, 4)
+        attended = self.attended(query, key, value, mask=Mask(layout, layout), scale=1e4, statistics=STATISTICS)
         best = (query[0, :, 0] @ key[0, :, 0].T).argmax(-1)
         found = {name: np.asarray(array)[0, 0] for name, array in attended.statistics.items()}
         tolerance = {"rtol": 1e-6, "atol": 1e-6}
@@ -183,11 +191,9 @@ class AttentionContract:
         arrays = {name: normal(rng, *shape) for name, shape in spec.shapes(2).items()}
         weights = normal(rng, 2, 7, 3)
         mask = spec.mask(key_valid=jnp.arange(7)[None] < jnp.array([[7], [5]]))
-        attended = jax.jit(
-            lambda q, k, v: self.attend(
-                q, k, v, mask=mask, statistics=STATISTICS, received_weights=weights, dropout=(0.4, 5)
-            )
-        )(*arrays.values())
+        attended = self.attended(
+            *arrays.values(), mask=mask, statistics=STATISTICS, received_weights=weights, dropout=(0.4, 5)
+        )
         found = {name: np.asarray(array) for name, array in attended.statistics.items()}
         mass = found["mass"]
         np.testing.assert_allclose(mass.sum(-1), 1, rtol=1e-6)
@@ -205,14 +211,14 @@ class AttentionContract:
         ones = jnp.ones((1, 10, 1, 4))
         value = ones.at[:, 5:].set(0)
         names = ("mass", "group_output")
-        output, found = self.attend(0 * ones, ones, value, mask=Mask(layout, layout), statistics=names)
+        output, found = self.attended(0 * ones, ones, value, mask=Mask(layout, layout), statistics=names)
         share = (
             jnp.einsum("bhigd,bihd->bhig", found["group_output"], output)
             / jnp.square(output).sum(-1)[:, None, :, 0, None]
         )
         np.testing.assert_allclose(found["mass"], np.broadcast_to([0.5, 0.5], (1, 1, 10, 2)), rtol=1e-6)
         np.testing.assert_allclose(share, np.broadcast_to([1.0, 0.0], (1, 1, 10, 2)), atol=1e-6)
-        output, found = self.attend(0 * ones, ones, value, statistics=names)
+        output, found = self.attended(0 * ones, ones, value, statistics=names)
         np.testing.assert_allclose(found["mass"], np.ones((1, 1, 10, 1)), rtol=1e-6)
         np.testing.assert_allclose(found["group_output"][:, :, :, 0], output.swapaxes(1, 2), rtol=1e-6)
 
@@ -250,8 +256,8 @@ class AttentionContract:
     def test_only_what_is_named(self, rng):
         """Names choose what comes back, and the values do not depend on what else is named."""
         arrays = [normal(rng, 1, 7, 2, 4) for _ in range(3)]
-        alone = {name: self.attend(*arrays, statistics=(name,)) for name in STATISTICS}
-        together = self.attend(*arrays, statistics=STATISTICS)
+        alone = {name: self.attended(*arrays, statistics=(name,)) for name in STATISTICS}
+        together = self.attended(*arrays, statistics=STATISTICS)
         assert set(together.statistics) == {*STATISTICS, "nonempty"}
         for name, attended in alone.items():
             assert set(attended.statistics) == {name} | ({"nonempty"} if name == "lse" else set())
@@ -265,19 +271,19 @@ class AttentionContract:
         layout = Layout.of(a=5, b=3, c=4)
         # Window 11 hides nothing; two groups of queries that see the same keys in another order of pairs.
         split = Mask(layout, layout, sees=[(a, b) for a in "abc" for b in "abc"], window=11)
-        output, found = self.attend(*arrays, mask=whole, dropout=(0.5, 3), statistics=("entropy", "peak"))
-        again, _ = self.attend(*arrays, mask=split, dropout=(0.5, 3))
+        output, found = self.attended(*arrays, mask=whole, dropout=(0.5, 3), statistics=("entropy", "peak"))
+        again, _ = self.attended(*arrays, mask=split, dropout=(0.5, 3))
         np.testing.assert_allclose(again, output, rtol=1e-5, atol=1e-6)
-        clean, undropped = self.attend(*arrays, mask=whole, statistics=("entropy", "peak"))
+        clean, undropped = self.attended(*arrays, mask=whole, statistics=("entropy", "peak"))
         for name, array in found.items():
             np.testing.assert_allclose(array, undropped[name], rtol=1e-6)
         assert np.abs(clean - output).max() > 0.05
-        assert np.abs(self.attend(*arrays, mask=whole, dropout=(0.5, 4)).output - output).max() > 0.05
+        assert np.abs(self.attended(*arrays, mask=whole, dropout=(0.5, 4)).output - output).max() > 0.05
         seeds = dropout_seeds(3, 2, 4)
         part = [array[1:, :, 2:] for array in arrays]
-        alone, _ = self.attend(*part, dropout=(0.5, seeds[1:, 2:]))
+        alone, _ = self.attended(*part, dropout=(0.5, seeds[1:, 2:]))
         np.testing.assert_allclose(alone, output[1:, :, 2:], rtol=1e-5, atol=1e-6)
-        np.testing.assert_array_equal(self.attend(*arrays, dropout=(0.0, 3)).output, self.attend(*arrays).output)
+        np.testing.assert_array_equal(self.attended(*arrays, dropout=(0.0, 3)).output, self.attended(*arrays).output)
 
     def test_transformations(self, rng):
         """vmap, jit, remat and scan give what the plain call gives."""
@@ -344,7 +350,7 @@ class AttentionContract:
                 values, pull = jax.vjp(lambda arrays: function(arrays, mask, seeds), arrays)
                 return values, pull(jax.tree.map(jnp.asarray, cotangents))[0]
 
-            return jax.jit(run)(arrays)
+            return jax.jit(run, compiler_options=QUICK_TO_COMPILE)(arrays)
 
         for found, expected in zip(jax.tree.leaves(both(sharded)), jax.tree.leaves(both(call)), strict=True):
             np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-5)

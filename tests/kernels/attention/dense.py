@@ -61,7 +61,7 @@ def attend(
       arrays: query, key, value, received_weights, and bias or not.
       seen: bool [B, Nq, Nk].
       groups: first token and end of each key group.
-      cotangents: name -> array of the value's shape; missing ones are 0.
+      cotangents: name -> array of the value's shape; missing ones are 0. None: gradients are not computed.
       keep: [B, H, Nq, Nk] dropout's multipliers.
       dtype: float64, float32, or bfloat16 for float32 with weights, output and gradients rounded.
     """
@@ -76,7 +76,8 @@ def attend(
     batch, queries, heads, _ = query.shape
     keys, shared, width = value.shape[1:]
     weights = inputs["received_weights"]
-    cotangents = {name: np.asarray(array).astype(wide) for name, array in (cotangents or {}).items()}
+    if cotangents is not None:
+        cotangents = {name: np.asarray(array).astype(wide) for name, array in cotangents.items()}
     bias = inputs.get("bias", np.zeros((1, 1, 1, 1), wide))
     full_bias = np.broadcast_to(bias, (batch, heads, queries, keys))
     member = np.zeros((keys, len(groups)), wide)
@@ -127,6 +128,9 @@ def attend(
         values["mass"][b, h], values["entropy"][b, h], values["group_entropy"][b, h] = mass, entropy, group_entropy
         values["second_moment"][b, h], values["peak"][b, h], values["group_output"][b, h] = second, peak, parts
         values["received"][b, h] = p.T @ weights[b]
+
+        if cotangents is None:
+            continue
 
         def upstream(name, like, b=b, h=h):
             if name not in cotangents:

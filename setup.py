@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -53,12 +54,13 @@ EXTRAS = {
     ],
 }
 
-# Image builds copy this file alone to install the dependencies first.
-README = Path(__file__).with_name("README.md")
+HERE = Path(__file__).parent
+README = HERE / "README.md"
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "avjax" / "__init__.py").read_text(encoding="utf-8"))[1]
 
 setup(
     name="avjax",
-    version="0.1.0",
+    version=VERSION,
     description="Audio-visual fusion with attention, in JAX and Flax",
     long_description=README.read_text(encoding="utf-8") if README.exists() else "",
     long_description_content_type="text/markdown",
@@ -69,7 +71,7 @@ setup(
     install_requires=REQUIRED,
     extras_require=EXTRAS,
     packages=find_packages(include=["avjax", "avjax.*", "kernels", "kernels.*"]),
-    package_data={"avjax": ["**/*.html", "**/*.json"], "kernels": ["**/*.json"]},
+    package_data={"avjax": ["**/*.j2", "**/*.json"], "kernels": ["**/*.json"]},
     entry_points={"console_scripts": ["avjax = avjax.cli:main"]},
     classifiers=[
         "Intended Audience :: Science/Research",

@@ -211,7 +211,7 @@ def _draw_head(canvas: _Canvas, look: Appearance) -> None:
     # The jaw is narrower than the brow.
     head = part.cover(_ellipse(part.u * (1.0 + 0.11 * part.v), part.v, wide, high))
     part.paint(head, look.skin, light=0.97 - 0.05 * (part.u + 0.4 * part.v))
-    part = canvas.part(-wide * 1.2, -high * 1.02 - 0.14, wide * 1.2, 0.1)
+    part = canvas.part(-wide * 1.2, -high * 1.02 - 0.14, wide * 1.2, 0.3)
     crown = _ellipse(part.u, part.v + 0.12, wide * 1.12, high * 1.02)
     line = -high * (0.95 - 0.34 * look.fringe) + 0.55 / wide * (part.u - 0.25 * look.parting * wide) ** 2
     part.paint(part.cover(np.maximum(crown, part.v - line)), look.hair)
@@ -248,7 +248,8 @@ def _draw_eyes(canvas: _Canvas, look: Appearance, performance: Performance) -> N
         along = np.maximum(np.abs(x) - 0.17, 0.0)
         part.paint(part.cover(np.sqrt(along**2 + (0.9 * (y - line)) ** 2) - 0.034), ink)
         # A smile lifts the cheeks and colours them.
-        part = canvas.part(centre - 0.12, 0.1, centre + 0.12, 0.38)
+        cheek = centre + 0.06 * side
+        part = canvas.part(cheek - 0.17, 0.1, cheek + 0.17, 0.38)
         x, y = (part.u - centre) * side - 0.06, part.v - 0.24 + 0.03 * corners
         soft = _unit(_ellipse(x, y, 0.17, 0.11) * np.float32(-1 / 0.11)) * (0.12 + 0.4 * np.clip(corners, 0, 1))
         part.paint(soft, _mix(look.skin, (0.92, 0.3, 0.3), 0.7))

@@ -44,8 +44,8 @@ def groups_of(mask: Mask | None, keys: int) -> tuple[tuple[int, int], ...]:
     return ((0, keys),) if mask is None else mask.keys.ranges
 
 
-def truth(case: Case, dtype: Any, cotangents: dict[str, np.ndarray] | None) -> tuple[dict, dict]:
-    """Values and gradients from the NumPy computation in float64, float32 or bfloat16's roundings."""
+def truth(case: Case, dtype: Any, cotangents: dict[str, np.ndarray] | None) -> tuple[dict, dict, dict]:
+    """Values, gradients and their magnitudes from the NumPy computation in float64, float32 or bfloat16's roundings."""
     batch, queries, heads, width = case.arrays["query"].shape
     keys = case.arrays["key"].shape[1]
     seen = np.ones((batch, queries, keys), bool) if case.mask is None else dense.visible(case.mask, batch)
@@ -107,21 +107,29 @@ def check(
             for name, array in case.arrays.items()
         }
         case = dataclasses.replace(case, arrays=rounded)
-    values, _ = truth(case, np.float64, None)
+    values, _, _ = truth(case, np.float64, None)
     cotangents = cotangents_like(values, rng)
     cotangents["output"] = cotangents["output"].astype(dtype).astype(np.float32)
-    exact, peer = truth(case, np.float64, cotangents), truth(case, dtype, cotangents)
+    *exact, magnitudes = truth(case, np.float64, cotangents)
+    *peer, _ = truth(case, dtype, cotangents)
     found = run(case, implementation, dtype, cotangents, quick)
-    for kind, *versions in zip(("value", "gradient"), exact, peer, found, strict=True):
-        want, same, got = versions
+    kinds = zip(("value", "gradient"), exact, peer, found, (None, magnitudes), strict=True)
+    for kind, want, same, got, terms in kinds:
         assert set(got) == set(want)
         for name in want:
-            within_ratio(f"{kind} of {name}", got[name], same[name], want[name], dtype)
+            within_ratio(
+                f"{kind} of {name}", got[name], same[name], want[name], dtype, terms[name].max() if terms else 0.0
+            )
     return found
 
 
-def within_ratio(what: str, got: np.ndarray, same: np.ndarray, want: np.ndarray, dtype: Any) -> None:
-    """Asserts: the largest error is at most twice that of the same-precision dense version, plus rounding."""
+def within_ratio(
+    what: str, got: np.ndarray, same: np.ndarray, want: np.ndarray, dtype: Any, terms: float = 0.0
+) -> None:
+    """Asserts: the largest error is at most twice that of the same-precision dense version, plus rounding.
+
+    Rounding is that of the result in ``dtype``, and that of summing ``terms``, the sizes of all terms, in float32.
+    """
     assert got.shape == want.shape, what
     if want.dtype == bool:
         np.testing.assert_array_equal(got, want, err_msg=what)
@@ -133,7 +141,7 @@ def within_ratio(what: str, got: np.ndarray, same: np.ndarray, want: np.ndarray,
         return
     got, same, want = (array[finite].astype(np.float64) for array in (got, same, want))
     size = max(1.0, np.abs(want).max())
-    rounding = 8 * float(ml_dtypes.finfo(dtype).eps) * size
+    rounding = 8 * float(ml_dtypes.finfo(dtype).eps) * size + float(np.finfo(np.float32).eps) * terms
     error, allowed = np.abs(got - want).max(), 2 * np.abs(same - want).max() + rounding
     assert error <= allowed, f"{what}: error {error:.2e}, allowed {allowed:.2e}"
 

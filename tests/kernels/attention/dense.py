@@ -54,7 +54,7 @@ def attend(
     softcap: float | None = None,
     keep: np.ndarray | None = None,
     dtype: Any = np.float64,
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Output and all statistics, and the gradients of sum(cotangents * them) by diagnostics.md 7.3.
 
     Args:
@@ -64,6 +64,10 @@ def attend(
       cotangents: name -> array of the value's shape; missing ones are 0. None: gradients are not computed.
       keep: [B, H, Nq, Nk] dropout's multipliers.
       dtype: float64, float32, or bfloat16 for float32 with weights, output and gradients rounded.
+
+    Returns:
+      Values, gradients, and for each gradient the sum of the sizes of the terms that it is a sum of: where they cancel,
+      as in the gradient of a bias that all scores share, this and not the result says how exact float32 can be.
     """
     narrow = dtype == ml_dtypes.bfloat16
     wide = np.float32 if narrow else dtype
@@ -98,6 +102,7 @@ def attend(
         "group_output": np.zeros((*by_group, width), wide),
     }
     gradients = {name: np.zeros_like(array) for name, array in inputs.items()}
+    magnitudes = {name: np.zeros_like(array) for name, array in inputs.items()}
 
     for b, h in np.ndindex(batch, heads):
         q, k, v = query[b, :, h], key[b, :, h * shared // heads], value[b, :, h * shared // heads]
@@ -152,23 +157,27 @@ def attend(
         d_score += d_peak * peak[:, None] * (best - p)
         d_score = np.where(vis, d_score, 0)
 
+        def add(name, index, left, right, b=b, h=h):
+            """Adds a product to a gradient, and the sizes of its terms to the gradient's magnitude."""
+            gradients[name][index] += left @ right
+            magnitudes[name][index] += np.abs(left) @ np.abs(right)
+
         if "bias" in gradients:
-            index = tuple(slice(None) if size > 1 else slice(0, 1) for size in bias.shape)
-            target = gradients["bias"][b if bias.shape[0] > 1 else 0, h if bias.shape[1] > 1 else 0]
-            summed = d_score
-            for axis in (0, 1):
-                if index[axis + 2] == slice(0, 1) and bias.shape[axis + 2] == 1:
-                    summed = summed.sum(axis, keepdims=True)
-            target += summed
-        d_product = d_score if softcap is None else d_score * (1 - (capped / wide(softcap)) ** 2)
-        gradients["query"][b, :, h] = scale * d_product @ k
-        gradients["key"][b, :, h * shared // heads] += scale * d_product.T @ q
-        d_value = dropped.T @ d_output + np.einsum("ij,igd,jg->jd", dropped, d_parts, member, optimize=True)
-        gradients["value"][b, :, h * shared // heads] += d_value
-        gradients["received_weights"][b] += p @ d_received
+            axes = tuple(axis for axis in (0, 1) if bias.shape[axis + 2] == 1)
+            index = (b if bias.shape[0] > 1 else 0, h if bias.shape[1] > 1 else 0)
+            gradients["bias"][index] += d_score.sum(axes, keepdims=True)
+            magnitudes["bias"][index] += np.abs(d_score).sum(axes, keepdims=True)
+        d_product = wide(scale) * (d_score if softcap is None else d_score * (1 - (capped / wide(softcap)) ** 2))
+        of_keys = (b, slice(None), h * shared // heads)
+        add("query", (b, slice(None), h), d_product, k)
+        add("key", of_keys, d_product.T, q)
+        add("value", of_keys, dropped.T, d_output)
+        for group, (begin, end) in enumerate(groups):
+            add("value", (b, slice(begin, end), h * shared // heads), dropped[:, begin:end].T, d_parts[:, group])
+        add("received_weights", b, p, d_received)
     for name in ("query", "key", "value"):
         gradients[name] = rounded(gradients[name])
-    return values, gradients
+    return values, gradients, magnitudes
 
 
 def threefry(key: tuple[int, int], counter: tuple[int, int], rounds: int) -> tuple[int, int]:

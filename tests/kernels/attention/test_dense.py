@@ -28,12 +28,12 @@ def test_gradients_are_finite_differences(name, rng):
     arrays["bias"] = np.broadcast_to(arrays["bias"], (1, 4, 7, 1)).copy()
     seen = dense.visible(mask, 2)
     options = {"scale": 0.7, "softcap": 2.0, "keep": (rng.random((2, 4, 7, 7)) < 0.8) / 0.8}
-    values, _ = dense.attend(arrays, seen, layout.ranges, None, **options)
+    values, _, _ = dense.attend(arrays, seen, layout.ranges, None, **options)
     cotangents = {name: cotangents_like(values, rng)[name]}
-    _, gradients = dense.attend(arrays, seen, layout.ranges, cotangents, **options)
+    _, gradients, _ = dense.attend(arrays, seen, layout.ranges, cotangents, **options)
 
     def loss(changed):
-        found, _ = dense.attend(changed, seen, layout.ranges, None, **options)
+        found, _, _ = dense.attend(changed, seen, layout.ranges, None, **options)
         return np.sum(np.where(np.isfinite(found[name]), found[name], 0) * cotangents[name])
 
     for argument, array in arrays.items():

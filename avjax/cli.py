@@ -315,6 +315,9 @@ def main(words: Words | None = None) -> int:
         print(f"avjax {__version__}")
         return 0
     command, *rest = words
+    # Compiled programs are kept from run to run; a library that only imports avjax decides for itself.
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "avjax" / "xla"
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
     try:
         if command not in COMMANDS:
             raise UsageError(f"there is no command {command!r}{_nearest(command, list(COMMANDS))}")

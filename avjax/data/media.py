@@ -93,8 +93,8 @@ def decode(
       limit_seconds: raise once decoding has taken longer.
       limit_bytes: raise before the frames take more memory.
       enough: a track of which less than this part decodes makes the file an error; from there on, it is a warning.
-      each_frame: called with every image [H, W, 3] in turn, which it must not keep; then no frame is held in memory,
-        and ``video.images`` is [0, H, W, 3] beside all the times.
+      each_frame: called with every image [H, W, 3] in turn; then no frame is held in memory, unless it does, and
+        ``video.images`` is [0, H, W, 3] beside all the times.
 
     Raises:
       MediaError: no such file, not a media file, a track that does not decode, or a limit passed.

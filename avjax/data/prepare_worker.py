@@ -54,6 +54,10 @@ class Task:
     skip: Mapping[int, str] = dataclasses.field(default_factory=dict)
 
 
+# Decoder and encoder push each other's memory out of the cache: let them take turns seldom.
+_FRAMES_AT_ONCE = 16
+
+
 class _Clock:
     """CPU seconds of this thread, by what they were spent on."""
 
@@ -166,10 +170,19 @@ def _decode_video(
     raw: list[bytes] = []
     keep = {"jpeg": jpeg.add, "raw": lambda image: raw.append(image.tobytes()), "h264": lambda image: None}
 
-    def each_frame(image: np.ndarray) -> None:
+    pending: list[np.ndarray] = []
+
+    def encode_pending() -> None:
         clock.lap("decode")
-        keep[settings.video_codec](image)
+        for image in pending:
+            keep[settings.video_codec](image)
+        pending.clear()
         clock.lap("encode")
+
+    def each_frame(image: np.ndarray) -> None:
+        pending.append(image)
+        if len(pending) == _FRAMES_AT_ONCE:
+            encode_pending()
 
     decoded = media.decode(
         path,
@@ -179,7 +192,7 @@ def _decode_video(
         limit_seconds=settings.limit_seconds,
         each_frame=each_frame,
     )
-    clock.lap("decode")
+    encode_pending()
     if decoded.video is None:
         return decoded, None
     if settings.video_codec == "h264":

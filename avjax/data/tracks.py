@@ -18,6 +18,17 @@ from av.video.reformatter import Interpolation, VideoReformatter
 _DOWNMIX = {"FL": 0.5, "FR": 0.5, "FC": 0.5**0.5, "LFE": 0.0, "LFE2": 0.0, "DL": 0.5, "DR": 0.5}
 _SURROUND = 0.5 * 0.5**0.5
 
+_NUMBERS = {
+    "u8": np.dtype(np.uint8),
+    "s16": np.dtype(np.int16),
+    "s32": np.dtype(np.int32),
+    "s64": np.dtype(np.int64),
+    "flt": np.dtype(np.float32),
+    "dbl": np.dtype(np.float64),
+}
+
+_PIECES_AT_ONCE = 32
+
 # Sound whose timestamps leave its sample count by more than this was cut or joined there; less is rounding of
 # timestamps (Matroska and FLV store milliseconds).
 _JUMP_SECONDS = 0.06
@@ -192,7 +203,11 @@ class SoundTrack:
 
     def __init__(self, stream: Any, zero: Fraction):
         self._zero, self._second = float(zero), float(stream.time_base)
-        self._blocks: list[tuple[Any, list[np.ndarray]]] = []  # runs of equal format
+        self._mono: list[np.ndarray] = []
+        self._format = ("", "")
+        self._names: tuple[str, ...] = ()
+        self._number = np.dtype(np.float32)
+        self._pieces: list[list[np.ndarray]] = [[]]  # of each plane, not yet mixed
         self._count = 0  # samples so far, silence included, at the stored rate
         self._offset: int | None = None  # samples from the clip's start to the track's
         self.rate = self.channels = self.damaged = self.rates = 0
@@ -212,14 +227,24 @@ class SoundTrack:
             return
         if frame.pts is not None:
             self._place(round((frame.pts * self._second - self._zero) * self.rate))
-        layout = tuple(channel.name for channel in frame.layout.channels)
-        kind = (layout, frame.format.is_planar)
-        samples = frame.to_ndarray()
-        if not self._blocks or self._blocks[-1][0] != kind or self._blocks[-1][1][-1].dtype != samples.dtype:
-            self._blocks.append((kind, []))
-        self._blocks[-1][1].append(samples)
+        if (frame.format.name, frame.layout.name) != self._format or len(self._pieces[0]) == _PIECES_AT_ONCE:
+            self._mix()
+            self._format = (frame.format.name, frame.layout.name)
+            self._names = tuple(channel.name for channel in frame.layout.channels)
+            self._number = _NUMBERS[frame.format.packed.name]
+            self._pieces = [[] for _ in range(len(self._names) if frame.format.is_planar else 1)]
+        # Views: each keeps the memory of its frame. (to_ndarray takes ten times as long.)
+        count = frame.samples * (1 if frame.format.is_planar else len(self._names))
+        for plane, piece in zip(frame.planes, self._pieces, strict=True):
+            piece.append(np.frombuffer(plane, self._number, count))
         self._count += frame.samples
         self.damaged += bool(frame.is_corrupt)
+
+    def _mix(self) -> None:
+        """In small parts, which stay in the cache, and let the decoder have its memory back."""
+        if self._pieces[0]:
+            self._mono.append(_to_mono(self._names, [np.concatenate(piece) for piece in self._pieces]))
+            self._pieces = [[] for _ in self._pieces]
 
     def _place(self, position: int) -> None:
         """Keeps time where timestamps jump: silence for what is missing."""
@@ -235,7 +260,8 @@ class SoundTrack:
         at = f"{(self._offset + self._count) / self.rate:.2f} s"
         if 0 < jump <= _LONGEST_SILENCE * self.rate:
             self.gaps.append(f"{jump / self.rate:.2f} s of sound are missing at {at}, filled with silence")
-            self._blocks.append((((), True), [np.zeros((1, jump), np.float32)]))
+            self._mix()
+            self._mono.append(np.zeros(jump, np.float32))
             self._count += jump
         else:
             self.gaps.append(f"its time jumps by {jump / self.rate:.2f} s at {at}; taken as if it did not")
@@ -249,7 +275,8 @@ class SoundTrack:
             notes.append(f"{self.rates} blocks at another sample rate than the first were left out")
         if not self._count:
             return None, notes
-        mono = np.concatenate([_to_mono(kind, np.concatenate(block, axis=1)) for kind, block in self._blocks])
+        self._mix()
+        mono = np.concatenate(self._mono)
         if seconds is not None:
             mono = mono[: round(seconds * self.rate)]
         offset = self._offset or 0
@@ -257,21 +284,26 @@ class SoundTrack:
         return to_int16(mono, self.rate, rate), notes
 
 
-def _to_mono(kind: tuple[tuple[str, ...], bool], samples: np.ndarray) -> np.ndarray:
-    """Decoder output -> float32 [S] in [-1, 1]."""
-    layout, planar = kind
-    if not planar and len(layout) > 1:
-        samples = samples.reshape(-1, len(layout)).T
-    if samples.dtype == np.uint8:
-        samples = (samples.astype(np.float32) - 128.0) / 128.0
-    elif samples.dtype.kind == "i":
-        samples = (samples / np.float64(2.0 ** (8 * samples.dtype.itemsize - 1))).astype(np.float32)
-    if len(samples) == 1:
-        return samples[0].astype(np.float32, copy=False)
-    weights = np.array([_DOWNMIX.get(name, _SURROUND) for name in layout])
-    if not weights.any():
+def _to_mono(names: tuple[str, ...], planes: list[np.ndarray]) -> np.ndarray:
+    """Samples of every channel, or of all in turn -> float32 [S] in [-1, 1]."""
+    if len(planes) < len(names):
+        planes = list(planes[0].reshape(-1, len(names)).T)
+    weights = np.array([_DOWNMIX.get(name, _SURROUND) for name in names])
+    if len(names) == 1 or not weights.any():
         weights[:] = 1.0
-    return (weights / weights.sum()).astype(np.float32) @ samples.astype(np.float32, copy=False)
+    weights /= weights.sum()
+    if planes[0].dtype.kind == "u":
+        zero, full = 128.0, 128.0
+    else:
+        zero, full = 0.0, 2.0 ** (8 * planes[0].dtype.itemsize - 1) if planes[0].dtype.kind == "i" else 1.0
+    # Integers of more than 24 bits are scaled in float64, so that float32 rounds once.
+    wide = np.float64 if planes[0].dtype.itemsize > 2 and planes[0].dtype.kind == "i" else np.float32
+    mono: np.ndarray | None = None
+    for plane, weight in zip(planes, weights, strict=True):
+        if weight:
+            part = np.multiply(plane - wide(zero) if zero else plane, wide(weight / full), dtype=wide)
+            mono = part if mono is None else np.add(mono, part, out=mono)
+    return mono.astype(np.float32, copy=False)
 
 
 def to_int16(mono: np.ndarray, stored_rate: int, rate: int) -> np.ndarray:

@@ -33,14 +33,14 @@ class Patches:
     central_frame: bool = False
 
     def __post_init__(self) -> None:
+        if len(self.patch) > len(self.shape):
+            raise ValueError(f"{self.modality}: patch {self.patch} has more axes than shape {self.shape}")
         for axis, (extent, step) in enumerate(zip(self.shape, self.patch, strict=False)):
             if extent % step:
                 raise ValueError(
                     f"{self.modality}: axis {axis} of shape {self.shape} is not a multiple of its patch {self.patch};"
                     " change the crop in the experiment's data or the patch"
                 )
-        if len(self.patch) > len(self.shape):
-            raise ValueError(f"{self.modality}: patch {self.patch} has more axes than shape {self.shape}")
 
     @property
     def grid(self) -> tuple[int, ...]:

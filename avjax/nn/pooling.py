@@ -41,10 +41,12 @@ class Classifier(nnx.Module):
     """One linear layer a head, started at zero as in ViT: every class is equally likely at first."""
 
     def __init__(self, width: int, classes: Mapping[str, int], *, rngs: nnx.Rngs):
-        self.heads = nnx.Dict({
-            head: Dense(width, count, axes=(EMBED, CLASSES), kernel_init=nnx.initializers.zeros_init(), rngs=rngs)
-            for head, count in classes.items()
-        })
+        self.heads = nnx.Dict(
+            {
+                head: Dense(width, count, axes=(EMBED, CLASSES), kernel_init=nnx.initializers.zeros_init(), rngs=rngs)
+                for head, count in classes.items()
+            }
+        )
 
     def __call__(self, x: Float[Array, "B C"]) -> dict[str, Float[Array, "B K"]]:
         # Float32 from here on: losses and probabilities are not for bfloat16.

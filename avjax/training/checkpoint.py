@@ -27,8 +27,11 @@ class Checkpoints:
     """
 
     def __init__(self, path: Path, keep: int = 2):
-        self._policy = orbax.training.preservation_policies.LatestN(keep)
-        self._checkpointer = orbax.training.Checkpointer(path.absolute(), preservation_policy=self._policy)
+        self._checkpointer = orbax.training.Checkpointer(
+            path.absolute(),
+            preservation_policy=orbax.training.preservation_policies.LatestN(keep),
+            cleanup_tmp_directories=True,
+        )
 
     def latest(self) -> int | None:
         """The newest step that was written whole."""
@@ -39,8 +42,9 @@ class Checkpoints:
         """Starts writing; the arrays are copied before this returns, and training may go on."""
         step = int(state.step)
         if step != self.latest():
+            # force: by default Orbax leaves a checkpoint out while the one before it is still being written.
             self._checkpointer.save_checkpointables_async(
-                step, {"state": named_leaves(state), "data": position}, overwrite=True
+                step, {"state": named_leaves(state), "data": position}, force=True
             )
 
     def load(self, target: TrainState) -> tuple[TrainState, dict[str, Any]]:

@@ -99,7 +99,8 @@ def classification_metrics(
     count, classes = scores.shape
     if multi_label:
         # A resample costs a sort a class: a tenth of the draws is enough for an interval.
-        return {"map": bootstrap(lambda r: mean_average_precision(scores[r], target[r]), count, samples=samples // 10)}
+        samples = max(samples // 10, 1)
+        return {"map": bootstrap(lambda r: mean_average_precision(scores[r], target[r]), count, samples=samples)}
     predicted, true = scores.argmax(axis=1), target.argmax(axis=1)
     measures = {"accuracy": accuracy, "uar": unweighted_average_recall, "macro_f1": macro_f1}
     return {

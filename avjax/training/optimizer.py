@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ class Schedule:
 
     Attributes:
       peak: learning rate after the warm-up.
-      warmup: share of all steps over which it rises from 0.
+      warmup: share of all steps over which it rises from 0, at least one step; 0 for none.
       final: where the cosine ends, as a share of ``peak``.
     """
 
@@ -25,8 +26,10 @@ class Schedule:
     final: float = 0.0
 
     def build(self, steps: int) -> optax.Schedule:
-        warmup = min(max(round(self.warmup * steps), 1), max(steps - 1, 1))
-        return optax.warmup_cosine_decay_schedule(0.0, self.peak, warmup, max(steps, 2), self.peak * self.final)
+        steps = max(steps, 1)
+        warmup = max(round(self.warmup * steps), 1) if self.warmup else 0
+        warmup = min(warmup, steps - 1)
+        return optax.warmup_cosine_decay_schedule(0.0, self.peak, warmup, steps, self.peak * self.final)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +40,8 @@ class AdamW:
       learning_rate: peak of the schedule.
       weight_decay: decoupled; matrices only, never biases, norms, positions or tokens.
       clip: largest global norm of the gradient; 0 for none.
-      layer_decay: learning rate of a layer as a multiple of the next layer's; 1 for all the same. The
-        embedding counts as the layer below the first, everything after the last block as the layer above it.
+      layer_decay: learning rate of a layer as a multiple of the next layer's; 1 for all the same. Which layer
+        is the next: see ``layers_above``.
       warmup, final: see ``Schedule``.
     """
 
@@ -92,46 +95,40 @@ class SGD:
 
 def is_matrix(params: nnx.State) -> nnx.State:
     """True for the kernels of linear layers."""
-
-    def kernel(path: tuple, _: jax.Array) -> bool:
-        return "kernel" in jax.tree_util.keystr(path)
-
-    return jax.tree_util.tree_map_with_path(kernel, params)
+    return jax.tree_util.tree_map_with_path(lambda path, _: _names(path)[-1] == "kernel", params)
 
 
 def layers_above(params: nnx.State) -> nnx.State:
     """For every parameter the number of layers between it and the head, read from its path.
 
-    Stacks of layers are lists, so the first number in a path is the position in a stack. Stacks that run one
-    after the other count on: their order is the order of definition in the model.
+    A layer is an entry of a list. Lists of one name lie side by side (a stack a modality); of two names,
+    ``unimodal`` runs before ``fusion``. Embeddings and learned tokens lie below the first layer, and whatever else is
+    in no list above the last.
     """
-    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-    stacks: dict[str, int] = {}
-    for path in paths:
-        name, position = _stack(path)
-        if position is not None:
-            stacks[name] = max(stacks.get(name, 0), position + 1)
-    # MBT: "unimodal" runs before "fusion"; a model with one stack has nothing to order.
-    order = sorted(stacks, key=lambda name: (name != "unimodal", name))
-    before = {name: sum(stacks[other] for other in order[: i]) for i, name in enumerate(order)}
-    depth = sum(stacks.values())
+    paths = [_names(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    layers = sorted({layer for path in paths if (layer := _layer(path)) is not None})
 
     def above(path: tuple, _: jax.Array) -> int:
-        name, position = _stack(path)
-        if position is not None:
-            return depth - before[name] - position
-        embedding = any(part in name for part in ("embed", "token", "positions"))
-        return depth + 1 if embedding else 0
+        names = _names(path)
+        layer = _layer(names)
+        if layer is not None:
+            return len(layers) - layers.index(layer)
+        return len(layers) + 1 if any(part in names[0] for part in ("embed", "token", "bottleneck")) else 0
 
     return jax.tree_util.tree_map_with_path(above, params)
 
 
-def _stack(path: tuple) -> tuple[str, int | None]:
-    keys = [getattr(entry, "key", getattr(entry, "idx", getattr(entry, "name", None))) for entry in path]
-    for place, key in enumerate(keys):
-        if isinstance(key, int):
-            return "/".join(map(str, keys[:place])), key
-    return str(keys[0]), None
+def _layer(names: tuple[str | int, ...]) -> tuple[bool, str, int] | None:
+    """(False for unimodal, name of the list, place in it), which sorts as layers run."""
+    for before, place in itertools.pairwise(names):
+        if isinstance(place, int):
+            return before != "unimodal", before, place
+    return None
+
+
+def _names(path: tuple) -> tuple[str | int, ...]:
+    """Attributes and list places from the model to a parameter."""
+    return tuple(entry.key for entry in path if hasattr(entry, "key"))
 
 
 def _clip(norm: float) -> optax.GradientTransformation:

@@ -34,7 +34,8 @@ class MeshShape:
         devices = jax.devices() if devices is None else devices
         shape = [getattr(self, axis) for axis in MESH_AXES]
         known = math.prod(extent for extent in shape if extent != -1)
-        if shape.count(-1) > 1 or len(devices) % known or (-1 not in shape and known != len(devices)):
+        fits = known > 0 and len(devices) % known == 0 and (-1 in shape or known == len(devices))
+        if not fits or shape.count(-1) > 1 or min(shape) < -1:
             raise ValueError(
                 f"a mesh of {dict(zip(MESH_AXES, shape, strict=True))} does not fit {len(devices)} devices;"
                 " set one axis to -1, or make the product of all axes the number of devices"

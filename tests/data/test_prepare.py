@@ -243,6 +243,7 @@ def test_a_file_that_kills_its_worker_is_reported(root, tmp_path, monkeypatch):
     assert sum(report.counts.values()) == COUNT - 2
 
 
+@pytest.mark.slow
 def test_a_file_that_hangs_is_reported(root, tmp_path, monkeypatch):
     monkeypatch.setattr(prepare_pool, "GRACE_SECONDS", 1.0)
     worker(monkeypatch, tmp_path, ON_DECODE.format(act="time.sleep(600)"))
@@ -252,6 +253,7 @@ def test_a_file_that_hangs_is_reported(root, tmp_path, monkeypatch):
     assert "not decoded within 0.5 s" in reasons["07.mp4"]
 
 
+@pytest.mark.slow
 def test_workers_that_cannot_start(root, tmp_path, monkeypatch):
     worker(monkeypatch, tmp_path, "sys.exit(3)")
     with pytest.raises(PrepareError, match=r"three worker processes ended \(exit status 3\)"):
@@ -288,6 +290,7 @@ media.decode = replaced
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_a_stopped_run_goes_on(root, tmp_path, monkeypatch, how):
     worker(monkeypatch, tmp_path, SLOW)

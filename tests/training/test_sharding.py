@@ -1,0 +1,143 @@
+"""Meshes and rules on eight host devices: the same numbers as on one, and parameters that are really cut up."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import math
+
+import jax
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from jax.sharding import PartitionSpec
+
+from avjax.nn.transformer import Size
+from avjax.training.sharding import MESH_AXES, MeshShape, Rules, batch_sharding, state_sharding
+from avjax.training.step import split_model
+from tests.models import tiny
+
+SHAPES = [shape for shape in itertools.product((1, 2, 4, 8), repeat=4) if math.prod(shape) == 8]
+QUICK = [(2, 2, 2, 1)]
+SEED = jax.random.key(1)
+STEPS = 3
+CLASSES = {"emotion": 8}
+
+
+def build() -> nnx.Module:
+    size = Size(width=16, depth=1, heads=2)
+    return tiny.config(size=size, fusion_layer=0, classes=CLASSES, dropout=0.2, stochastic_depth=0.2).build(nnx.Rngs(0))
+
+
+def batches():
+    rng = np.random.default_rng(4)
+    return [tiny.batch(rng, rows=8, classes=CLASSES) for _ in range(STEPS)]
+
+
+def trained(shape: MeshShape, devices: int):
+    """State and losses after three steps; the state is born sharded, as in the loop."""
+    mesh = shape.build(jax.devices()[:devices])
+    made, params, buffers = tiny.steps(nnx.eval_shape(build), optimizer=optax.sgd(0.3, momentum=0.9), average=0.9)
+    made = dataclasses.replace(made, randomness=split_model(build())[3])
+    shardings = state_sharding(mesh, Rules(), jax.eval_shape(made.create, params, buffers))
+
+    def initialise():
+        _, params, buffers, _ = split_model(build())
+        # The classifier starts at zero, from where little would move.
+        params = jax.tree.map(lambda x: x + 0.1, params)
+        return made.create(params, buffers)
+
+    state = jax.jit(initialise, out_shardings=shardings)()
+    train, losses = tiny.jit(made.train, donate_argnums=0, out_shardings=(shardings, None)), []
+    place = batch_sharding(mesh, Rules())
+    for batch in batches():
+        state, metrics = train(state, jax.device_put(batch, place), SEED)
+        losses.append(float(metrics["loss"]))
+    assert train._cache_size() == 1
+    return state, losses, shardings
+
+
+@functools.cache
+def alone():
+    state, losses, _ = trained(MeshShape(1), 1)
+    return jax.tree.map(np.asarray, state), losses
+
+
+@pytest.mark.parametrize(
+    "shape", [pytest.param(s, marks=[] if s in QUICK else pytest.mark.slow, id="x".join(map(str, s))) for s in SHAPES]
+)
+def test_every_mesh_computes_the_same(shape):
+    expected, losses = alone()
+    state, found, shardings = trained(MeshShape(*shape), 8)
+    np.testing.assert_allclose(found, losses, rtol=1e-4)
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(state), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4, err_msg=jax.tree_util.keystr(path))
+    # Where a step leaves the state is where it was born: no transfer, no second compilation.
+    for (path, x), place in zip(jax.tree_util.tree_leaves_with_path(state), jax.tree.leaves(shardings), strict=True):
+        assert x.sharding.is_equivalent_to(place, x.ndim), jax.tree_util.keystr(path)
+    check_parts(state, MeshShape(*shape))
+
+
+def check_parts(state, shape: MeshShape) -> None:
+    """What a device holds of a parameter, of its momentum and of its average."""
+    block = lambda tree: tree["fusion"][0]["blocks"]["audio"]  # noqa: E731
+    moments = state.optimizer[0].trace
+    for tree in (state.params, moments, state.average):
+        local = {
+            "query": block(tree)["query"]["kernel"],
+            "up": block(tree)["feed_forward"]["up"]["kernel"],
+            "down": block(tree)["feed_forward"]["down"]["kernel"],
+            "positions": tree["embed"]["audio"]["positions"],
+        }
+        sizes = {name: x.get_value().addressable_shards[0].data.shape for name, x in local.items()}
+        assert sizes == {
+            "query": (16 // shape.fsdp, 16 // shape.tensor),
+            "up": (16 // shape.fsdp, 64 // shape.tensor),
+            "down": (64 // shape.tensor, 16 // shape.fsdp),
+            "positions": (6, 16 // shape.fsdp),
+        }
+
+
+def test_mesh_fills_in_the_rest():
+    assert dict(MeshShape().build().shape) == dict(zip(MESH_AXES, (8, 1, 1, 1), strict=True))
+    assert dict(MeshShape(data=2, fsdp=-1, tensor=2).build().shape)["fsdp"] == 2
+    assert dict(MeshShape(sequence=2, data=-1).build(jax.devices()[:4]).shape)["data"] == 2
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        MeshShape(3),
+        MeshShape(4),
+        MeshShape(16),
+        MeshShape(-1, 3),
+        MeshShape(-1, -1),
+        MeshShape(0),
+        MeshShape(-2, -4),
+        MeshShape(-1, 0),
+    ],
+)
+def test_meshes_that_do_not_fit_are_refused(shape):
+    with pytest.raises(ValueError, match="does not fit 8 devices; set one axis to -1"):
+        shape.build()
+
+
+def test_rules():
+    mesh, rules = MeshShape(1, 4, 2).build(), Rules()
+    assert rules.spec(mesh, ("embed", "heads"), (16, 16)) == PartitionSpec(("fsdp",), ("tensor",))
+    assert rules.spec(mesh, ("heads", "embed"), (16, 16)) == PartitionSpec(("tensor",), ("fsdp",))
+    # What the devices do not divide, or a mesh axis of one, stays whole; so does an axis without a name.
+    assert rules.spec(mesh, ("embed", "heads"), (6, 3)) == PartitionSpec(None, None)
+    assert rules.spec(MeshShape(8).build(), ("embed",), (16,)) == PartitionSpec(None)
+    assert rules.spec(mesh, (None, "token"), (8, 8)) == PartitionSpec(None, None)
+    both = Rules(hidden=("fsdp", "tensor"))
+    assert both.spec(mesh, ("hidden",), (16,)) == PartitionSpec(("fsdp", "tensor"))
+    assert both.spec(mesh, ("hidden",), (4,)) == PartitionSpec(None)
+
+
+def test_rows_lie_over_data_and_fsdp():
+    mesh = MeshShape(2, 2, 2).build()
+    rows = jax.device_put(np.zeros((8, 3)), batch_sharding(mesh, Rules()))
+    assert {shard.data.shape for shard in rows.addressable_shards} == {(2, 3)}

@@ -119,21 +119,20 @@ def test_what_is_missing_or_hidden_does_not_matter(variant, rng):
 
 @pytest.mark.parametrize("variant", ["middle", "three, in turn"])
 def test_gradients_to_what_is_missing_are_zero(variant, rng):
-    config, params, _, batch, keep_encode, keep_fuse = case(variant, rng)
-    _, _, forward = compiled(variant)
+    config, params, forward, batch, keep_encode, keep_fuse = case(variant, rng)
     values = {m: s.values for m, s in batch.streams.items()}
     weight = {head: rng.normal(size=(ROWS, k)).astype(np.float32) for head, k in tiny.CLASSES.items()}
 
     @tiny.jit
-    def gradients(values, params):
+    def gradients(values, params, batch, keep_encode, keep_fuse):
         def loss(values, params):
             streams = {m: batch.streams[m].replace(values=values[m]) for m in values}
-            logits = forward(params, batch.replace(streams=streams), keep_encode, keep_fuse)
+            logits = forward.__wrapped__(params, batch.replace(streams=streams), keep_encode, keep_fuse)
             return sum((logits[head] * weight[head]).sum() for head in weight)
 
         return jax.grad(loss, argnums=(0, 1))(values, params)
 
-    to_values, to_params = gradients(values, params)
+    to_values, to_params = gradients(values, params, batch, keep_encode, keep_fuse)
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(to_params))
     for patches in config.modalities:
         m = patches.modality

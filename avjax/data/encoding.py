@@ -50,6 +50,8 @@ def encode(
         pictures = sounds = None
         if frames is not None:
             options = {"crf": str(quality), "preset": preset, "threads": str(threads), "g": str(keyframe_every)}
+            # x264's macroblock tree reads memory that it never set: its files differ from run to run.
+            options["x264-params"] = "mbtree=0"
             pictures = _add_pictures(container, frames, options)
         if waveform is not None:
             sounds = container.add_stream(codec, rate=waveform.rate)

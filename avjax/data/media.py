@@ -19,7 +19,8 @@ import numpy as np
 from avjax.data.containers import Source, check_whole, clip_start, main_stream, name_of, open_media, plain, undecodable
 from avjax.data.encoding import encode
 from avjax.data.seeking import count_frames, read_frames, remux_video
-from avjax.data.tracks import Frames, MediaError, PictureTrack, SoundTrack, Waveform
+from avjax.data.sound import SoundTrack
+from avjax.data.tracks import Frames, MediaError, PictureTrack, Waveform
 
 __all__ = [
     "Facts", "Frames", "Media", "MediaError", "Waveform",

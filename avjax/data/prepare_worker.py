@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from avjax.data import media, tracks
+from avjax.data import media, sound, tracks
 from avjax.data.blocks import JpegEncoder
 from avjax.data.corpora import Clip
 from avjax.data.records import Audio, Record, Video, encode_record, open_shard, write_shard
@@ -136,6 +136,7 @@ def convert(clip: Clip, root: Path, settings: Settings, clock: _Clock) -> Record
         provenance["video"] = _origin(paths["video"], root, decoded.warnings)
         if together:
             provenance["audio"] = provenance["video"]
+        clock.lap("encode")
     elif clip.video is not None:
         frames = clip.video
         if settings.size and tuple(frames.images.shape[1:3]) != settings.size:
@@ -151,7 +152,7 @@ def convert(clip: Clip, root: Path, settings: Settings, clock: _Clock) -> Record
         waveform = clip.audio
         if waveform.rate != settings.rate:
             mono = waveform.samples.astype(np.float32) / 32768.0
-            waveform = media.Waveform(tracks.to_int16(mono, waveform.rate, settings.rate), settings.rate)
+            waveform = media.Waveform(sound.to_int16(mono, waveform.rate, settings.rate), settings.rate)
         provenance["audio"] = {"source": "array", "sha256": _hash(clip.audio.samples), "warnings": []}
     clock.lap("decode")
     if waveform is not None:

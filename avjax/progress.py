@@ -49,7 +49,7 @@ def _bar(title: str, total: int, start: int) -> Iterator[Advance]:
     )
     with Bar(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(title, total=total, completed=start, note="")
-        yield lambda done, total=total, note="": bar.update(task, completed=done, total=total, note=note)
+        yield lambda done, note="": bar.update(task, completed=done, note=note)
 
 
 def _lines(title: str, total: int, start: int) -> Advance:

@@ -17,6 +17,7 @@ import dataclasses
 import json
 import os
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -105,8 +106,11 @@ class Run:
         file = self.path / "predictions" / f"{split}.npz"
         if not file.is_file():
             raise RunError(f"{self.path} has no predictions for {split!r}; run `avjax eval {self.path} --split {split}`")
-        with np.load(file, allow_pickle=False) as arrays:
-            return dict(arrays)
+        try:
+            with file.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
+                return dict(arrays)
+        except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
+            raise RunError(f"{file} is damaged ({error}); run `avjax eval {self.path} --split {split}` again") from error
 
     def _require_same(self, source: Source) -> None:
         command = read_json(self.command_file)

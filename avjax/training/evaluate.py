@@ -12,6 +12,7 @@ import numpy as np
 
 from avjax.data.pipeline import evaluation_batches
 from avjax.experiment import Experiment
+from avjax.progress import progress
 from avjax.run import Run, RunError, write_json, write_predictions
 from avjax.streams import Batch
 from avjax.training.metrics import Estimate, classification_metrics
@@ -70,14 +71,14 @@ def predict(
     experiment: Experiment,
     split: str,
     to_devices: Callable[[Batch], Batch],
-    advance: Callable[[int, int], None] = lambda done, total: None,
+    title: str = "",
 ) -> Predictions:
     """Every clip of a split.
 
     Args:
       evaluate: the jitted evaluation step; its results are whole on every process.
       to_devices: from this process's rows to the global batch.
-      advance: told after each batch how many of how many are done.
+      title: shown with the progress; nothing is shown without.
     """
     count, batches = evaluation_batches(
         experiment.data, split, process=jax.process_index(), processes=jax.process_count()
@@ -87,18 +88,19 @@ def predict(
     rows: list[dict[str, np.ndarray]] = []
     losses: list[dict[str, float]] = []
     weights: list[float] = []
-    for number, local in enumerate(batches, start=1):
-        batch = to_devices(local)
-        probabilities, parts = evaluate(state, batch)
-        host = jax.device_get((probabilities, parts, _everywhere(batch)))
-        probabilities, parts, (target, weight, index) = host
-        real = weight > 0
-        arrays = {f"p:{head}": values for head, values in probabilities.items()}
-        arrays |= {f"t:{head}": values for head, values in target.items()} | {"index": index}
-        rows.append({name: values[real] for name, values in arrays.items()})
-        losses.append({name: float(value) for name, value in parts.items()})
-        weights.append(float(weight.sum()))
-        advance(number, count)
+    with progress(title, count, quiet=not title) as advance:
+        for number, local in enumerate(batches, start=1):
+            batch = to_devices(local)
+            probabilities, parts = evaluate(state, batch)
+            host = jax.device_get((probabilities, parts, _everywhere(batch)))
+            probabilities, parts, (target, weight, index) = host
+            real = weight > 0
+            arrays = {f"p:{head}": values for head, values in probabilities.items()}
+            arrays |= {f"t:{head}": values for head, values in target.items()} | {"index": index}
+            rows.append({name: values[real] for name, values in arrays.items()})
+            losses.append({name: float(value) for name, value in parts.items()})
+            weights.append(float(weight.sum()))
+            advance(number)
     whole = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
     # The crops of a clip stand one after the other.
     clips = experiment.data.test_clips

@@ -9,13 +9,17 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import os
+import platform
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Any
 
 import jax
 import numpy as np
 
+import avjax
 from avjax.data.pipeline import training_batches
 from avjax.data.records import Records
 from avjax.experiment import Experiment
@@ -146,7 +150,7 @@ def train(experiment: Experiment, run: Run, *, quiet: bool = False, profile: boo
 
         # ------------------------------------------------------------ last evaluation
         results: dict[str, Any] = {"steps": training.steps, "seed": experiment.seed, "seconds": round(seconds, 2)}
-        results |= {"speed": speed(stopwatch, data.batch)} if stopwatch.steps else {}
+        results |= {"speed": speed(stopwatch, data.batch), "environment": environment()} if stopwatch.steps else {}
         for split in [name for name, count in records.description.counts.items() if count and name != "train"]:
             seen = predict(evaluate_step, state, experiment, split, on_devices)
             results[split] = keep(run.path, split, seen, multi_label=is_multi_label(experiment))
@@ -223,6 +227,22 @@ def speed(stopwatch: Stopwatch, rows: int) -> dict[str, float]:
         "speed/step_seconds_p50": float(middle),
         "speed/step_seconds_p95": float(tail),
         "speed/data_share": stopwatch.spent.get("data", 0.0) / max(total, 1e-9),
+    }
+
+
+def environment() -> dict[str, Any]:
+    """What the run was trained on: versions and devices."""
+    versions = {name: version(name) for name in ("jax", "flax", "optax", "numpy")}
+    device = jax.devices()[0]
+    return {
+        "python": platform.python_version(),
+        "avjax": avjax.__version__,
+        **versions,
+        "platform": device.platform,
+        "device": device.device_kind,
+        "devices": jax.device_count(),
+        "processes": jax.process_count(),
+        "cores": os.cpu_count(),
     }
 
 

@@ -19,7 +19,6 @@ from avjax.experiment import Experiment
 from avjax.run import Run, RunError, read_json
 from avjax.streams import Batch
 from avjax.training.checkpoint import Checkpoints
-from avjax.progress import progress
 from avjax.training.evaluate import EvaluateStep, is_multi_label, keep, predict
 from avjax.training.loop import DeviceBatches, build_state, jit_evaluate
 from avjax.training.sharding import MeshShape
@@ -94,8 +93,8 @@ class Trained:
             experiment = dataclasses.replace(
                 experiment, data=dataclasses.replace(experiment.data, records=str(records))
             )
-        with progress(f"evaluate {self.run.name} on {split}", 1) as advance:
-            seen = predict(self.evaluate, self.state, experiment, split, self.on_devices, advance)
+        title = f"evaluate {self.run.name} on {split}"
+        seen = predict(self.evaluate, self.state, experiment, split, self.on_devices, title)
         multi_label = is_multi_label(experiment)
         if records is not None:
             return {"metrics": seen.plain_metrics(multi_label=multi_label), "losses": seen.losses}

@@ -1,16 +1,16 @@
-# The commands of avjax. PYTHON=/path/to/python3 chooses the Python, VENV=folder the environment.
+# The commands of avjax. PYTHON=/path/to/python3 chooses the Python, VENV=folder the environment; `make figures` needs
+# DIGITS=folder, the Free Spoken Digit recordings, for its part on real data.
 VENV ?= .venv
 PACKAGES ?= newest
 export PYTHON
 python = $(VENV)/bin/python
 install = @.ci/environment $(VENV)
-.PHONY: quickstart test check figures bench bench-peers install clean
+.PHONY: quickstart test check figures bench install clean
 
 quickstart: ; $(install) demo $(PACKAGES) && $(python) experiments/quickstart.py
 test: ; $(install) dev $(PACKAGES) && $(python) -m pytest -n 2 -m "not slow"
 check: ; $(install) dev $(PACKAGES) && $(python) -m ruff check . && $(python) -m ruff format --check . && $(python) -m pytest -m slow
-figures: ; $(install) dev $(PACKAGES) && $(python) experiments/figures.py
-bench: ; $(install) dev $(PACKAGES) && $(python) -m avjax.cli bench
-bench-peers: ; $(install) dev,peers $(PACKAGES) && $(python) -m avjax.cli bench --peers
+figures: ; $(install) dev $(PACKAGES) && $(python) experiments/figures.py demo interaction $(if $(DIGITS),digits --digits-data $(DIGITS))
+bench: ; $(install) dev $(PACKAGES) && $(python) experiments/benchmarks/prepare.py && $(python) experiments/benchmarks/logmel.py
 install: ; $(install) dev $(PACKAGES)
 clean: ; rm -rf $(VENV) .venv-floor build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

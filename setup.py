@@ -22,10 +22,8 @@ REQUIRED = [
     "tyro>=1.0.13",
     "rich>=14.0",
     "etils[epath]>=1.13",
-    "safetensors>=0.6",
     "matplotlib>=3.10",
     "jinja2>=3.1",
-    "PyYAML>=6.0.2",
     "tensorboardX>=2.6.4",
     "msgpack>=1.1",
 ]
@@ -37,6 +35,7 @@ DEMO = [
 
 EXTRAS = {
     "demo": DEMO,
+    "faces": ["dlib-bin>=20.0.1"],  # a face detector whose model is in its wheel
     "tfds": ["tensorflow-datasets>=4.9.9", "importlib_resources>=6.5"],
     "gpu": ["triton>=3.4", "jax-triton>=0.3"],
     "tpu": ["jax[tpu]>=0.10"],

@@ -19,6 +19,8 @@ LOGMEL = LogMel(mels=64)
 AUDIO = Patches("audio", shape=(128, LOGMEL.mels), patch=(16, 16))
 VIDEO = Patches("video", shape=(8, 64, 64, 3), patch=(2, 16, 16))
 CLASSES = {"emotion": 8}
+# Where the corpus was made with --corpus.interaction congruence: the label says whether heard and seen level agree.
+CONGRUENCE = {"congruence": 2}
 SIZE = Size(width=64, depth=4, heads=2)
 
 

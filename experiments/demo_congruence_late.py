@@ -1,0 +1,17 @@
+"""Late fusion, trained jointly, on the synthetic demo corpus in which the label depends on both modalities together.
+
+Records: ``avjax prepare demo --data data/congruence --out records/congruence --corpus.interaction congruence``; then
+``avjax train demo_congruence_late --data.records records/congruence``. Neither modality alone says anything about the label, so
+a sum of what each says cannot either: chance, 0.5.
+"""
+
+from __future__ import annotations
+
+from demo_common import AUDIO, CONGRUENCE, SIZE, VIDEO, demo
+
+from avjax.experiment import Experiment
+from avjax.models import late_fusion
+
+
+def experiment() -> Experiment:
+    return demo(late_fusion.Config(modalities=(AUDIO, VIDEO), classes=CONGRUENCE, size=SIZE))

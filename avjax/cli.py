@@ -104,7 +104,8 @@ def _corpus(name: str) -> type:
     elif name in _corpora():
         module = importlib.import_module(f"avjax.data.corpora.{name}")
     else:
-        raise UsageError(f"there is no corpus {name!r}{_nearest(name, _corpora())}; a path to a corpus file will do too")
+        near = _nearest(name, _corpora())
+        raise UsageError(f"there is no corpus {name!r}{near}; a path to a corpus file will do too")
     if not hasattr(module, "Corpus"):
         raise UsageError(f"{name} defines no dataclass Corpus; avjax/data/corpora/__init__.py says what it needs")
     return module.Corpus
@@ -194,10 +195,11 @@ def evaluate(words: Words) -> int:
     options = tyro.cli(EvalOptions, prog="avjax eval", args=words)
     if not options.runs:
         raise UsageError("avjax eval needs a run directory, such as runs/demo_mbt")
-    results = {path.name: {options.split: Trained.load(path).score(options.split, options.records)} for path in options.runs}
+    split = options.split
+    results = {path.name: {split: Trained.load(path).score(split, options.records)} for path in options.runs}
     if options.average:
-        results[options.average.name] = {options.split: average(options.runs, options.split, options.average)}
-    _show(results, as_json=options.json, split=options.split)
+        results[options.average.name] = {split: average(options.runs, split, options.average)}
+    _show(results, as_json=options.json, split=split)
     return 0
 
 

@@ -1,14 +1,14 @@
 """The run directory: what every command writes and reads.
 
-    runs/demo_mbt/
-      experiment/        the experiment file as it was, and the files beside it that it imports
-      command.json       its name and the words of the command line: a run is rebuilt by replaying them
-      config.json        every field as resolved, to read and compare
-      metrics.jsonl      one line of numbers a logging interval or evaluation
-      events/            the same for TensorBoard
-      checkpoints/       state and data position
-      predictions/       SPLIT.npz: probabilities, targets and record numbers of an evaluation
-      results.json       metrics of every evaluated split
+runs/demo_mbt/
+  experiment/        the experiment file as it was, and the files beside it that it imports
+  command.json       its name and the words of the command line: a run is rebuilt by replaying them
+  config.json        every field as resolved, to read and compare
+  metrics.jsonl      one line of numbers a logging interval or evaluation
+  events/            the same for TensorBoard
+  checkpoints/       state and data position
+  predictions/       SPLIT.npz: probabilities, targets and record numbers of an evaluation
+  results.json       metrics of every evaluated split
 """
 
 from __future__ import annotations
@@ -104,13 +104,14 @@ class Run:
 
     def predictions(self, split: str) -> dict[str, np.ndarray]:
         file = self.path / "predictions" / f"{split}.npz"
+        again = f"`avjax eval {self.path} --split {split}`"
         if not file.is_file():
-            raise RunError(f"{self.path} has no predictions for {split!r}; run `avjax eval {self.path} --split {split}`")
+            raise RunError(f"{self.path} has no predictions for {split!r}; run {again}")
         try:
             with file.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
                 return dict(arrays)
         except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
-            raise RunError(f"{file} is damaged ({error}); run `avjax eval {self.path} --split {split}` again") from error
+            raise RunError(f"{file} is damaged ({error}); run {again} again") from error
 
     def _require_same(self, source: Source) -> None:
         command = read_json(self.command_file)

@@ -1,11 +1,11 @@
 """audio alone on the synthetic demo corpus.
 
-    avjax train demo_audio
+avjax train demo_audio
 """
 
 from __future__ import annotations
 
-from demo_common import CLASSES, SIZE, AUDIO, demo
+from demo_common import AUDIO, CLASSES, SIZE, demo
 
 from avjax.experiment import Experiment
 from avjax.models import late_fusion

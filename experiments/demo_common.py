@@ -5,7 +5,7 @@ The demo corpus is synthetic: ``avjax prepare demo --data data/demo --out record
 
 from __future__ import annotations
 
-from avjax.data.frontend import Frontend, FrameNormalise
+from avjax.data.frontend import FrameNormalise, Frontend
 from avjax.data.logmel import LogMel
 from avjax.data.pipeline import AudioSampling, Data, VideoSampling
 from avjax.experiment import Experiment, Training

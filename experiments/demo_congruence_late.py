@@ -1,8 +1,8 @@
 """Late fusion, trained jointly, on the synthetic demo corpus in which the label depends on both modalities together.
 
 Records: ``avjax prepare demo --data data/congruence --out records/congruence --corpus.interaction congruence``; then
-``avjax train demo_congruence_late --data.records records/congruence``. Neither modality alone says anything about the label, so
-a sum of what each says cannot either: chance, 0.5.
+``avjax train demo_congruence_late --data.records records/congruence``. Neither modality alone says anything about the
+label, so a sum of what each says cannot either: chance, 0.5.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Late fusion, trained jointly, on the synthetic demo corpus.
 
-    avjax train demo_late
+avjax train demo_late
 """
 
 from __future__ import annotations

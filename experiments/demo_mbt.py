@@ -1,6 +1,6 @@
 """MBT on the synthetic demo corpus.
 
-    avjax train demo_mbt
+avjax train demo_mbt
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """video alone on the synthetic demo corpus.
 
-    avjax train demo_video
+avjax train demo_video
 """
 
 from __future__ import annotations

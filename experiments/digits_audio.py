@@ -1,11 +1,11 @@
 """audio alone on spoken and handwritten digits.
 
-    avjax train digits_audio
+avjax train digits_audio
 """
 
 from __future__ import annotations
 
-from digits_common import CLASSES, SIZE, AUDIO, digits
+from digits_common import AUDIO, CLASSES, SIZE, digits
 
 from avjax.experiment import Experiment
 from avjax.models import late_fusion

@@ -6,8 +6,8 @@ recordings.
 
 from __future__ import annotations
 
-from avjax.data.augment import Crop, SpecAugment, SpeedJitter, WaveformJitter
-from avjax.data.frontend import Augment, Frontend, FrameNormalise
+from avjax.data.augment import SpecAugment, SpeedJitter, WaveformJitter
+from avjax.data.frontend import Augment, FrameNormalise, Frontend
 from avjax.data.logmel import LogMel
 from avjax.data.pipeline import AudioSampling, Data, VideoSampling
 from avjax.experiment import Experiment, Training
@@ -16,14 +16,15 @@ from avjax.nn.transformer import Size
 from avjax.objectives.classification import Classification
 from avjax.training.optimizer import AdamW
 
-LOGMEL = LogMel(mels=64, per_clip=True)
-AUDIO = Patches("audio", shape=(64, LOGMEL.mels), patch=(8, 16))
+# The recordings end at 4 kHz: above it there is noise alone.
+LOGMEL = LogMel(mels=40, high=4000.0, per_clip=True)
+# Tokens are slices of 40 ms over all bins: patches in frequency too fit three voices, and not a fourth.
+AUDIO = Patches("audio", shape=(64, LOGMEL.mels), patch=(4, LOGMEL.mels))
 AUGMENT = Augment(
     # Three speakers are few: speed stands in for others.
     speed=SpeedJitter((0.8, 1.25)),
     waveform=WaveformJitter(snr=(3.0, 20.0)),
-    spectrogram=SpecAugment(frequency_masks=2, frequency_width=12, time_masks=2, time_width=12),
-    crop=Crop(zoom=(0.85, 1.2), aspect=(0.85, 1.18), flip=0.0),
+    spectrogram=SpecAugment(frequency_masks=2, frequency_width=8, time_masks=2, time_width=10),
 )
 VIDEO = Patches("video", shape=(1, 8, 8, 1), patch=(1, 2, 2))
 CLASSES = {"digit": 10}

@@ -1,6 +1,6 @@
 """Late fusion, trained jointly, on spoken and handwritten digits.
 
-    avjax train digits_late
+avjax train digits_late
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """MBT on spoken and handwritten digits.
 
-    avjax train digits_mbt
+avjax train digits_mbt
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """video alone on spoken and handwritten digits.
 
-    avjax train digits_video
+avjax train digits_video
 """
 
 from __future__ import annotations

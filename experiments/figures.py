@@ -6,8 +6,8 @@ demo         the quickstart's experiments on the synthetic demo corpus, three se
 interaction  late fusion and MBT where the label lies in heard and seen together (synthetic)
 digits       spoken and handwritten digits, each speaker held out in turn, with logistic regression beside them
 
-Everything is kept below --out and gone on with, so a second run costs what is missing. Each part prints a Markdown table and
-writes it to OUT/PART.md, with the command, the hardware and the date.
+Everything is kept below --out and gone on with, so a second run costs what is missing. Each part prints a Markdown
+table and writes it to OUT/PART.md, with the command, the hardware and the date.
 """
 
 from __future__ import annotations
@@ -98,9 +98,7 @@ def digits(options: Options) -> list[str]:
     found: dict[str, list[float]] = {}
     minutes = []
     for speaker in options.speakers:
-        records = _prepare(
-            folder / speaker, "digits", "--corpus.held-out", speaker, data=options.digits_data
-        )
+        records = _prepare(folder / speaker, "digits", "--corpus.held-out", speaker, data=options.digits_data)
         baseline = [sys.executable, str(HERE / "baselines" / "digits_logistic.py"), str(records), "--json"]
         # One thread: scikit-learn's small products are slower with more.
         environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
@@ -152,9 +150,7 @@ def _interval(right: np.ndarray) -> str:
     """Bootstrap over seeds and, within them, test clips; [S, N] to text."""
     random = np.random.default_rng(0)
     seeds, clips = right.shape
-    draws = [
-        right[random.integers(0, seeds, seeds)][:, random.integers(0, clips, clips)].mean() for _ in range(2000)
-    ]
+    draws = [right[random.integers(0, seeds, seeds)][:, random.integers(0, clips, clips)].mean() for _ in range(2000)]
     low, high = np.quantile(draws, [0.025, 0.975])
     return f"{low:.3f} to {high:.3f}"
 

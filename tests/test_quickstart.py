@@ -1,4 +1,4 @@
-"""The programs in experiments/, shrunk: the quickstart, the tables and the benchmarks do what their users run them for."""
+"""The programs in experiments/, shrunk: quickstart, tables and benchmarks do what their users run them for."""
 
 from __future__ import annotations
 
@@ -16,7 +16,13 @@ pytestmark = pytest.mark.slow
 def run(root: Path, *words: str, folder: Path, seconds: int = 600) -> subprocess.CompletedProcess:
     environment = os.environ | {"XLA_FLAGS": ""}
     done = subprocess.run(
-        [sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=seconds, check=False
+        [sys.executable, *words],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        check=False,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done

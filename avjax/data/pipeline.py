@@ -232,9 +232,7 @@ def training_batches(
     return iter(_read_ahead(dataset, data))
 
 
-def evaluation_batches(
-    data: Data, split: str, *, process: int = 0, processes: int = 1
-) -> tuple[int, Iterator[Batch]]:
+def evaluation_batches(data: Data, split: str, *, process: int = 0, processes: int = 1) -> tuple[int, Iterator[Batch]]:
     """Number of global batches, and this process's part of them: every clip of a split in order.
 
     Each clip gives ``data.test_clips`` rows. Rows of weight 0 fill the last batch.

@@ -180,9 +180,7 @@ class DeviceBatches:
         return jax.tree.map(lambda x: jax.make_array_from_process_local_data(self.sharding, np.asarray(x)), local)
 
 
-def build_state(
-    experiment: Experiment, mesh: jax.sharding.Mesh
-) -> tuple[Steps, Callable[[], TrainState], TrainState]:
+def build_state(experiment: Experiment, mesh: jax.sharding.Mesh) -> tuple[Steps, Callable[[], TrainState], TrainState]:
     """Step functions, a function that makes the first state, and the abstract state with its shardings.
 
     No array exists unsharded at any time: initial values are computed by one jitted function straight into place.
@@ -252,4 +250,3 @@ def flatten(split: str, seen: Predictions, multi_label: bool) -> dict[str, float
     for head, estimates in seen.metrics(multi_label=multi_label, samples=1).items():
         numbers |= {f"{split}/{head}/{name}": estimate.value for name, estimate in estimates.items()}
     return numbers
-

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -108,7 +109,7 @@ def layers_above(params: nnx.State) -> nnx.State:
     paths = [_names(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     layers = sorted({layer for path in paths if (layer := _layer(path)) is not None})
 
-    def above(path: tuple, _: jax.Array) -> int:
+    def above(path: tuple, _: Any) -> int:
         names = _names(path)
         layer = _layer(names)
         if layer is not None:

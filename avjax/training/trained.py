@@ -60,8 +60,10 @@ class Trained:
         mesh = MeshShape().build(devices)
         steps, _, abstract = build_state(experiment, mesh)
         if not run.checkpoints.is_dir():
-            raise RunError(f"{path} has no checkpoint yet; `avjax train` writes one every"
-                           f" {experiment.training.checkpoint_every} steps and at the end")
+            raise RunError(
+                f"{path} has no checkpoint yet; `avjax train` writes one every"
+                f" {experiment.training.checkpoint_every} steps and at the end"
+            )
         checkpoints = Checkpoints(run.checkpoints)
         if checkpoints.latest() is None:
             raise RunError(f"{path} has no whole checkpoint; train again: `avjax train` goes on where it can")
@@ -161,9 +163,11 @@ class Trained:
             part = rows[begin : begin + size]
             batch = stack([*part, *[crop.filler()] * (size - len(part))])
             # The loss is not asked for, but it is part of the step: any target will do.
-            batch = batch.replace(target={
-                head: np.zeros((size, len(names)), np.float32) for head, names in self.description.classes.items()
-            })
+            batch = batch.replace(
+                target={
+                    head: np.zeros((size, len(names)), np.float32) for head, names in self.description.classes.items()
+                }
+            )
             probabilities, _ = self.evaluate(self.state, self.on_devices(batch))
             outputs.append({head: np.asarray(values)[: len(part)] for head, values in probabilities.items()})
         return {head: np.concatenate([output[head] for output in outputs]) for head in outputs[0]}

@@ -26,7 +26,7 @@ AUGMENT = Augment(
     waveform=WaveformJitter(snr=(3.0, 20.0)),
     spectrogram=SpecAugment(frequency_masks=2, frequency_width=8, time_masks=2, time_width=10),
 )
-VIDEO = Patches("video", shape=(1, 8, 8, 1), patch=(1, 2, 2))
+VIDEO = Patches("video", shape=(1, 8, 8, 1), patch=(1, 4, 4))
 CLASSES = {"digit": 10}
 SIZE = Size(width=64, depth=4, heads=2)
 

@@ -85,7 +85,7 @@ def test_nothing_is_unpickled(tiny, tmp_path):
     folder = run.path / "predictions"
     folder.mkdir()
     with zipfile.ZipFile(folder / "test.npz", "w") as archive, archive.open("index.npy", "w") as file:
-        np.save(file, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+        np.save(file, np.array([{"a": 1}], dtype=object))
     with pytest.raises(RunError, match="is damaged"):
         run.predictions("test")
 

@@ -276,6 +276,11 @@ def _describe(
         "synthetic": bool(corpus.synthetic),
         "licence": corpus.licence,
         "corpus": _fields(corpus),
-        "provenance": {**dataclasses.asdict(settings), "avjax": avjax.__version__, "pyav": version("av")},
+        "provenance": {
+            **dataclasses.asdict(settings),
+            "avjax": avjax.__version__,
+            "pyav": version("av"),
+            **(corpus.facts() if hasattr(corpus, "facts") else {}),
+        },
         "shards": listed,
     }

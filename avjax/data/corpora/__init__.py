@@ -6,6 +6,9 @@ A corpus file defines a dataclass named ``Corpus`` (its fields become flags of `
 * ``classes``: head name -> class names in label order,
 * ``clips(root) -> list[Clip]``: every clip below the folder ``root``, in a stable order.
 
+It may have a class attribute ``video_codec`` (the codec of its records unless told: "raw" for arrays), and a method
+``facts()``: what is known of the whole corpus, kept in the records' description (the demo's ceilings, say).
+
 That is the whole contract: ``avjax prepare path/to/my_corpus.py --data FOLDER`` takes any such file.
 """
 
@@ -14,7 +17,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 from avjax.data.media import Frames, Waveform
 
@@ -45,6 +48,7 @@ class Clip:
     cues: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
+@runtime_checkable
 class CorpusProtocol(Protocol):
     """What ``avjax prepare`` asks of a ``Corpus``."""
 

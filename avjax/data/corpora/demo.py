@@ -151,6 +151,10 @@ class Corpus(Knobs):
     def knobs(self) -> Knobs:
         return Knobs(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Knobs)})
 
+    def facts(self) -> dict[str, Any]:
+        """What an ideal observer of the true cues reaches; kept with the records."""
+        return {"ceilings": ceilings(self.knobs)}
+
     def clips(self, root: Path) -> list[Clip]:
         """Lists the corpus in ``root``, made there as far as it is missing: started again, it goes on where it stopped.
 

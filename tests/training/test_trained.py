@@ -1,0 +1,63 @@
+"""A run restored: onto other devices, with other records, without its checkpoint."""
+
+from __future__ import annotations
+
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from avjax.experiment import load
+from avjax.run import Run, RunError
+from avjax.training.loop import train
+from avjax.training.trained import Trained
+from tests.fixtures.records import write_experiment, write_records
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    tiny = write_experiment(folder / "experiments", write_records(folder / "records"))
+    words = ("--training.steps", "3", "--training.mesh.data", "2", "--training.mesh.fsdp", "4")
+    experiment, source = load(tiny, words)
+    made = Run.create(folder / "run", experiment, source)
+    train(experiment, made, quiet=True)
+    return made
+
+
+def test_score_repeats_what_training_ended_with(run):
+    before = run.results()["test"]
+    after = Trained.load(run.path).score("test")
+    assert after["metrics"] == before["metrics"]
+    assert after["losses"]["loss"] == pytest.approx(before["losses"]["loss"], rel=1e-5)
+
+
+def test_one_device_gives_the_same_probabilities_as_eight(run, monkeypatch):
+    eight = Trained.load(run.path)
+    eight.score("test")
+    expected = run.predictions("test")["probabilities:label"]
+    only = jax.devices()[:1]
+    monkeypatch.setattr(jax, "devices", lambda *_: only)
+    one = Trained.load(run.path)
+    assert {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(one.state.params)} == {1}
+    one.score("test")
+    np.testing.assert_allclose(run.predictions("test")["probabilities:label"], expected, atol=1e-5)
+
+
+def test_records_of_other_classes_are_refused(run, tmp_path):
+    other = write_records(tmp_path / "records")
+    text = (other / "dataset.json").read_text().replace('["low", "high"]', '["high", "low"]')
+    (other / "dataset.json").write_text(text)
+    with pytest.raises(RunError, match="was trained on others"):
+        Trained.load(run.path).score("test", other)
+
+
+def test_a_run_without_a_checkpoint_is_told(run, tmp_path):
+    shutil.copytree(run.path, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    with pytest.raises(RunError, match="has no checkpoint yet"):
+        Trained.load(tmp_path / "run")
+    (tmp_path / "run" / "checkpoints").mkdir()
+    with pytest.raises(RunError, match="has no whole checkpoint"):
+        Trained.load(tmp_path / "run")

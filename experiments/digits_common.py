@@ -31,7 +31,7 @@ CLASSES = {"digit": 10}
 SIZE = Size(width=64, depth=4, heads=2)
 
 
-def digits(model, *, steps: int = 2000) -> Experiment:
+def digits(model, *, steps: int = 1000) -> Experiment:
     """The digits experiment with this model."""
     names = [patches.modality for patches in model.modalities]
     return Experiment(
@@ -45,5 +45,5 @@ def digits(model, *, steps: int = 2000) -> Experiment:
         frontend=Frontend(audio=LOGMEL, video=FrameNormalise(), augment=AUGMENT),
         objective=Classification(label_smoothing=0.1),
         optimizer=AdamW(learning_rate=2e-3, weight_decay=0.05),
-        training=Training(steps=steps, evaluate_every=200, checkpoint_every=500),
+        training=Training(steps=steps, evaluate_every=250, checkpoint_every=250),
     )

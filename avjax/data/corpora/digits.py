@@ -80,7 +80,7 @@ class Corpus:
     validation: str = "recordings"
     snr: float | None = 0.0
     image_noise: float = 0.5
-    pairs: int = 4
+    pairs: int = 8
     frames: int = 1
     seed: int = 0
 

@@ -56,7 +56,7 @@ def attend(
     keep: np.ndarray | None = None,
     dtype: Any = np.float64,
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Output and all statistics, and the gradients of sum(cotangents * them) by diagnostics.md 7.3.
+    """Output and all statistics, and the gradients of sum(cotangents * them), by the softmax formulas written out.
 
     Args:
       arrays: query, key, value, received_weights, and bias or not.

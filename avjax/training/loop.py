@@ -75,7 +75,7 @@ def train(experiment: Experiment, run: Run, *, quiet: bool = False, profile: boo
     start = int(state.step)
 
     # ---------------------------------------------------------------- steps, compiled once
-    train_step = jax.jit(steps.train, donate_argnums=0)
+    train_step = jit_train(steps, abstract)
     evaluate_step = jit_evaluate(steps, mesh)
     seed = jax.random.key(experiment.seed)
 
@@ -197,6 +197,12 @@ def build_state(experiment: Experiment, mesh: jax.sharding.Mesh) -> tuple[Steps,
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract, shardings
     )
     return steps, jax.jit(initialise, out_shardings=shardings), target
+
+
+def jit_train(steps: Steps, abstract: TrainState) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+    """The training step. The state comes back laid out as it was given, or the second step would compile anew."""
+    shardings = jax.tree.map(lambda x: x.sharding, abstract)
+    return jax.jit(steps.train, donate_argnums=0, out_shardings=(shardings, None))
 
 
 def jit_evaluate(steps: Steps, mesh: jax.sharding.Mesh) -> EvaluateStep:

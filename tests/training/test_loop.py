@@ -14,10 +14,11 @@ import jax
 import numpy as np
 import pytest
 
+from avjax.data.pipeline import training_batches
 from avjax.experiment import load
 from avjax.run import Run
 from avjax.training.checkpoint import Checkpoints, named_leaves
-from avjax.training.loop import DeviceBatches, NonFiniteLoss, build_state, train
+from avjax.training.loop import DeviceBatches, NonFiniteLoss, build_state, jit_train, train
 from avjax.training.sharding import MeshShape, Rules
 from tests.fixtures.records import write_experiment, write_records
 
@@ -93,8 +94,6 @@ def test_losses_are_the_same_on_any_mesh(tiny, whole, tmp_path, mesh):
 
 
 def _losses_on_one_device(tiny) -> list[float]:
-    from avjax.data.pipeline import training_batches
-
     experiment, _ = load(tiny)
     mesh = MeshShape().build(jax.devices()[:1])
     steps, create, _ = build_state(experiment, mesh)
@@ -129,6 +128,16 @@ def test_killed_and_resumed_ends_bit_for_bit_where_the_whole_run_did(tiny, whole
 
 def test_the_last_step_is_always_kept(whole):
     assert sorted(path.name for path in whole.checkpoints.iterdir()) == ["18", "20"]
+
+
+def test_the_step_compiles_once(tiny):
+    experiment, _ = load(tiny)
+    mesh = experiment.training.mesh.build()
+    steps, create, abstract = build_state(experiment, mesh)
+    step, state, on_devices = jit_train(steps, abstract), create(), DeviceBatches(mesh, Rules(), 8)
+    for batch in training_batches(experiment.data, seed=0, start=0, steps=3):
+        state, _ = step(state, on_devices(batch), jax.random.key(0))
+    assert step._cache_size() == 1
 
 
 def test_a_finished_run_is_left_as_it_is(tiny, whole):

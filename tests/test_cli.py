@@ -11,6 +11,7 @@ import pytest
 
 from avjax.cli import COMMANDS, main
 from avjax.data.media import Frames, Waveform, encode
+from avjax.data.records import Records
 from tests.fixtures.records import CLASSES, RATE, write_experiment, write_records
 
 
@@ -153,6 +154,71 @@ def test_help_reads(command, capsys, monkeypatch, root):
         "compare": ["--title"],
     }
     assert all(flag in shown for flag in expected[command])
+
+
+def test_a_corpus_of_ones_own_is_one_file(tmp_path, capsys, monkeypatch):
+    """A file anywhere on disk, of clips that are arrays; its fields are flags."""
+    (tmp_path / "my_corpus.py").write_text(CORPUS)
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path)
+    words = [
+        "prepare",
+        "my_corpus.py",
+        "--data",
+        "mine",
+        "--out",
+        "records",
+        "--corpus.clips-each",
+        "2",
+        "--workers",
+        "1",
+    ]
+    status, _ = run_json(capsys, *words)
+    assert status == 0
+    records = Records(tmp_path / "records")
+    assert dict(records.description.counts) == {"train": 2, "validation": 2, "test": 2}
+    assert records.description.provenance["ceilings"] == {"both": 1.0}
+    assert records.split("test")[1].video.codec == "raw"
+
+
+CORPUS = '''
+"""Noise, for a test."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from avjax.data.corpora import SPLITS, Clip
+from avjax.data.media import Frames
+
+
+@dataclasses.dataclass(frozen=True)
+class Corpus:
+    name: ClassVar[str] = "mine"
+    synthetic: ClassVar[bool] = True
+    licence: ClassVar[str] = "none"
+    video_codec: ClassVar[str] = "raw"
+    clips_each: int = 1
+
+    @property
+    def classes(self):
+        return {"kind": ("a", "b")}
+
+    def facts(self):
+        return {"ceilings": {"both": 1.0}}
+
+    def clips(self, root: Path) -> list[Clip]:
+        frames = Frames(np.zeros((3, 8, 8, 3), np.uint8), np.arange(3) / 25)
+        return [
+            Clip(f"{split}{number}", None, frames, {"kind": number % 2}, split, split)
+            for split in SPLITS
+            for number in range(self.clips_each)
+        ]
+'''
 
 
 def test_without_words_the_commands_are_listed(capsys):

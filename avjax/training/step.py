@@ -81,7 +81,11 @@ class Steps:
         )
 
     def train(self, state: TrainState, batch: Batch, seed: jax.Array) -> tuple[TrainState, Metrics]:
-        """One step. Every random draw follows from (seed, step, row's record), none from the layout of devices."""
+        """One step.
+
+        Every random draw follows from (seed, step) and the row: in augmentation from its record, in dropout from its
+        place in the global batch, which is the same for any number of processes and devices.
+        """
         augment_key, model_key = jax.random.split(jax.random.fold_in(seed, state.step))
         features = self.frontend(batch, augment_key)
         gradients, metrics, buffers = self._gradients(state, features, model_key)

@@ -65,3 +65,12 @@ def test_alone_or_elsewhere_it_is_no_mixture(site, tmp_path_factory):
     check_unmixed(site / "kernels", [str(site), str(elsewhere)])
     with pytest.raises(ImportError, match="unrelated to avjax"):
         check_unmixed(elsewhere / "kernels", [str(elsewhere)])
+
+
+def test_a_namesake_that_comes_first_is_told_by_avjax(tmp_path, root):
+    install_foreign(tmp_path, files=("kernels/__init__.py", "kernels/layer.py"))
+    result = run(tmp_path, f"import sys; sys.path.append({str(root)!r}); import avjax")
+    assert result.returncode != 0
+    message = result.stderr.splitlines()[-1]
+    assert f"Python finds ['{tmp_path / 'kernels'}']" in message
+    assert "pip uninstall kernels" in message

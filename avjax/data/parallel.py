@@ -1,4 +1,4 @@
-"""Many small tasks in spawned processes, with progress on a terminal and silence elsewhere."""
+"""Many small tasks in spawned processes, with progress."""
 
 from __future__ import annotations
 
@@ -30,29 +30,21 @@ def run(
       function: importable by name, and cheap to import: every process imports it.
       tasks: arguments; they travel to the processes.
       workers: processes; None takes one a core. With one, everything runs in this process.
-      description: what the progress bar says.
+      description: what the progress says.
       sizes: how many steps of the bar each task is worth; one each where None.
     """
-    from rich import progress as bars
-    from rich.console import Console
+    # Here, since every process that runs a task imports this module.
+    from avjax.progress import progress
 
     steps = list(sizes) if sizes is not None else [1] * len(tasks)
     workers = min(workers or cores(), len(tasks))
-    console = Console(stderr=True)
-    columns = (
-        bars.TextColumn("{task.description}"),
-        bars.BarColumn(),
-        bars.MofNCompleteColumn(),
-        bars.TimeElapsedColumn(),
-        bars.TextColumn("left"),
-        bars.TimeRemainingColumn(),
-    )
-    with bars.Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        bar = progress.add_task(description, total=sum(steps))
+    behind = 0
+    with progress(description, sum(steps)) as advance:
         if workers <= 1:
             for task, size in zip(tasks, steps, strict=True):
                 result = function(*task)
-                progress.advance(bar, size)
+                behind += size
+                advance(behind)
                 yield result
             return
         # Spawned, not forked: a fork after a thread or a record writer exists can hang.
@@ -62,7 +54,8 @@ def run(
             try:
                 for future in concurrent.futures.as_completed(futures):
                     result = future.result()
-                    progress.advance(bar, futures[future])
+                    behind += futures[future]
+                    advance(behind)
                     yield result
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import re
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,10 +25,11 @@ import numpy as np
 
 import avjax
 from avjax.data.corpora import SPLITS, Clip
-from avjax.data.prepare_pool import PrepareError, Progress, run_tasks
+from avjax.data.prepare_pool import PrepareError, run_tasks
 from avjax.data.prepare_report import Report
 from avjax.data.prepare_worker import Settings, Task, replace_text
 from avjax.data.records import AUDIO_CODECS, DESCRIPTION_FILE, SCHEMA, VIDEO_CODECS
+from avjax.progress import progress as show_progress
 
 __all__ = ["PrepareError", "Report", "prepare"]
 
@@ -93,10 +95,16 @@ def prepare(
             if file not in done
         ]
         count = min(workers or len(os.sched_getaffinity(0)), len(tasks))
-        with Progress(len(clips), sum(len(shards[file]) for file in done), enabled=progress) as shown:
-            for sidecar in run_tasks(tasks, count, limit_seconds, shown):
+        before, begin = sum(len(shards[file]) for file in done), time.monotonic()
+        with show_progress("prepare", len(clips), start=before, quiet=not progress) as advance:
+
+            def tell(behind: int, bad: int) -> None:
+                advance(before + behind, note=f"{bad} bad" if bad else "")
+
+            for sidecar in run_tasks(tasks, count, limit_seconds, tell):
                 done[sidecar["file"]] = sidecar
-        report = Report.of(corpus, [done[file] for file in shards], os.fspath(out), shown.seconds, len(tasks))
+        seconds = time.monotonic() - begin
+        report = Report.of(corpus, [done[file] for file in shards], os.fspath(out), seconds, len(tasks))
         replace_text(out / "report.json", json.dumps(report.to_json(), indent=2) + "\n")
         replace_text(out / "report.txt", report.text())
         if not sum(report.counts.values()):

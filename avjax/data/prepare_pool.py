@@ -1,4 +1,4 @@
-"""The processes that prepare shards, and their progress.
+"""The processes that prepare shards.
 
 Workers are started as fresh programs over socket pairs, never forked (a process forked after an ArrayRecord writer
 exists hangs), and without importing the parent's main module, which would cost each of them the import of jax.
@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -23,59 +23,10 @@ from avjax.data.prepare_worker import Task
 
 COMMAND = (sys.executable, "-m", "avjax.data.prepare_worker")
 GRACE_SECONDS = 5.0  # for a worker beyond twice the time that a file may take
-_LINE_SECONDS = 15.0  # between lines of progress where there is no terminal
 
 
 class PrepareError(RuntimeError):
     """Preparation cannot go on, for a reason that lies in no single file."""
-
-
-class Progress:
-    """A bar with the time left on a terminal; elsewhere a line now and then."""
-
-    def __init__(self, total: int, done: int, enabled: bool = True):
-        self._total, self._done, self._skipped, self._bad = total, done, done, 0
-        self._begin = self._spoke = time.monotonic()
-        self._enabled = enabled
-        self._bar: Any = None
-
-    def __enter__(self) -> Progress:
-        if self._enabled and sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-            from rich.progress import Progress as Bar
-
-            columns = [TextColumn("preparing"), BarColumn(), MofNCompleteColumn(), TextColumn("clips")]
-            columns += [TimeRemainingColumn(), TextColumn("{task.fields[bad]}")]
-            self._bar = Bar(*columns, console=Console(stderr=True))
-            self._bar.start()
-            self._task = self._bar.add_task("", total=self._total, completed=self._done, bad="")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-        elif self._enabled and time.monotonic() - self._begin > _LINE_SECONDS:
-            self._line()
-
-    @property
-    def seconds(self) -> float:
-        """Since the start."""
-        return time.monotonic() - self._begin
-
-    def update(self, done: int, bad: int) -> None:
-        """``done``: clips behind us, beyond those of an earlier run; ``bad``: how many of them were bad."""
-        self._done, self._bad = self._skipped + done, bad
-        if self._bar is not None:
-            self._bar.update(self._task, completed=self._done, bad=f"{bad} bad" if bad else "")
-        elif self._enabled and time.monotonic() - self._spoke > _LINE_SECONDS:
-            self._line()
-
-    def _line(self) -> None:
-        self._spoke = time.monotonic()
-        fresh = self._done - self._skipped
-        left = f", {self.seconds * (self._total - self._done) / fresh:.0f} s left" if fresh else ""
-        print(f"preparing: {self._done} of {self._total} clips, {self._bad} bad{left}", file=sys.stderr, flush=True)
 
 
 class _Worker:
@@ -115,12 +66,15 @@ def run_tasks(
     tasks: Sequence[Task],
     workers: int,
     limit_seconds: float,
-    progress: Progress,
+    advance: Callable[[int, int], None],
 ) -> Iterator[dict[str, Any]]:
     """Yields the sidecar of each shard as it is finished.
 
     A worker that dies, or does not get past a file within twice ``limit_seconds``, is replaced, and its shard begun
     again. A file on which a worker hung, or two died, is left out and reported.
+
+    Args:
+      advance: told how many clips are behind us, and how many of them were bad.
     """
     waiting = deque(tasks)
     crew: list[_Worker] = []
@@ -158,7 +112,7 @@ def run_tasks(
                 if reason is not None:
                     crew.remove(worker)
                     waiting.appendleft(_again(worker, reason, deaths, limit_seconds))
-            progress.update(finished + sum(worker.place or 0 for worker in crew), bad)
+            advance(finished + sum(worker.place or 0 for worker in crew), bad)
     finally:
         for worker in crew:
             worker.end()

@@ -391,11 +391,3 @@ def test_what_cannot_be(root, tmp_path):
     (tmp_path / "in").mkdir()
     with pytest.raises(ValueError, match="finds no clip"):
         run(tmp_path / "in", tmp_path / "out")
-
-
-def test_progress_speaks_now_and_then(capsys, monkeypatch):
-    monkeypatch.setattr(prepare_pool, "_LINE_SECONDS", 0.0)
-    with prepare_pool.Progress(10, 4) as shown:
-        time.sleep(0.01)
-        shown.update(3, 1)
-    assert "preparing: 7 of 10 clips, 1 bad" in capsys.readouterr().err

@@ -47,6 +47,7 @@ COMMANDS: dict[str, Held] = {
     "python experiments/figures.py demo": Held("run", "--steps 2 --seeds 0 --clips-per-actor 4"),
     "python experiments/figures.py interaction": Held("run", "--steps 2 --clips-per-actor 4"),
     "python experiments/figures.py digits": Held("parse"),
+    "python experiments/benchmarks/prepare.py": Held("run", "--rounds 1 --clips 2 --seconds 1"),
     "make install": Held("elsewhere", by=".ci/run"),
     "make test": Held("elsewhere", by=".ci/run"),
     "make check": Held("elsewhere", by=".ci/run"),

@@ -66,11 +66,13 @@ def train(experiment: Experiment, run: Run, *, quiet: bool = False, profile: boo
     checkpoints = Checkpoints(run.checkpoints)
     records = Records(data.records)
     fingerprint = records.fingerprint
+    spent = 0.0
     if checkpoints.latest() is None:
         state = create()
     else:
         state, position = checkpoints.load(abstract)
         require_same_records(position, fingerprint, run)
+        spent = position["seconds"]
         log.info("going on from step %d", int(state.step))
     start = int(state.step)
 
@@ -95,8 +97,9 @@ def train(experiment: Experiment, run: Run, *, quiet: bool = False, profile: boo
         write_json(run.path / "dataset.json", dataclasses.asdict(records.description))
     tracker = Tracker(run.path, first=jax.process_index() == 0)
     stopwatch, window = Stopwatch(), []
-    begin = time.perf_counter()
-    spent_before = run.results().get("seconds", 0.0) if start else 0.0
+    looks = training.evaluate_every and records.description.counts.get("validation")
+    begin = time.perf_counter() - spent
+    trace = range(min(start + 5, training.steps), min(start + 15, training.steps) + 1)
 
     def finish(pending: tuple[int, dict[str, jax.Array], np.ndarray]) -> None:
         """Reads the metrics of a step that has been dispatched before; checks and logs them."""
@@ -117,6 +120,7 @@ def train(experiment: Experiment, run: Run, *, quiet: bool = False, profile: boo
             tracker.write(number, **means, **speed(stopwatch, data.batch))
 
     with contextlib.ExitStack() as stack:
+        stack.callback(batches.close)
         stack.callback(tracker.close)
         stack.callback(checkpoints.close)
         advance = stack.enter_context(progress(f"train {run.name}", training.steps, start=start, quiet=quiet))
@@ -125,31 +129,32 @@ def train(experiment: Experiment, run: Run, *, quiet: bool = False, profile: boo
             with stopwatch.measure("data"):
                 local = next(batches)
                 batch = on_devices(local)
-            if profile and number == start + 5:
+            if profile and number == trace[0]:
                 jax.profiler.start_trace(str(run.path / "profile"))
             # The next step is dispatched before the last one's metrics are read: the device never waits for us.
             state, metrics = train_step(state, batch, seed)
             if pending is not None:
                 finish(pending)
             pending = (number, metrics, local.index)
-            if profile and number == min(start + 15, training.steps):
+            if profile and number == trace[-1]:
                 jax.block_until_ready(metrics)
                 jax.profiler.stop_trace()
-            look = training.evaluate_every and number % training.evaluate_every == 0 and number < training.steps
+            look = looks and number % training.evaluate_every == 0 and number < training.steps
             save = number % training.checkpoint_every == 0 or number == training.steps
             if look or save:
                 finish(pending)
                 pending = None
                 stopwatch.pause()
             if save:
-                checkpoints.save(state, {"step": number, "seed": experiment.seed, "records": fingerprint})
+                spent = time.perf_counter() - begin
+                position = {"step": number, "seed": experiment.seed, "records": fingerprint, "seconds": spent}
+                checkpoints.save(state, position)
             if look:
                 seen = predict(evaluate_step, state, experiment, "validation", on_devices)
                 tracker.write(number, **flatten("validation", seen, is_multi_label(experiment)))
-        seconds = spent_before + time.perf_counter() - begin
 
         # ------------------------------------------------------------ last evaluation
-        results: dict[str, Any] = {"steps": training.steps, "seed": experiment.seed, "seconds": round(seconds, 2)}
+        results: dict[str, Any] = {"steps": training.steps, "seed": experiment.seed, "seconds": round(spent, 2)}
         results |= {"speed": speed(stopwatch, data.batch), "environment": environment()} if stopwatch.steps else {}
         for split in [name for name, count in records.description.counts.items() if count and name != "train"]:
             seen = predict(evaluate_step, state, experiment, split, on_devices)

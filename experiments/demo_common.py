@@ -24,7 +24,7 @@ CONGRUENCE = {"congruence": 2}
 SIZE = Size(width=64, depth=4, heads=2)
 
 
-def demo(model, *, steps: int = 300) -> Experiment:
+def demo(model, *, steps: int = 300, learning_rate: float = 2e-3) -> Experiment:
     """The demo experiment with this model."""
     names = [patches.modality for patches in model.modalities]
     return Experiment(
@@ -37,6 +37,6 @@ def demo(model, *, steps: int = 300) -> Experiment:
         ),
         frontend=Frontend(audio=LOGMEL, video=FrameNormalise()),
         objective=Classification(label_smoothing=0.1),
-        optimizer=AdamW(learning_rate=2e-3, weight_decay=0.05),
+        optimizer=AdamW(learning_rate=learning_rate, weight_decay=0.05),
         training=Training(steps=steps, evaluate_every=100, checkpoint_every=150),
     )

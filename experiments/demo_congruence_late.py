@@ -14,4 +14,6 @@ from avjax.models import late_fusion
 
 
 def experiment() -> Experiment:
-    return demo(late_fusion.Config(modalities=(AUDIO, VIDEO), classes=CONGRUENCE, size=SIZE))
+    # As many steps as MBT, which needs them.
+    model = late_fusion.Config(modalities=(AUDIO, VIDEO), classes=CONGRUENCE, size=SIZE)
+    return demo(model, steps=1000, learning_rate=1e-3)

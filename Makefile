@@ -8,7 +8,7 @@ install = @.ci/environment $(VENV)
 .PHONY: quickstart test check figures bench install clean
 
 quickstart: ; $(install) demo $(PACKAGES) && $(python) experiments/quickstart.py
-test: ; $(install) dev $(PACKAGES) && $(python) -m pytest -n 2 -m "not slow"
+test: ; $(install) dev $(PACKAGES) && $(python) -m pytest -n 2 --dist loadfile -m "not slow"
 check: ; $(install) dev $(PACKAGES) && $(python) -m ruff check . && $(python) -m ruff format --check . && $(python) -m pytest -m slow
 figures: ; $(install) dev $(PACKAGES) && $(python) experiments/figures.py demo interaction $(if $(DIGITS),digits --digits-data $(DIGITS))
 bench: ; $(install) dev $(PACKAGES) && $(python) experiments/benchmarks/prepare.py && $(python) experiments/benchmarks/logmel.py

@@ -107,11 +107,12 @@ class Experiment(Generic[M, L, O]):
     def steps(self) -> tuple[Steps, nnx.State, nnx.State]:
         """The model as pure step functions, and its abstract parameters and buffers; nothing is allocated."""
         graph, params, buffers, randomness = split_model(nnx.eval_shape(self.build_model))
-        del randomness  # Abstract; the real one is a few hundred bytes of keys, made here.
+        del randomness  # Abstract; the real one is a few hundred bytes of keys.
         return (
             Steps(
                 graph=graph,
-                randomness=_random_streams(self.build_model),
+                # Reseeded at every step: the same in every run, so that runs of other seeds share compiled programs.
+                randomness=_random_streams(lambda: self.model.build(nnx.Rngs(0))),
                 frontend=self.frontend,
                 objective=self.objective,
                 optimizer=self.optimizer.build(params, self.training.steps),

@@ -271,8 +271,10 @@ def test_a_full_disk(root, tmp_path, monkeypatch):
 
 
 SCRIPT = """
-import os, sys
+import os, signal, sys
 from pathlib import Path
+# As in a terminal, even where whoever runs the tests ignores the signal, as a shell's background jobs do.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path.insert(0, {tests!r})
 from test_prepare_corpus import Corpus
 from avjax.data import prepare_pool

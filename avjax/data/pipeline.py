@@ -39,9 +39,6 @@ class AudioSampling:
 
     def read(self, record: Record, start: float) -> tuple[np.ndarray, np.ndarray]:
         """Samples [S] int16 from ``start`` seconds on, and which of them the record has."""
-        values = np.zeros(self.samples, np.int16)
-        if record.audio is None:
-            return values, np.zeros(self.samples, bool)
         if record.audio.rate != self.rate:
             raise ValueError(
                 f"{record.name}: recorded at {record.audio.rate} Hz, but the experiment samples at {self.rate} Hz;"
@@ -49,11 +46,13 @@ class AudioSampling:
             )
         begin = round(start * self.rate)
         found = record.audio.read(begin, begin + self.samples)
+        values = np.zeros(self.samples, np.int16)
         values[: len(found)] = found
         return values, np.arange(self.samples) < len(found)
 
-    def absent(self, description: Description) -> np.ndarray:
-        return np.zeros(self.samples, np.int16)
+    def absent(self, description: Description) -> tuple[np.ndarray, np.ndarray]:
+        """What ``read`` gives, for a clip without sound."""
+        return np.zeros(self.samples, np.int16), np.zeros(self.samples, bool)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,9 +85,11 @@ class VideoSampling:
         values[valid] = video.read(shown[valid])
         return values, valid
 
-    def absent(self, description: Description) -> np.ndarray:
+    def absent(self, description: Description) -> tuple[np.ndarray, np.ndarray]:
+        """What ``read`` gives, for a clip without pictures."""
         size = description.video
-        return np.zeros((self.frames, size["height"], size["width"], size["channels"]), np.uint8)
+        values = np.zeros((self.frames, size["height"], size["width"], size["channels"]), np.uint8)
+        return values, np.zeros(self.frames, bool)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,15 +136,14 @@ class Crop:
         streams = {}
         for name, way in self.data.sampling.items():
             there = getattr(record, name) is not None
-            values = way.absent(self.description)
-            values, valid = way.read(record, start) if there else (values, np.zeros(len(values), bool))
+            values, valid = way.read(record, start) if there else way.absent(self.description)
             streams[name] = Stream(values, valid, np.float32(start), float(way.rate))
         return Batch(streams, self._target(record), np.float32(1), np.int32(index))
 
     def filler(self) -> Batch:
         """A row that counts nowhere: every modality absent, weight 0."""
         streams = {
-            name: Stream(way.absent(self.description), np.zeros(_length(way), bool), np.float32(0), float(way.rate))
+            name: Stream(*way.absent(self.description), np.float32(0), float(way.rate))
             for name, way in self.data.sampling.items()
         }
         target = {head: np.zeros(len(names), np.float32) for head, names in self.description.classes.items()}
@@ -286,7 +286,3 @@ def _duration(record: Record) -> float:
         times = record.video.times
         ends.append(float(times[-1] + (times[-1] - times[-2] if len(times) > 1 else 0.0)))
     return max(ends)
-
-
-def _length(way: AudioSampling | VideoSampling) -> int:
-    return way.samples if isinstance(way, AudioSampling) else way.frames

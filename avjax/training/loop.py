@@ -79,6 +79,7 @@ def train(experiment: Experiment, run: Run, *, quiet: bool = False, profile: boo
     # ---------------------------------------------------------------- steps, compiled once
     train_step = jit_train(steps, abstract)
     evaluate_step = jit_evaluate(steps, mesh)
+    schedule = experiment.optimizer.schedule.build(training.steps)
     seed = jax.random.key(experiment.seed)
 
     # ---------------------------------------------------------------- data, from this very step on
@@ -115,7 +116,7 @@ def train(experiment: Experiment, run: Run, *, quiet: bool = False, profile: boo
         advance(number, f"loss {numbers['loss']:.3f}")
         if number % training.log_every == 0 or number == training.steps:
             means = {f"train/{name}": np.mean([n[name] for n in window]) for name in numbers}
-            means["train/learning_rate"] = float(experiment.optimizer.schedule.build(training.steps)(number - 1))
+            means["train/learning_rate"] = float(schedule(number - 1))
             window.clear()
             tracker.write(number, **means, **speed(stopwatch, data.batch))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
@@ -180,6 +179,3 @@ class Steps:
 def split_model(model: nnx.Module) -> tuple[nnx.GraphDef, nnx.State, nnx.State, nnx.State]:
     """Structure, parameters, buffers and random streams of a model."""
     return nnx.split(model, nnx.Param, nnx.Not(nnx.RngState), ...)
-
-
-BuildModel = Callable[[nnx.Rngs], nnx.Module]

@@ -20,9 +20,6 @@ from avjax.streams import Stream
 RAW = {"full_scale": 32_768.0, "mean": 0.0, "std": 1.0}  # Kaldi's own scale, not normalised.
 
 
-TONES = ("sweep", "square")
-
-
 def stream(samples, valid=None, rate=16_000.0) -> Stream:
     if samples.ndim == 1:
         samples = samples[None]
@@ -121,17 +118,18 @@ def speech(folder: Path, count: int, rng: np.random.Generator) -> list[np.ndarra
     return clips
 
 
-def assert_close_but_for_nulls(ours, expected) -> None:
-    """Within 1e-3 but for the odd cell far below the loudest of its frame, as tones and voices have.
+def assert_close_but_for_nulls(ours, expected, name="speech") -> None:
+    """Within 1e-3 but for the odd cell far below the loudest of its frame: one in a thousand, or one alone.
 
-    There float32 itself is the limit: of 6.4 million cells of such speech kaldi-native-fbank has 140 further than 1e-3
+    Tones and voices have many such cells, noise has one now and then, where a filter holds a single bin of the
+    transform. There float32 itself is the limit: of 6.4 million cells of such speech kaldi-native-fbank has 140 further than 1e-3
     from the definition in float64, up to 2.5e-3. The transform rounds at the scale of the frame's loudest amplitude A,
     so a cell of amplitude a is uncertain by a few 2^-24 A / a, twice that in the logarithm of its power.
     """
     error = np.abs(np.asarray(ours) - expected)
     louder = np.exp((expected.max(axis=1, keepdims=True) - expected) / 2)
-    assert np.quantile(error, 0.999) < 1e-3
-    assert (error < 1e-3 + 16 * 2.0**-24 * louder).all()
+    assert (error >= 1e-3).sum() <= max(1, error.size // 1000), name
+    assert (error < 1e-3 + 16 * 2.0**-24 * louder).all(), name
 
 
 @pytest.mark.parametrize("transform", ["rfft", "matrix"])
@@ -143,10 +141,7 @@ def test_equals_kaldi_on_generated_signals(rng, transform):
         expected = kaldi(batch[row, : sizes[row]], 80)
         ours = out.values[row, : len(expected)]
         assert out.valid[row].sum() == len(expected)
-        if name in TONES:
-            assert_close_but_for_nulls(ours, expected)
-        else:
-            np.testing.assert_allclose(ours, expected, atol=1e-3, rtol=0, err_msg=name)
+        assert_close_but_for_nulls(ours, expected, name)
 
 
 @pytest.mark.parametrize("taper", ["povey", "hamming", "hanning"])
@@ -172,10 +167,7 @@ def test_equals_the_definition_at_128_bins(rng, transform, full_scale):
     for row, name in enumerate(names):
         expected = definition(batch[row, : sizes[row]], 128, scale=full_scale / 32_768)
         ours = np.asarray(out[row, : len(expected)])
-        if name in TONES:
-            assert_close_but_for_nulls(ours, expected)
-        else:
-            np.testing.assert_allclose(ours, expected, atol=1e-3, rtol=0, err_msg=name)
+        assert_close_but_for_nulls(ours, expected, name)
     empty = front.filters().sum(0) == 0
     assert empty.any()  # The reason why kaldi-native-fbank refuses 128 bins at 16 kHz.
     np.testing.assert_allclose(ours[:, empty], np.log(FLOOR), rtol=1e-6)

@@ -7,7 +7,16 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from avjax.data.augment import ColourJitter, Crop, Mixup, SpecAugment, SpeedJitter, WaveformJitter, row_keys
+from avjax.data.augment import (
+    ColourJitter,
+    Crop,
+    Mixup,
+    SpecAugment,
+    SpeedJitter,
+    TimeShift,
+    WaveformJitter,
+    row_keys,
+)
 from avjax.data.logmel import LogMel, as_waveform
 from avjax.streams import Batch, Stream
 
@@ -65,13 +74,14 @@ class Augment:
     """What is drawn anew at each step; None leaves a kind out. Each has its own docstring.
 
     Attributes:
-      speed, waveform: before the log-mel. spectrogram: after it.
+      speed, waveform, shift: before the log-mel, in this order. spectrogram: after it.
       crop, colour: on pixels in [0, 1], before they are normalised.
       mixup: on the features of both, and on the targets.
     """
 
     speed: SpeedJitter | None = None
     waveform: WaveformJitter | None = None
+    shift: TimeShift | None = None
     spectrogram: SpecAugment | None = None
     crop: Crop | None = None
     colour: ColourJitter | None = None
@@ -121,7 +131,7 @@ class Frontend:
         return batch if augment.mixup is None else augment.mixup(batch, keys, made)
 
     def _hear(self, audio: Stream, augment: Augment, keys: jax.Array | None) -> Stream:
-        for change in (augment.speed, augment.waveform):
+        for change in (augment.speed, augment.waveform, augment.shift):
             if change is not None:
                 audio = change(audio.replace(values=as_waveform(audio.values)), keys)
         spectrogram = self.audio(audio)

@@ -10,13 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from avjax.data.augment import ColourJitter, Crop, Mixup, SpecAugment, SpeedJitter, WaveformJitter
+from avjax.data.augment import ColourJitter, Crop, Mixup, SpecAugment, SpeedJitter, TimeShift, WaveformJitter
 from avjax.data.frontend import Augment, FrameNormalise, Frontend
 from avjax.data.logmel import LogMel
 from avjax.streams import Batch, Stream
 
 EVERYTHING = Augment(
     speed=SpeedJitter(),
+    shift=TimeShift(),
     waveform=WaveformJitter(snr=(0.0, 20.0)),
     spectrogram=SpecAugment(2, 10, 2, 12),
     crop=Crop(),

@@ -121,10 +121,10 @@ def speech(folder: Path, count: int, rng: np.random.Generator) -> list[np.ndarra
 def assert_close_but_for_nulls(ours, expected, name="speech") -> None:
     """Within 1e-3 but for the odd cell far below the loudest of its frame: one in a thousand, or one alone.
 
-    Tones and voices have many such cells, noise has one now and then, where a filter holds a single bin of the
-    transform. There float32 itself is the limit: of 6.4 million cells of such speech kaldi-native-fbank has 140 further than 1e-3
-    from the definition in float64, up to 2.5e-3. The transform rounds at the scale of the frame's loudest amplitude A,
-    so a cell of amplitude a is uncertain by a few 2^-24 A / a, twice that in the logarithm of its power.
+    Tones and voices have many such cells, and noise has one now and then, where a filter holds a single bin of the
+    transform. There float32 itself is the limit: of 6.4 million cells of such speech kaldi-native-fbank has 140 further
+    than 1e-3 from the definition in float64, up to 2.5e-3. The transform rounds at the scale of the frame's loudest
+    amplitude A, so a cell of amplitude a is uncertain by a few 2^-24 A / a, twice that in the logarithm of its power.
     """
     error = np.abs(np.asarray(ours) - expected)
     louder = np.exp((expected.max(axis=1, keepdims=True) - expected) / 2)

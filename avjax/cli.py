@@ -151,11 +151,22 @@ def train(words: Words) -> int:
         both = AvoidSubcommands[TrainHelp[concrete_type(experiment)]]
         tyro.cli(both, prog=f"avjax train {name}", args=["--help"], default=TrainHelp(TrainOptions(), experiment))
     options, rest = tyro.cli(TrainOptions, prog=f"avjax train {name}", args=rest, return_unknown_args=True)
+    _refuse_near_misses(rest)
     experiment, source = load(name, tuple(rest))
     run = Run.create(options.out or Path("runs") / source.name, experiment, source)
     results = train_run(experiment, run, quiet=options.quiet, profile=options.profile)
     _show({run.name: results}, as_json=options.json)
     return 0
+
+
+def _refuse_near_misses(words: Words) -> None:
+    """What the experiment would refuse as unknown may be a flag of `avjax train` itself, misspelt."""
+    own = [f"--{field.name}" for field in dataclasses.fields(TrainOptions)]
+    for word in words:
+        flag = word.split("=")[0]
+        near = difflib.get_close_matches(flag, own, n=1, cutoff=0.75)
+        if flag.startswith("--") and "." not in flag and flag != "--seed" and near:
+            raise UsageError(f"avjax train has no flag {flag!r}; did you mean {near[0]!r}?")
 
 
 def _experiments() -> list[str]:
@@ -189,16 +200,25 @@ class EvalOptions:
 
 def evaluate(words: Words) -> int:
     """RUN... [--split test] [--average FOLDER]    scores runs, alone and averaged"""
+    from avjax.data.records import Records
+    from avjax.run import distinct_names
     from avjax.training.evaluate import average
     from avjax.training.trained import Trained
 
     options = tyro.cli(EvalOptions, prog="avjax eval", args=words)
     if not options.runs:
         raise UsageError("avjax eval needs a run directory, such as runs/demo_mbt")
-    split = options.split
-    results = {path.name: {split: Trained.load(path).score(split, options.records)} for path in options.runs}
+    if options.average and options.records:
+        raise UsageError("avjax eval averages what runs say of their own records: leave out --records or --average")
+    split, results = options.split, {}
+    for name, path in zip(distinct_names(options.runs), options.runs, strict=True):
+        trained = Trained.load(path)
+        description = Records(options.records).description if options.records else trained.description
+        results[name] = {split: trained.score(split, options.records), "synthetic": description.synthetic}
     if options.average:
-        results[options.average.name] = {split: average(options.runs, split, options.average)}
+        found = average(options.runs, split, options.average)
+        synthetic = any(result["synthetic"] for result in results.values())
+        results[options.average.name] = {split: found, "synthetic": synthetic}
     _show(results, as_json=options.json, split=split)
     return 0
 
@@ -235,7 +255,8 @@ def predict(words: Words) -> int:
     if not options.files:
         raise UsageError("avjax predict needs a media file behind the run directory")
     trained = Trained.load(options.run)
-    found, table = [], Table("file", "head", "prediction", "missing", title=trained.run.name)
+    found, table = [], Table("file", "head", "prediction", "missing")
+    table.title = f"{trained.run.name}{', trained on SYNTHETIC data' if trained.description.synthetic else ''}"
     for answer in trained.classify(options.files, without=options.without, clips=options.clips):
         if "error" in answer:
             table.add_row(Path(answer["file"]).name, "", f"[red]{answer['error']}")
@@ -325,7 +346,7 @@ def main(words: Words | None = None) -> int:
             raise UsageError(f"there is no command {command!r}{_nearest(command, list(COMMANDS))}")
         return COMMANDS[command](rest)
     except KeyboardInterrupt:
-        print("avjax: interrupted; the same command goes on where this one stopped", file=sys.stderr)
+        print("avjax: interrupted; the same command goes on from what was written last", file=sys.stderr)
         return 130
     except Exception as error:
         if os.environ.get("AVJAX_TRACEBACK") or not _mendable(error):
@@ -368,7 +389,9 @@ def _show(results: dict[str, Any], *, as_json: bool, split: str = "test") -> Non
     if as_json:
         print(json.dumps(results, indent=1, allow_nan=False))
         return
-    table = Table("run", "head", "metric", "value", "95 % interval", "clips", title=f"split {split}")
+    synthetic = any(result.get("synthetic") for result in results.values())
+    title = f"split {split}{', SYNTHETIC DATA' if synthetic else ''}"
+    table = Table("run", "head", "metric", "value", "95 % interval", "clips", title=title)
     for name, result in results.items():
         for head, metrics in result.get(split, {}).get("metrics", {}).items():
             for metric, entry in metrics.items():

@@ -61,7 +61,7 @@ class Training:
       log_every: steps that one line of metrics sums up.
       precision: of forward and backward pass; master weights are float32 either way.
       accumulate: microbatches a step.
-      remat: what the backward pass computes again instead of keeping.
+      remat: what the backward pass computes again of each layer instead of keeping it.
       average: decay of the moving average of the parameters, which is then what is evaluated; 0 for none.
       mesh: devices along each axis.
       rules: which logical axis of a parameter lies on which axis of the mesh.

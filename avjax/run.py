@@ -4,11 +4,13 @@ runs/demo_mbt/
   experiment/        the experiment file as it was, and the files beside it that it imports
   command.json       its name and the words of the command line: a run is rebuilt by replaying them
   config.json        every field as resolved, to read and compare
+  dataset.json       what the records were: classes, sizes, licence; `predict` needs no records
   metrics.jsonl      one line of numbers a logging interval or evaluation
   events/            the same for TensorBoard
   checkpoints/       state and data position
   predictions/       SPLIT.npz: probabilities, targets and record numbers of an evaluation
   results.json       metrics of every evaluated split
+  profile/           an xprof trace, where one was asked for
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import json
 import os
 import shutil
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +131,18 @@ class Run:
                     f"{file} has changed since {self.path} was started; choose another --out, or train"
                     f" {self.path / 'experiment' / source.file.name} to go on with the old one"
                 )
+
+
+def distinct_names(paths: Sequence[Path]) -> list[str]:
+    """The shortest tail of each path that tells it from the others."""
+    parts = [Path(path).resolve().parts for path in paths]
+    names = []
+    for place, own in enumerate(parts):
+        others = [other for k, other in enumerate(parts) if k != place]
+        length = next((n for n in range(1, len(own)) if own[-n:] not in [o[-n:] for o in others]), len(own))
+        name = "/".join(own[-length:]) if length < len(own) else own[-1]
+        names.append(name if name not in names else f"{name} ({place + 1})")
+    return names
 
 
 def write_predictions(folder: Path, split: str, arrays: dict[str, np.ndarray]) -> None:

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import grain
 import jax
 import numpy as np
 
-from avjax.data.records import Description, Record, Records, Split
+from avjax.data.record import Record, label_classes
+from avjax.data.records import Description, Records, Split
 from avjax.streams import Batch, Stream
 
 
@@ -75,9 +76,7 @@ class VideoSampling:
         """Frames [T, height, width, C] uint8 from ``start`` seconds on, and which of them the record has."""
         video = record.video
         times = start + np.arange(self.frames) / self.rate
-        # A frame stays on the screen until the next; the last one for as long as the one before it.
-        last = video.times[-1] + (video.times[-1] - video.times[-2] if len(video.times) > 1 else 1 / self.rate)
-        valid = times < last - 1e-6
+        valid = times < video.end - 1e-6
         if len(video.times) == 1:
             valid[:1] = True
         shown = np.clip(np.searchsorted(video.times, times + 1e-6, side="right") - 1, 0, None)
@@ -117,11 +116,6 @@ class Data:
     def sampling(self) -> dict[str, AudioSampling | VideoSampling]:
         return {name: way for name, way in (("audio", self.audio), ("video", self.video)) if way is not None}
 
-    @property
-    def seconds(self) -> float:
-        """Length of the window that a crop needs."""
-        return max(way.seconds for way in self.sampling.values())
-
 
 @dataclasses.dataclass(frozen=True)
 class Crop:
@@ -131,11 +125,15 @@ class Crop:
     description: Description
 
     def row(self, record: Record, index: int, place: float) -> Batch:
-        """``place`` in [0, 1] says where in the clip the window lies: 0 at its start, 1 at its end."""
-        start = place * max(_duration(record) - self.data.seconds, 0.0)
+        """``place`` in [0, 1] says where in the clip each modality's window lies: 0 at its start, 1 at its end.
+
+        So windows of different lengths lie inside one another, and a short one reaches every moment of the clip.
+        """
+        duration = _duration(record, self.data.sampling)
         streams = {}
         for name, way in self.data.sampling.items():
             there = getattr(record, name) is not None
+            start = place * max(duration - way.seconds, 0.0)
             values, valid = way.read(record, start) if there else way.absent(self.description)
             streams[name] = Stream(values, valid, np.float32(start), float(way.rate))
         return Batch(streams, self._target(record), np.float32(1), np.int32(index))
@@ -150,8 +148,11 @@ class Crop:
         return Batch(streams, target, np.float32(0), np.int32(-1))
 
     def _target(self, record: Record) -> dict[str, np.ndarray]:
-        classes = self.description.classes
-        return {head: np.eye(len(names), dtype=np.float32)[record.labels[head]] for head, names in classes.items()}
+        """One-hot, or multi-hot where a clip has several classes of a head, or none."""
+        target = {head: np.zeros(len(names), np.float32) for head, names in self.description.classes.items()}
+        for head, values in target.items():
+            values[list(label_classes(record.labels[head]))] = 1
+        return target
 
 
 @dataclasses.dataclass(frozen=True)
@@ -277,12 +278,11 @@ def _initialise_flags() -> None:
         flags.FLAGS(["avjax"], known_only=True)
 
 
-def _duration(record: Record) -> float:
-    """Seconds until the longer modality ends."""
+def _duration(record: Record, modalities: Collection[str]) -> float:
+    """Seconds until the longest of the modalities ends."""
     ends = [0.0]
-    if record.audio is not None:
+    if record.audio is not None and "audio" in modalities:
         ends.append(record.audio.samples / record.audio.rate)
-    if record.video is not None:
-        times = record.video.times
-        ends.append(float(times[-1] + (times[-1] - times[-2] if len(times) > 1 else 0.0)))
+    if record.video is not None and "video" in modalities:
+        ends.append(record.video.end)
     return max(ends)

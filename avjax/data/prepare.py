@@ -28,6 +28,7 @@ from avjax.data.corpora import SPLITS, Clip
 from avjax.data.prepare_pool import PrepareError, run_tasks
 from avjax.data.prepare_report import Report
 from avjax.data.prepare_worker import Settings, Task, replace_text
+from avjax.data.record import label_classes
 from avjax.data.records import AUDIO_CODECS, DESCRIPTION_FILE, SCHEMA, VIDEO_CODECS
 from avjax.progress import progress as show_progress
 
@@ -104,7 +105,8 @@ def prepare(
             for sidecar in run_tasks(tasks, count, limit_seconds, tell):
                 done[sidecar["file"]] = sidecar
         seconds = time.monotonic() - begin
-        report = Report.of(corpus, [done[file] for file in shards], os.fspath(out), seconds, len(tasks))
+        sidecars = [done[file] for file in shards]
+        report = Report.of(corpus, sidecars, _strangers(corpus, root), os.fspath(out), seconds, len(tasks))
         replace_text(out / "report.json", json.dumps(report.to_json(), indent=2) + "\n")
         replace_text(out / "report.txt", report.text())
         if not sum(report.counts.values()):
@@ -147,9 +149,19 @@ def _check_clips(corpus: Any, clips: Sequence[Clip], root: Path) -> None:
             raise ValueError(f"clip {clip.name!r} has split {clip.split!r}; splits are {', '.join(SPLITS)}")
         if splits.setdefault(clip.group, clip.split) != clip.split:
             raise ValueError(f"group {clip.group!r} is in splits {splits[clip.group]!r} and {clip.split!r}")
+        if clip.labels.keys() != corpus.classes.keys():
+            raise ValueError(
+                f"clip {clip.name!r} has labels for {sorted(clip.labels)}, not for {sorted(corpus.classes)}"
+            )
         for head, label in clip.labels.items():
-            if head not in corpus.classes or not 0 <= label < len(corpus.classes[head]):
+            if not all(0 <= number < len(corpus.classes[head]) for number in label_classes(label)):
                 raise ValueError(f"clip {clip.name!r} has label {head}={label}, which the corpus's classes do not have")
+
+
+def _strangers(corpus: Any, root: Path) -> list[dict[str, str]]:
+    """Media files that the corpus does not take for its own; a corpus need not say."""
+    found = corpus.strangers(root) if hasattr(corpus, "strangers") else []
+    return [{"file": os.path.relpath(file, root), "reason": reason} for file, reason in found]
 
 
 def _assign(clips: Sequence[Clip], clips_per_shard: int) -> dict[str, list[Clip]]:

@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from avjax.data.record import label_classes
+
 
 @dataclasses.dataclass(frozen=True)
 class Report:
@@ -20,6 +22,7 @@ class Report:
       classes: head -> class name -> split -> clips kept.
       seconds: split -> {"audio", "video"} -> duration of all clips.
       bad: {"name", "split", "file", "reason"} of every clip left out.
+      strangers: {"file", "reason"} of every media file that is no clip of the corpus (another name, a duplicate).
       missing: "audio", "video" -> names of the clips kept without it.
       warnings: {"name", "warning"} of every clip that decoded, but not as its file promised.
       sizes: "HEIGHTxWIDTHxCHANNELS" -> clips.
@@ -37,6 +40,7 @@ class Report:
     classes: Mapping[str, Mapping[str, Mapping[str, int]]]
     seconds: Mapping[str, Mapping[str, float]]
     bad: Sequence[Mapping[str, str]]
+    strangers: Sequence[Mapping[str, str]]
     missing: Mapping[str, Sequence[str]]
     warnings: Sequence[Mapping[str, str]]
     sizes: Mapping[str, int]
@@ -47,14 +51,23 @@ class Report:
 
     @classmethod
     def of(
-        cls, corpus: Any, sidecars: Sequence[Mapping[str, Any]], out: str, wall_seconds: float, written: int
+        cls,
+        corpus: Any,
+        sidecars: Sequence[Mapping[str, Any]],
+        strangers: Sequence[Mapping[str, str]],
+        out: str,
+        wall_seconds: float,
+        written: int,
     ) -> Report:
         """From the sidecars of all shards, in order."""
         splits = list(dict.fromkeys(sidecar["file"].split("-")[0] for sidecar in sidecars))
         records = [record for sidecar in sidecars for record in sidecar["records"]]
         counts = Counter(record["split"] for record in records)
         labels = Counter(
-            (head, label, record["split"]) for record in records for head, label in record["labels"].items()
+            (head, number, record["split"])
+            for record in records
+            for head, label in record["labels"].items()
+            for number in label_classes(label)
         )
         sizes = Counter("x".join(map(str, record["video"]["size"])) for record in records if record["video"])
         seconds = {split: {"audio": 0.0, "video": 0.0} for split in splits}
@@ -74,6 +87,7 @@ class Report:
             },
             seconds=seconds,
             bad=[entry for sidecar in sidecars for entry in sidecar["bad"]],
+            strangers=strangers,
             missing={
                 kind: [record["name"] for record in records if record[kind] is None] for kind in ("audio", "video")
             },
@@ -116,6 +130,7 @@ class Report:
         ]
         sections = {
             "Bad files, left out": [f"{entry['file']} ({entry['name']}): {entry['reason']}" for entry in self.bad],
+            "No clips of this corpus, left out": [f"{entry['file']}: {entry['reason']}" for entry in self.strangers],
             "Decoded in part": [f"{entry['name']}: {entry['warning']}" for entry in self.warnings],
             "Without sound": list(self.missing["audio"]),
             "Without pictures": list(self.missing["video"]),

@@ -27,6 +27,7 @@ from etils import epath
 from avjax.data import media, sound, tracks
 from avjax.data.blocks import JpegEncoder
 from avjax.data.corpora import Clip
+from avjax.data.record import label_classes
 from avjax.data.records import Audio, Record, Video, encode_record, open_shard, write_shard
 
 
@@ -252,7 +253,7 @@ def _facts(record: Record) -> dict[str, Any]:
     return {
         "name": record.name,
         "split": record.split,
-        "labels": {head: int(label) for head, label in record.labels.items()},
+        "labels": {head: label_classes(label) for head, label in record.labels.items()},
         "audio": None if audio is None else {"seconds": audio.samples / audio.rate},
         "video": None if video is None else {
             "frames": len(video), "rate": round(video.rate, 3), "seconds": float(video.times[-1] - video.times[0])

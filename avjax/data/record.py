@@ -100,6 +100,11 @@ class Video:
         """Nominal frames per second; 0 for a single frame."""
         return 1.0 / float(np.median(np.diff(self.times))) if len(self.times) > 1 else 0.0
 
+    @property
+    def end(self) -> float:
+        """Seconds until the last frame leaves the screen: it stays for as long as the one before it."""
+        return float(self.times[-1] + (self.times[-1] - self.times[-2] if len(self) > 1 else 0.0))
+
     def read(self, indices: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
         """Frames by number (all where None), in the order given: uint8 [n, H, W, C]. Decodes only those."""
         chosen = range(len(self)) if indices is None else [int(index) for index in indices]
@@ -114,9 +119,19 @@ class Video:
         return media.read_frames(self.data[0], chosen) if len(chosen) else np.zeros((0, *shape), np.uint8)
 
 
+Label = int | Sequence[int]
+
+
+def label_classes(label: Label) -> tuple[int, ...]:
+    """The classes that a clip has of a head: one, or where it may have several, any number."""
+    return (int(label),) if np.ndim(label) == 0 else tuple(int(number) for number in label)
+
+
 @dataclasses.dataclass(frozen=True)
 class Record:
     """One prepared clip; a modality that it lacks is None.
+
+    ``labels`` maps heads to a class number, or to several where a clip may have any number of classes.
 
     ``provenance`` maps "audio" and "video" to where each was taken from: ``source`` (path below the corpus folder, or
     "array"), ``bytes``, ``sha256`` of the file, and ``warnings`` of its decoding.
@@ -125,7 +140,7 @@ class Record:
     name: str
     split: str
     group: str
-    labels: Mapping[str, int]
+    labels: Mapping[str, Label]
     cues: Mapping[str, float]
     audio: Audio | None
     video: Video | None

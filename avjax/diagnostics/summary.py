@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from avjax.data.records import RecordError, Records
-from avjax.run import Run, RunError, read_json
+from avjax.run import Run, RunError, distinct_names, read_json
 from avjax.training.evaluate import Predictions
 
 METRICS = {"accuracy": "Accuracy", "uar": "UAR", "macro_f1": "Macro-F1", "map": "mAP"}
@@ -129,19 +129,7 @@ def number(value: Any) -> float | None:
 
 def read_runs(paths: Sequence[Path], split: str = "test") -> list[Summary]:
     """The summary of every path, in order; never raises for what a folder holds."""
-    return [_read(Path(path), name, split) for path, name in zip(paths, _names(paths), strict=True)]
-
-
-def _names(paths: Sequence[Path]) -> list[str]:
-    """The shortest tail of each path that tells it from the others."""
-    parts = [Path(path).resolve().parts for path in paths]
-    names = []
-    for place, own in enumerate(parts):
-        others = [other for k, other in enumerate(parts) if k != place]
-        length = next((n for n in range(1, len(own)) if own[-n:] not in [o[-n:] for o in others]), len(own))
-        name = "/".join(own[-length:]) if length < len(own) else own[-1]
-        names.append(name if name not in names else f"{name} ({place + 1})")
-    return names
+    return [_read(Path(path), name, split) for path, name in zip(paths, distinct_names(paths), strict=True)]
 
 
 def _read(path: Path, name: str, split: str) -> Summary:

@@ -21,13 +21,38 @@ from avjax.streams import Stream
 Tokens = Mapping[str, Stream]
 Bottleneck = Float[Array, "B M C"] | None
 
+# Name -> what the backward pass may keep of a layer; None is nothing but its inputs.
+REMAT_POLICIES = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
+
 
 def present(tokens: Tokens) -> dict[str, Array]:
     """Which rows have each modality: modality -> [B] bool."""
     return {modality: stream.valid.any(axis=1) for modality, stream in tokens.items()}
 
 
-class BottleneckFusion(nnx.Module):
+class Layer(nnx.Module):
+    """A layer of a stack: every subclass says in ``mix`` what it does to (tokens, bottleneck).
+
+    ``remat``, set from outside with ``nnx.view(model, remat=...)``, names what the backward pass computes again
+    instead of keeping, layer by layer: "none", "full" (all but the layer's inputs), or "dots" (all but the products
+    with weights). So the memory of the forward pass falls to that of one layer and every layer's inputs.
+    """
+
+    remat = "none"
+
+    def __call__(self, tokens: Tokens, bottleneck: Bottleneck = None) -> tuple[dict[str, Stream], Bottleneck]:
+        mix = type(self).mix
+        if self.remat != "none":
+            mix = nnx.remat(mix, policy=REMAT_POLICIES[self.remat])
+        return mix(self, dict(tokens), bottleneck)
+
+    def set_view(self, remat: str | None = None) -> None:
+        """Args: remat: what the backward pass computes again; see ``Layer``."""
+        if remat is not None:
+            self.remat = remat
+
+
+class BottleneckFusion(Layer):
     """Attention bottlenecks (Nagrani et al. 2021, equations 8 and 9, figure 2).
 
     [X_m | Z_m] <- Block_m([X_m | Z]) for every modality m from the same Z, then Z <- mean over m of Z_m.
@@ -46,7 +71,7 @@ class BottleneckFusion(nnx.Module):
         self.modalities = tuple(modalities)
         self.sequential = sequential
 
-    def __call__(self, tokens: Tokens, bottleneck: Bottleneck) -> tuple[dict[str, Stream], Bottleneck]:
+    def mix(self, tokens: Tokens, bottleneck: Bottleneck) -> tuple[dict[str, Stream], Bottleneck]:
         return self._in_turn(tokens, bottleneck) if self.sequential else self._at_once(tokens, bottleneck)
 
     def _at_once(self, tokens: Tokens, bottleneck: Bottleneck) -> tuple[dict[str, Stream], Bottleneck]:
@@ -77,7 +102,7 @@ class BottleneckFusion(nnx.Module):
         return fused, bottleneck
 
 
-class CrossAttentionFusion(nnx.Module):
+class CrossAttentionFusion(Layer):
     """Vanilla cross-attention (MBT, equation 6): X_m <- Block_m([X_m | X_others]), own part kept.
 
     Only the own part asks; keys and values are the union.
@@ -87,7 +112,7 @@ class CrossAttentionFusion(nnx.Module):
         self.blocks = nnx.Dict(blocks)
         self.modalities = tuple(modalities)
 
-    def __call__(self, tokens: Tokens, bottleneck: Bottleneck) -> tuple[dict[str, Stream], Bottleneck]:
+    def mix(self, tokens: Tokens, bottleneck: Bottleneck) -> tuple[dict[str, Stream], Bottleneck]:
         union = jnp.concatenate([tokens[m].values for m in self.modalities], axis=1)
         valid = jnp.concatenate([tokens[m].valid for m in self.modalities], axis=1)
         return {
@@ -98,14 +123,14 @@ class CrossAttentionFusion(nnx.Module):
         }, bottleneck
 
 
-class MergedFusion(nnx.Module):
+class MergedFusion(Layer):
     """Merged attention with one set of weights (MBT, equation 5): X <- Block([X_a | X_v])."""
 
     def __init__(self, block: Block, modalities: Sequence[str]):
         self.block = block
         self.modalities = tuple(modalities)
 
-    def __call__(self, tokens: Tokens, bottleneck: Bottleneck) -> tuple[dict[str, Stream], Bottleneck]:
+    def mix(self, tokens: Tokens, bottleneck: Bottleneck) -> tuple[dict[str, Stream], Bottleneck]:
         union = jnp.concatenate([tokens[m].values for m in self.modalities], axis=1)
         valid = jnp.concatenate([tokens[m].valid for m in self.modalities], axis=1)
         values, fused, begin = self.block(union, self_mask(valid)), {}, 0
@@ -116,14 +141,14 @@ class MergedFusion(nnx.Module):
         return fused, bottleneck
 
 
-class UnimodalLayer(nnx.Module):
+class UnimodalLayer(Layer):
     """X_m <- Block_m(X_m): a layer before the modalities meet."""
 
     def __init__(self, blocks: Mapping[str, Block], modalities: Sequence[str]):
         self.blocks = nnx.Dict(blocks)
         self.modalities = tuple(modalities)
 
-    def __call__(self, tokens: Tokens, bottleneck: Bottleneck = None) -> tuple[dict[str, Stream], Bottleneck]:
+    def mix(self, tokens: Tokens, bottleneck: Bottleneck) -> tuple[dict[str, Stream], Bottleneck]:
         return {
             m: tokens[m].replace(values=self.blocks[m](tokens[m].values, self_mask(tokens[m].valid)))
             for m in self.modalities

@@ -32,23 +32,24 @@ class Classification:
     per_modality: bool = True
 
     def __call__(self, output: Output, batch: Batch) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        """The loss, the mean over rows by their weight, and its parts by name."""
-        heads = [head for head in output.logits if "/" not in head]
-        parts = {
-            name: self._rows(logits, batch.target.get(name, batch.target[name.split("/")[0]]))
-            for name, logits in output.logits.items()
-        }
+        """The loss and its parts by name: means over rows by their weight, a modality's over the rows that have it."""
+        heads = [name for name in output.logits if "/" not in name]
+        rows, weights = {}, {}
+        for name, logits in output.logits.items():
+            head, _, modality = name.partition("/")
+            rows[name] = self._rows(logits, batch.target.get(name, batch.target[head]))
+            weights[name] = batch.weight * output.tokens[modality].valid.any(axis=1) if modality else batch.weight
         losses = []
         for head in heads:
             own = [name for name in output.logits if name.startswith(f"{head}/")]
             if self.per_modality and own:
-                counts = jnp.stack([output.tokens[name.split("/")[1]].valid.any(axis=1) for name in own])
-                rows = jnp.stack([parts[name] for name in own])
-                losses.append((rows * counts).sum(axis=0) / jnp.maximum(counts.sum(axis=0), 1))
+                there = jnp.stack([weights[name] > 0 for name in own])
+                each = jnp.stack([rows[name] for name in own])
+                losses.append((each * there).sum(axis=0) / jnp.maximum(there.sum(axis=0), 1))
             else:
-                losses.append(parts[head])
+                losses.append(rows[head])
         total = weighted_mean(sum(losses) / len(losses), batch.weight)
-        return total, {f"loss/{name}": weighted_mean(rows, batch.weight) for name, rows in parts.items()}
+        return total, {f"loss/{name}": weighted_mean(rows[name], weights[name]) for name in rows}
 
     def probabilities(self, logits: Float[Array, "B K"]) -> Float[Array, "B K"]:
         """What the logits of a head say of each class."""

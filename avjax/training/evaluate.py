@@ -29,18 +29,21 @@ class Predictions:
       probabilities: head (and ``head/modality``) -> [N, K].
       target: head -> [N, K].
       index: [N] record numbers.
+      present: modality -> [N] whether the clip has it; ``head/modality`` is scored on those clips alone.
       losses: mean of each part of the loss.
     """
 
     probabilities: dict[str, np.ndarray]
     target: dict[str, np.ndarray]
     index: np.ndarray
+    present: dict[str, np.ndarray]
     losses: dict[str, float]
 
     def arrays(self) -> dict[str, np.ndarray]:
         """For an .npz file; ``from_arrays`` reads it back."""
         named = {f"probabilities:{head}": values for head, values in self.probabilities.items()}
         named |= {f"target:{head}": values for head, values in self.target.items()}
+        named |= {f"present:{modality}": there for modality, there in self.present.items()}
         return named | {"index": self.index}
 
     @classmethod
@@ -48,16 +51,17 @@ class Predictions:
         def part(prefix: str) -> dict[str, np.ndarray]:
             return {name.split(":", 1)[1]: values for name, values in arrays.items() if name.startswith(f"{prefix}:")}
 
-        return cls(part("probabilities"), part("target"), arrays["index"], {})
+        return cls(part("probabilities"), part("target"), arrays["index"], part("present"), {})
 
     def metrics(self, *, multi_label: bool = False, samples: int = 1000) -> dict[str, dict[str, Estimate]]:
         """Head -> metric -> estimate; ``head/modality`` counts as a head."""
-        return {
-            head: classification_metrics(
-                values, self.target[head.split("/")[0]], multi_label=multi_label, samples=samples
-            )
-            for head, values in self.probabilities.items()
-        }
+        found = {}
+        for name, values in self.probabilities.items():
+            head, _, modality = name.partition("/")
+            rows = self.present.get(modality, np.ones(len(values), bool))
+            target = self.target[head][rows]
+            found[name] = classification_metrics(values[rows], target, multi_label=multi_label, samples=samples)
+        return found
 
     def plain_metrics(self, *, multi_label: bool = False) -> dict[str, Any]:
         """``metrics`` as JSON takes it."""
@@ -87,19 +91,22 @@ def predict(
         raise ValueError(f"{experiment.data.records}: the split {split!r} has no clip")
     rows: list[dict[str, np.ndarray]] = []
     losses: list[dict[str, float]] = []
-    weights: list[float] = []
+    weights: list[dict[str, float]] = []
     with progress(title, count, quiet=not title) as advance:
         for number, local in enumerate(batches, start=1):
             batch = to_devices(local)
             probabilities, parts = evaluate(state, batch)
             host = jax.device_get((probabilities, parts, _everywhere(batch)))
-            probabilities, parts, (target, weight, index) = host
+            probabilities, parts, (target, weight, index, present) = host
             real = weight > 0
             arrays = {f"p:{head}": values for head, values in probabilities.items()}
             arrays |= {f"t:{head}": values for head, values in target.items()} | {"index": index}
+            arrays |= {f"m:{modality}": there for modality, there in present.items()}
             rows.append({name: values[real] for name, values in arrays.items()})
             losses.append({name: float(value) for name, value in parts.items()})
-            weights.append(float(weight.sum()))
+            # A part named after a modality is a mean over the rows that have it.
+            there = {name: present.get(name.rpartition("/")[2], real) for name in parts}
+            weights.append({name: float((weight * there[name]).sum()) for name in parts})
             advance(number)
     whole = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
     # The crops of a clip stand one after the other.
@@ -109,8 +116,15 @@ def predict(
         probabilities={name[2:]: values for name, values in mean.items() if name.startswith("p:")},
         target={name[2:]: values for name, values in mean.items() if name.startswith("t:")},
         index=whole["index"][::clips],
-        losses={name: float(np.average([part[name] for part in losses], weights=weights)) for name in losses[0]},
+        present={name[2:]: values > 0 for name, values in mean.items() if name.startswith("m:")},
+        losses={name: _mean(losses, weights, name) for name in losses[0]},
     )
+
+
+def _mean(losses: Sequence[dict[str, float]], weights: Sequence[dict[str, float]], name: str) -> float:
+    """Mean of one part over batches by their weight; 0 where no row has it."""
+    weight = sum(one[name] for one in weights)
+    return sum(loss[name] * one[name] for loss, one in zip(losses, weights, strict=True)) / max(weight, 1e-8)
 
 
 def is_multi_label(experiment: Experiment) -> bool:
@@ -137,19 +151,22 @@ def average(runs: Sequence[Path], split: str, out: Path) -> dict[str, Any]:
     seen = [Predictions.from_arrays(run.predictions(split)) for run in opened]
     heads = list(seen[0].target)
     for run, one in zip(opened, seen, strict=True):
-        if list(one.target) != heads or not np.array_equal(one.index, seen[0].index):
+        same = list(one.target) == heads and np.array_equal(one.index, seen[0].index)
+        if not same or not all(np.array_equal(one.target[head], seen[0].target[head]) for head in heads):
             raise RunError(f"{run.path} was not scored on the same clips as {opened[0].path}; they cannot be averaged")
     mean = {head: np.mean([one.probabilities[head] for one in seen], axis=0) for head in heads}
-    whole = Predictions(mean, seen[0].target, seen[0].index, {})
+    whole = Predictions(mean, seen[0].target, seen[0].index, {}, {})
     out.mkdir(parents=True, exist_ok=True)
     result = keep(out, split, whole, multi_label=is_multi_label(opened[0].experiment()))
-    write_json(out / "results.json", {"averaged": [str(path) for path in runs], split: result})
+    synthetic = any(run.results().get("synthetic", False) for run in opened)
+    write_json(out / "results.json", {"averaged": [str(path) for path in runs], "synthetic": synthetic, split: result})
     return result
 
 
-def _everywhere(batch: Batch) -> tuple[dict[str, jax.Array], jax.Array, jax.Array]:
-    """Targets, weights and record numbers of all rows, on every process."""
-    small = (dict(batch.target), batch.weight, batch.index)
+def _everywhere(batch: Batch) -> tuple[dict[str, jax.Array], jax.Array, jax.Array, dict[str, jax.Array]]:
+    """Targets, weights, record numbers and modalities of all rows, on every process."""
+    present = {modality: stream.valid.any(axis=1) for modality, stream in batch.streams.items()}
+    small = (dict(batch.target), batch.weight, batch.index, present)
     if jax.process_count() == 1:
         return small
     from jax.experimental import multihost_utils

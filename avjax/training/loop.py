@@ -12,7 +12,7 @@ import logging
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -75,6 +75,8 @@ def train(experiment: Experiment, run: Run, *, quiet: bool = False, profile: boo
         spent = position["seconds"]
         log.info("going on from step %d", int(state.step))
     start = int(state.step)
+    if profile and start == training.steps:
+        log.warning("the run has ended: there is no step left to profile")
 
     # ---------------------------------------------------------------- steps, compiled once
     train_step = jit_train(steps, abstract)
@@ -96,11 +98,12 @@ def train(experiment: Experiment, run: Run, *, quiet: bool = False, profile: boo
     if jax.process_index() == 0:
         # Beside the weights, so that the run can be used where the records are not.
         write_json(run.path / "dataset.json", dataclasses.asdict(records.description))
-    tracker = Tracker(run.path, first=jax.process_index() == 0)
+    tracker = Tracker(run.path, start=start, first=jax.process_index() == 0)
     stopwatch, window = Stopwatch(), []
     looks = training.evaluate_every and records.description.counts.get("validation")
     begin = time.perf_counter() - spent
-    trace = range(min(start + 5, training.steps), min(start + 15, training.steps) + 1)
+    # Ten steps, once the first ones have compiled; fewer where fewer are left.
+    trace = range(min(start + 6, training.steps), min(start + 15, training.steps) + 1)
 
     def finish(pending: tuple[int, dict[str, jax.Array], np.ndarray]) -> None:
         """Reads the metrics of a step that has been dispatched before; checks and logs them."""
@@ -118,7 +121,7 @@ def train(experiment: Experiment, run: Run, *, quiet: bool = False, profile: boo
             means = {f"train/{name}": np.mean([n[name] for n in window]) for name in numbers}
             means["train/learning_rate"] = float(schedule(number - 1))
             window.clear()
-            tracker.write(number, **means, **speed(stopwatch, data.batch))
+            tracker.write(number, **means, **speed(*stopwatch.latest(), data.batch))
 
     with contextlib.ExitStack() as stack:
         stack.callback(batches.close)
@@ -127,11 +130,12 @@ def train(experiment: Experiment, run: Run, *, quiet: bool = False, profile: boo
         advance = stack.enter_context(progress(f"train {run.name}", training.steps, start=start, quiet=quiet))
         pending = None
         for number in range(start + 1, training.steps + 1):
-            with stopwatch.measure("data"):
+            with stopwatch.waiting():
                 local = next(batches)
                 batch = on_devices(local)
             if profile and number == trace[0]:
-                jax.profiler.start_trace(str(run.path / "profile"))
+                tracing = stack.enter_context(contextlib.ExitStack())
+                tracing.enter_context(jax.profiler.trace(str(run.path / "profile")))
             # The next step is dispatched before the last one's metrics are read: the device never waits for us.
             state, metrics = train_step(state, batch, seed)
             if pending is not None:
@@ -139,7 +143,7 @@ def train(experiment: Experiment, run: Run, *, quiet: bool = False, profile: boo
             pending = (number, metrics, local.index)
             if profile and number == trace[-1]:
                 jax.block_until_ready(metrics)
-                jax.profiler.stop_trace()
+                tracing.close()
             look = looks and number % training.evaluate_every == 0 and number < training.steps
             save = number % training.checkpoint_every == 0 or number == training.steps
             if look or save:
@@ -156,9 +160,11 @@ def train(experiment: Experiment, run: Run, *, quiet: bool = False, profile: boo
 
         # ------------------------------------------------------------ last evaluation
         results: dict[str, Any] = {"steps": training.steps, "seed": experiment.seed, "seconds": round(spent, 2)}
-        results |= {"speed": speed(stopwatch, data.batch), "environment": environment()} if stopwatch.steps else {}
+        results |= {"synthetic": records.description.synthetic, "environment": environment()}
+        results |= {"speed": speed(stopwatch.steps, stopwatch.waits, data.batch)} if stopwatch.steps else {}
         for split in [name for name, count in records.description.counts.items() if count and name != "train"]:
-            seen = predict(evaluate_step, state, experiment, split, on_devices)
+            title = "" if quiet else f"evaluate {run.name} on {split}"
+            seen = predict(evaluate_step, state, experiment, split, on_devices, title)
             results[split] = keep(run.path, split, seen, multi_label=is_multi_label(experiment))
             tracker.write(training.steps, **flatten(split, seen, is_multi_label(experiment)))
         if jax.process_index() == 0:
@@ -226,17 +232,22 @@ def require_same_records(position: dict[str, Any], fingerprint: str, run: Run) -
         )
 
 
-def speed(stopwatch: Stopwatch, rows: int) -> dict[str, float]:
-    """Throughput, step-time percentiles (seconds), and the share of time spent waiting for data."""
-    if not stopwatch.steps:
+def speed(steps: Sequence[float], waits: Sequence[float], rows: int) -> dict[str, float]:
+    """Throughput, step-time percentiles (seconds), and the share of time spent waiting for data.
+
+    Args:
+      steps: seconds of each step.
+      waits: how much of them was waiting for data.
+      rows: of a batch.
+    """
+    if not steps:
         return {}
-    middle, tail = np.percentile(stopwatch.steps, [50, 95])
-    total = sum(stopwatch.steps)
+    middle, tail = np.percentile(steps, [50, 95])
     return {
-        "speed/clips_per_second": rows / float(np.mean(stopwatch.steps)),
+        "speed/clips_per_second": rows / float(np.mean(steps)),
         "speed/step_seconds_p50": float(middle),
         "speed/step_seconds_p95": float(tail),
-        "speed/data_share": stopwatch.spent.get("data", 0.0) / max(total, 1e-9),
+        "speed/data_share": sum(waits) / sum(steps),
     }
 
 

@@ -55,8 +55,8 @@ class Steps:
       graph: structure of the model; ``randomness`` its random streams, reseeded at every step.
       precision: of the forward and backward pass; master weights, loss and optimizer are float32.
       accumulate: microbatches a step; their weighted mean gradient is the batch's.
-      remat: what the backward pass computes again instead of keeping: nothing, everything, or all but the
-        products.
+      remat: what the backward pass computes again of each layer instead of keeping it: nothing, everything, or
+        all but the products with weights.
       average: decay of the moving average of the parameters; 0 for none.
     """
 
@@ -143,13 +143,7 @@ class Steps:
     def _loss(
         self, params: nnx.State, buffers: nnx.State, features: Batch, key: jax.Array
     ) -> tuple[jax.Array, tuple[Metrics, nnx.State]]:
-        forward = self._forward
-        match self.remat:
-            case "full":
-                forward = jax.checkpoint(forward)
-            case "dots":
-                forward = jax.checkpoint(forward, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable)
-        output, buffers = forward(params, buffers, features, key)
+        output, buffers = self._forward(params, buffers, features, key)
         loss, parts = self.objective(output, features)
         return loss, ({"loss": loss, **parts}, buffers)
 
@@ -161,7 +155,7 @@ class Steps:
         model = nnx.merge(self.graph, self._cast(params), buffers, self.randomness, copy=True)
         if key is not None:
             nnx.reseed(model, default=key, dropout=key)
-        modes = {"deterministic": key is None, "use_running_average": key is None}
+        modes = {"deterministic": key is None, "use_running_average": key is None, "remat": self.remat}
         model = nnx.view(model, raise_if_not_found=False, **modes)
         # Values alone: bfloat16 would round seconds.
         streams = {name: s.replace(values=self._cast(s.values)) for name, s in features.streams.items()}

@@ -16,12 +16,24 @@ class Tracker:
 
     Args:
       path: of the run.
+      start: step from which it goes on; events of later steps, left by a run that was killed, are taken back.
       first: whether this is process 0.
     """
 
-    def __init__(self, path: Path, *, first: bool = True):
-        self._lines = (path / "metrics.jsonl").open("a", buffering=1) if first else None
-        self._events = SummaryWriter(str(path / "events"), flush_secs=30) if first else None
+    def __init__(self, path: Path, *, start: int = 0, first: bool = True):
+        self._lines = self._events = None
+        if first:
+            self._lines = (path / "metrics.jsonl").open("a+", buffering=1)
+            self._end_torn_line(path / "metrics.jsonl")
+            self._events = SummaryWriter(str(path / "events"), flush_secs=30, purge_step=start + 1 if start else None)
+
+    def _end_torn_line(self, file: Path) -> None:
+        """A killed run may have left half a line; the next must not go the same way."""
+        with file.open("rb") as opened:
+            size = opened.seek(0, 2)
+            torn = size > 0 and opened.seek(size - 1) >= 0 and opened.read(1) != b"\n"
+        if torn:
+            self._lines.write("\n")
 
     def write(self, step: int, **numbers: float) -> None:
         """One line of metrics."""
@@ -39,28 +51,37 @@ class Tracker:
 
 
 class Stopwatch:
-    """Where the time of the loop goes: seconds by name, and the length of each step."""
+    """Where the time of the loop goes: the length of each step, and how much of it was spent waiting for data."""
 
     def __init__(self) -> None:
-        self.spent: dict[str, float] = {}
         self.steps: list[float] = []
+        self.waits: list[float] = []
         self._last: float | None = None
+        self._waited = 0.0
+        self._told = 0
 
     @contextlib.contextmanager
-    def measure(self, name: str) -> Iterator[None]:
+    def waiting(self) -> Iterator[None]:
+        """Around everything that keeps the device waiting for data."""
         begin = time.perf_counter()
         try:
             yield
         finally:
-            self.spent[name] = self.spent.get(name, 0.0) + time.perf_counter() - begin
+            self._waited += time.perf_counter() - begin
 
     def step_done(self) -> None:
-        """Called once a step, when its result has arrived."""
+        """Called once a step, when its result has arrived. The first, which compiles, does not count."""
         now = time.perf_counter()
         if self._last is not None:
             self.steps.append(now - self._last)
-        self._last = now
+            self.waits.append(self._waited)
+        self._last, self._waited = now, 0.0
 
     def pause(self) -> None:
         """The time until the next step belongs to something else (an evaluation)."""
         self._last = None
+
+    def latest(self) -> tuple[list[float], list[float]]:
+        """Steps and waits since this was last asked."""
+        begin, self._told = self._told, len(self.steps)
+        return self.steps[begin:], self.waits[begin:]

@@ -144,6 +144,11 @@ class Trained:
             video=self.experiment.data.video is not None and without != "video",
             size=size,
         )
+        frames = found.video
+        if frames is not None and self.description.video["channels"] == 1:
+            # Trained on pictures in grey: luma of ITU-R BT.601.
+            grey = np.rint(frames.images @ np.array([0.299, 0.587, 0.114])).astype(np.uint8)
+            frames = media.Frames(grey[..., None], frames.times)
         return Record(
             name=str(file),
             split="",
@@ -151,7 +156,7 @@ class Trained:
             labels={},
             cues={},
             audio=found.audio and Audio.encode(found.audio),
-            video=found.video and Video.encode(found.video, codec="raw"),
+            video=frames and Video.encode(frames, codec="raw"),
             provenance={},
         )
 

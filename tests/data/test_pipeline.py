@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avjax.data.pipeline import AudioSampling, Data, VideoSampling, evaluation_batches, training_batches
+from avjax.data.media import Frames, Waveform
+from avjax.data.pipeline import AudioSampling, Crop, Data, VideoSampling, evaluation_batches, training_batches
+from avjax.data.record import Audio, Record, Video, decode_record, encode_record
 from avjax.data.records import Records
 from tests.fixtures.records import write_records
 
@@ -91,6 +93,37 @@ def test_rows_are_the_samples_and_frames_of_their_record_from_the_start_they_nam
             shown = [max(i for i, t in enumerate(record.video.times) if t <= time + 1e-6) for time in times]
             np.testing.assert_array_equal(video.values[row], record.video.read(shown))
         assert batch.target["label"][row].argmax() == record.labels["label"]
+
+
+def test_windows_of_different_lengths_lie_inside_one_another(data):
+    """A short window reaches every moment of the clip, and never leaves the long one."""
+    uneven = dataclasses.replace(data, audio=AudioSampling(4800), video=VideoSampling(frames=1, rate=25.0))
+    lags = []
+    for batch in training_batches(uneven, seed=0, start=0, steps=20):
+        audio, video = (batch.streams[name] for name in ("audio", "video"))
+        both = audio.valid.any(axis=1) & video.valid.any(axis=1)
+        lags += list((video.start - audio.start)[both])
+    assert min(lags) >= -1e-6
+    assert max(lags) <= 4800 / 16_000 - 1 / 25 + 1e-6
+    assert max(lags) - min(lags) > 0.2
+
+
+def test_a_modality_that_is_not_sampled_does_not_stretch_the_window(data, rng):
+    """Ten seconds of sound beside one of pictures: looked at alone, the pictures fill every crop."""
+    frames = Frames(rng.integers(0, 255, (25, 8, 8, 3), dtype=np.uint8), np.arange(25) / 25)
+    sound = Waveform(np.zeros(160_000, np.int16), 16_000)
+    record = Record("clip", "test", "", {"label": 1}, {}, Audio.encode(sound), Video.encode(frames, "raw"))
+    crop = Crop(dataclasses.replace(data, audio=None), Records(data.records).description)
+    for place in (0.0, 0.5, 1.0):
+        assert crop.row(record, 0, place).streams["video"].valid.all()
+
+
+@pytest.mark.parametrize(("label", "expected"), [(1, [0, 1]), ((0, 1), [1, 1]), ((), [0, 0])])
+def test_targets_hold_every_class_of_a_clip(data, label, expected):
+    record = dataclasses.replace(Records(data.records).split("train")[0], labels={"label": label})
+    record = decode_record(encode_record(record))
+    target = Crop(data, Records(data.records).description).row(record, 0, 0.0).target["label"]
+    np.testing.assert_array_equal(target, expected)
 
 
 def test_every_declared_modality_is_present_though_absent(data):

@@ -39,6 +39,9 @@ class Corpus:
     def classes(self) -> dict[str, list[str]]:
         return {"parity": ["even", "odd"]}
 
+    def strangers(self, root: Path) -> list[tuple[Path, str]]:
+        return [(root / "notes.mp4", "no clip, says the corpus")]
+
     def clips(self, root: Path) -> list[Clip]:
         paths = sorted(path for path in root.iterdir() if path.name != "script.py")
         return list(self.given) or [
@@ -121,6 +124,8 @@ def test_report_is_text_and_json(root, tmp_path):
     text, fields = (tmp_path / "report.txt").read_text(), json.loads((tmp_path / "report.json").read_text())
     assert "SYNTHETIC" in text
     assert "05.mp4 (05.mp4): not a media file" in text
+    assert "notes.mp4: no clip, says the corpus" in text
+    assert fields["strangers"] == [{"file": "notes.mp4", "reason": "no clip, says the corpus"}]
     assert fields["counts"] == report.counts
     assert fields["classes"]["parity"]["odd"] == {"train": 2, "validation": 2, "test": 1}
     assert fields["seconds"]["train"]["audio"] == pytest.approx((4 * 2_000 + 0 + 3 + 6 + 9) / 16_000)
@@ -375,6 +380,8 @@ def test_what_cannot_be(root, tmp_path):
         "splits are train": (dataclasses.replace(good, split="dev"),),
         "is in splits": (good, dataclasses.replace(good, name="b", split="test")),
         "label parity=2": (dataclasses.replace(good, labels={"parity": 2}),),
+        "label parity=.1, 2.": (dataclasses.replace(good, labels={"parity": (1, 2)}),),
+        "labels for .., not for .'parity'.": (dataclasses.replace(good, labels={}),),
     }
     for message, clips in refused.items():
         with pytest.raises(ValueError, match=message):

@@ -99,7 +99,7 @@ def make_run(path: Path, rng: np.random.Generator, records: Path, *, classes: in
     logits = {head: rng.normal(size=target.shape) + sharpness * target for head in heads}
     found = {head: np.exp(values) for head, values in logits.items()}
     probabilities = {head: (v / v.sum(1, keepdims=True)).astype(np.float32) for head, v in found.items()}
-    seen = Predictions(probabilities, {"emotion": target}, np.arange(count, dtype=np.int32), {})
+    seen = Predictions(probabilities, {"emotion": target}, np.arange(count, dtype=np.int32), {}, {})
     np.savez(path / "predictions" / "test.npz", **seen.arrays())
     metrics = seen.metrics(multi_label=multi_label, samples=50)
     plain = {head: {name: e.plain() for name, e in estimates.items()} for head, estimates in metrics.items()}

@@ -73,6 +73,8 @@ def test_a_run_holds_what_the_design_says(whole):
     assert [line["step"] for line in lines] == [5, 10, 15, 20]
     assert {"speed/clips_per_second", "speed/step_seconds_p95", "speed/data_share"} <= lines[-1].keys()
     assert lines[-1]["train/loss"] < lines[0]["train/loss"]
+    assert all(0 <= line["speed/data_share"] <= 1 for line in lines if "speed/data_share" in line)
+    assert results["synthetic"] is True
 
 
 @pytest.mark.parametrize("mesh", [("fsdp", 8), pytest.param(("data", 2, "fsdp", 4), marks=pytest.mark.slow), None])

@@ -94,6 +94,22 @@ def test_remat_changes_nothing(rng):
         assert_close(metrics, states[0][1], rtol=1e-4, atol=1e-6)
 
 
+def test_remat_keeps_less():
+    """Of six layers about one is held at a time; the arithmetic grows by at most a forward pass."""
+    held, work = {}, {}
+    for remat in ("none", "full", "dots"):
+        rng = np.random.default_rng(0)
+        deep = {"size": Size(8, 6, 2), "fusion_layer": 2}
+        made, state = mbt(rng, remat=remat, model=deep)
+        batch = tiny.batch(rng, rows=64, classes=CLASSES)
+        compiled = jax.jit(made.train).lower(state, batch, SEED).compile()
+        held[remat] = compiled.memory_analysis().temp_size_in_bytes
+        work[remat] = compiled.cost_analysis()["flops"]
+    assert held["full"] < 0.6 * held["none"]
+    assert held["dots"] < 0.7 * held["none"]
+    assert work["none"] < work["dots"] <= work["full"] < 1.5 * work["none"]
+
+
 def test_randomness_follows_from_seed_and_step(rng):
     batch = tiny.batch(rng, rows=ROWS, classes=CLASSES)
     made, state = mbt(rng)

@@ -6,8 +6,11 @@ A corpus file defines a dataclass named ``Corpus`` (its fields become flags of `
 * ``classes``: head name -> class names in label order,
 * ``clips(root) -> list[Clip]``: every clip below the folder ``root``, in a stable order.
 
-It may have a class attribute ``video_codec`` (the codec of its records unless told: "raw" for arrays), and a method
-``facts()``: what is known of the whole corpus, kept in the records' description (the demo's ceilings, say).
+It may have
+
+* ``video_codec``: the codec of its records unless told ("raw" for arrays),
+* ``facts()``: what is known of the whole corpus, kept in the records' description (the demo's ceilings, say),
+* ``strangers(root)``: (file, reason) of every media file below ``root`` that is no clip of it, for the report.
 
 That is the whole contract: ``avjax prepare path/to/my_corpus.py --data FOLDER`` takes any such file.
 """
@@ -20,6 +23,7 @@ from pathlib import Path
 from typing import ClassVar, Protocol, runtime_checkable
 
 from avjax.data.media import Frames, Waveform
+from avjax.data.record import Label
 
 SPLITS = ("train", "validation", "test")
 
@@ -33,7 +37,8 @@ class Clip:
       audio: file to take the sound from, or the sound itself; None where the clip has none.
       video: file to take the frames from, or the frames themselves; None where the clip has none.
         The same path as ``audio`` is opened once.
-      labels: head name -> class number.
+      labels: head name -> class number; or several numbers, or none, where a clip may have any number of classes.
+        Every clip has a label for every head.
       group: speaker, actor or source video; a group never crosses splits.
       split: one of ``SPLITS``.
       cues: true facts about the clip (synthetic corpora know them), recorded as they are.
@@ -42,7 +47,7 @@ class Clip:
     name: str
     audio: Path | Waveform | None
     video: Path | Frames | None
-    labels: Mapping[str, int]
+    labels: Mapping[str, Label]
     group: str
     split: str
     cues: Mapping[str, float] = dataclasses.field(default_factory=dict)

@@ -103,8 +103,8 @@ class Corpus:
           FileNotFoundError: ``root`` holds no recordings in the dataset's layout.
           ValueError: a speaker is named who is not there.
         """
-        folder = root / "recordings" if (root / "recordings").is_dir() else root
-        matches = [(RECORDING.fullmatch(path.name), path) for path in (folder.iterdir() if folder.is_dir() else ())]
+        folder = _folder(root)
+        matches = [(RECORDING.fullmatch(path.name), path) for path in _files(folder)]
         found = sorted((int(m["digit"]), m["speaker"], int(m["index"]), path) for m, path in matches if m)
         if not found:
             raise FileNotFoundError(
@@ -122,6 +122,12 @@ class Corpus:
             Recording(path, digit, speaker, index, *self._split(speaker, index))
             for digit, speaker, index, path in found
         ]
+
+    def strangers(self, root: Path) -> list[tuple[Path, str]]:
+        """Sound files whose name is not that of a recording."""
+        sounds = (path for path in _files(_folder(root)) if path.suffix.lower() == ".wav")
+        reason = "the name is not DIGIT_SPEAKER_NUMBER.wav"
+        return [(path, reason) for path in sorted(sounds) if not RECORDING.fullmatch(path.name)]
 
     def _split(self, speaker: str, index: int) -> tuple[str, str]:
         """The split and the group of a recording."""
@@ -183,6 +189,15 @@ class Corpus:
             for split, pool in zip(SPLITS, np.split(numbers, ends), strict=True):
                 pools[split][digit] = pool
         return digits.images / 16.0, dict(pools)
+
+
+def _folder(root: Path) -> Path:
+    """The folder of the recordings: ``root`` or its ``recordings``."""
+    return root / "recordings" if (root / "recordings").is_dir() else root
+
+
+def _files(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []
 
 
 def add_audio_noise(waveform: Waveform, snr: float | None, random: np.random.Generator) -> Waveform:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -165,19 +164,12 @@ class Corpus:
         """Every recording once, by name: the full file where there is one, else picture (02) and sound (03) joined.
 
         A recording of which only picture or only sound is there is a clip without the other. Files of other names are
-        counted in a warning and left out. Raises FileNotFoundError where nothing is left.
+        left out (``strangers`` tells them). Raises FileNotFoundError where nothing is left.
         """
         found = scan(Path(root))
         recordings = _recordings(code for code in found.files if self.song or code.channel == 1)
         if not recordings:
             raise FileNotFoundError(_nothing(Path(root), found, self.song))
-        if found.malformed:
-            path, reason = found.malformed[0]
-            warnings.warn(
-                f"{root}: left out {len(found.malformed)} of {len(found.malformed) + len(found.files)} media files, "
-                f"whose names are not RAVDESS's; the first is {path.name}: {reason}",
-                stacklevel=2,
-            )
         clips = [self._clip(codes, found.files) for codes in recordings]
         if self.faces is not None:
             from avjax.data import faces
@@ -185,6 +177,10 @@ class Corpus:
             cut = faces.cut_all([clip.video for clip in clips if clip.video], Path(root), Path(self.faces))
             clips = [dataclasses.replace(c, video=cut[c.video]) if c.video else c for c in clips]
         return clips
+
+    def strangers(self, root: Path) -> Sequence[tuple[Path, str]]:
+        """Media files whose name or folder is not RAVDESS's, and what is wrong with each."""
+        return scan(Path(root)).malformed
 
     def _clip(self, codes: Mapping[int, Code], files: Mapping[Code, Path]) -> Clip:
         first = codes[min(codes)]

@@ -7,7 +7,7 @@ interaction  late fusion and MBT where the label lies in heard and seen together
 digits       spoken and handwritten digits, each speaker held out in turn, with logistic regression beside them
 
 Everything is kept below --out and gone on with, so a second run costs what is missing. Each part prints a Markdown
-table and writes it to OUT/PART.md, with the command, the hardware and the date.
+table and writes it to OUT/PART.md, with the command, the hardware, the date and the commit.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from typing import Literal
 import numpy as np
 import tyro
 
+from avjax import __version__
 from avjax.cli import main as avjax
 
 HERE = Path(__file__).resolve().parent
@@ -166,10 +167,19 @@ def main(options: Options) -> None:
     for part in options.parts:
         table = makers[part](options)
         command = f"python experiments/figures.py {part}" + (" --digits-data FOLDER" if part == "digits" else "")
-        made = f"`{command}`, {os.cpu_count()} cores of {_processor()}, {datetime.date.today()}."
+        made = f"`{command}`, {os.cpu_count()} cores of {_processor()}, {datetime.date.today()}, {_commit()}."
         text = "\n".join([*table, "", made, ""])
         (options.out / f"{part}.md").write_text(text)
         print(f"\n{text}")
+
+
+def _commit() -> str:
+    """The commit that made a table, or the version where this is no checkout."""
+    words = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]
+    try:
+        return f"commit {subprocess.run(words, check=True, capture_output=True, text=True).stdout.strip()}"
+    except (OSError, subprocess.CalledProcessError):
+        return f"avjax {__version__}"
 
 
 def _processor() -> str:

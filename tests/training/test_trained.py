@@ -7,9 +7,11 @@ import shutil
 import jax
 import numpy as np
 import pytest
+import sklearn.metrics
 
 from avjax.experiment import load
 from avjax.run import Run, RunError
+from avjax.training.evaluate import average
 from avjax.training.loop import train
 from avjax.training.trained import Trained
 from tests.fixtures.records import write_experiment, write_records
@@ -31,6 +33,44 @@ def test_score_repeats_what_training_ended_with(run):
     after = Trained.load(run.path).score("test")
     assert after["metrics"] == before["metrics"]
     assert after["losses"]["loss"] == pytest.approx(before["losses"]["loss"], rel=1e-5)
+
+
+def test_a_modality_is_scored_on_the_clips_that_have_it(run):
+    found = Trained.load(run.path).score("test")["metrics"]
+    # Clip 3 has no sound, clip 4 no pictures.
+    assert {name: found[name]["accuracy"]["count"] for name in found} == {
+        "label": 10, "label/audio": 9, "label/video": 9,
+    }  # fmt: skip
+    arrays = run.predictions("test")
+    rows = np.arange(10) != 3
+    right = arrays["probabilities:label/audio"].argmax(1) == arrays["target:label"].argmax(1)
+    assert found["label/audio"]["accuracy"]["value"] == pytest.approx(right[rows].mean())
+
+
+@pytest.mark.slow
+def test_several_labels_a_clip_are_scored_by_map(tmp_path):
+    tiny = write_experiment(tmp_path / "experiments", write_records(tmp_path / "records", several=True))
+    tiny.write_text(tiny.read_text().replace("Classification()", 'Classification("sigmoid")'))
+    experiment, source = load(tiny, ("--training.steps", "3"))
+    made = Run.create(tmp_path / "run", experiment, source)
+    found = train(experiment, made, quiet=True)["test"]["metrics"]["label"]
+    arrays = made.predictions("test")
+    target = arrays["target:label"]
+    assert sorted(set(target.sum(axis=1))) == [0, 1, 2]
+    expected = sklearn.metrics.average_precision_score(target, arrays["probabilities:label"], average="macro")
+    assert set(found) == {"map"}
+    assert found["map"]["value"] == pytest.approx(expected)
+
+
+def test_averages_of_runs_on_other_clips_are_refused(run, tmp_path):
+    shutil.copytree(run.path, tmp_path / "run")
+    file = tmp_path / "run" / "predictions" / "test.npz"
+    with np.load(file) as arrays:
+        changed = dict(arrays)
+    changed["target:label"] = changed["target:label"][:, ::-1]
+    np.savez(file, **changed)
+    with pytest.raises(RunError, match="not scored on the same clips"):
+        average([run.path, tmp_path / "run"], "test", tmp_path / "mean")
 
 
 def test_one_device_gives_the_same_probabilities_as_eight(run, monkeypatch):

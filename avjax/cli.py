@@ -165,7 +165,7 @@ def _refuse_near_misses(words: Words) -> None:
     for word in words:
         flag = word.split("=")[0]
         near = difflib.get_close_matches(flag, own, n=1, cutoff=0.75)
-        if flag.startswith("--") and "." not in flag and flag != "--seed" and near:
+        if flag.startswith("--") and "." not in flag and near:
             raise UsageError(f"avjax train has no flag {flag!r}; did you mean {near[0]!r}?")
 
 
@@ -211,14 +211,15 @@ def evaluate(words: Words) -> int:
     if options.average and options.records:
         raise UsageError("avjax eval averages what runs say of their own records: leave out --records or --average")
     split, results = options.split, {}
-    for name, path in zip(distinct_names(options.runs), options.runs, strict=True):
+    names = distinct_names([*options.runs, *([options.average] if options.average else [])])
+    for name, path in zip(names, options.runs, strict=False):
         trained = Trained.load(path)
         description = Records(options.records).description if options.records else trained.description
         results[name] = {split: trained.score(split, options.records), "synthetic": description.synthetic}
     if options.average:
         found = average(options.runs, split, options.average)
         synthetic = any(result["synthetic"] for result in results.values())
-        results[options.average.name] = {split: found, "synthetic": synthetic}
+        results[names[-1]] = {split: found, "synthetic": synthetic}
     _show(results, as_json=options.json, split=split)
     return 0
 

@@ -96,7 +96,7 @@ class Run:
         write_json(self.path / "results.json", self.results() | entries)
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Every line of metrics.jsonl; a last line cut off by a crash is left out."""
+        """Every line of metrics.jsonl; a line cut off by a crash is left out."""
         file, lines = self.path / "metrics.jsonl", []
         for line in file.read_text().splitlines() if file.is_file() else []:
             try:

@@ -1,4 +1,4 @@
-"""The types that every part of avjax passes on: Stream, Batch, Output.
+"""The types that every part of avjax passes on: Stream, Batch, Output, Mean.
 
 One letter table for every shape annotation of the project:
 B batch, N tokens, T time, H heads, D head width, C channels, F mel bins, G groups, K classes.
@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 # A NumPy array on the host, a jax.Array on a device; and, since these types are pytrees, whatever a tree map makes
 # of one: a sharding, a shape.
@@ -76,3 +77,25 @@ class Output:
     logits: Mapping[str, Array]
     tokens: Mapping[str, Stream]
     aux: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Mean:
+    """A mean over rows by weight, kept as the two sums, so that the means of parts of a batch add up to its own.
+
+    Attributes:
+      total: sum of the rows' numbers times their weights.
+      weight: sum of the weights.
+    """
+
+    total: Array
+    weight: Array
+
+    @property
+    def value(self) -> Array:
+        """The mean; 0 where nothing has weight."""
+        return self.total / jnp.maximum(self.weight, 1e-8)
+
+    def __add__(self, other: Mean) -> Mean:
+        return Mean(self.total + other.total, self.weight + other.weight)

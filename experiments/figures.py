@@ -175,7 +175,7 @@ def main(options: Options) -> None:
 
 def _commit() -> str:
     """The commit that made a table, or the version where this is no checkout."""
-    words = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]
+    words = ["git", "-C", str(HERE), "describe", "--always", "--dirty"]
     try:
         return f"commit {subprocess.run(words, check=True, capture_output=True, text=True).stdout.strip()}"
     except (OSError, subprocess.CalledProcessError):

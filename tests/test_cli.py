@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -66,10 +67,10 @@ def test_eval_scores_runs_alone_and_averaged(trained, capsys, tmp_path):
 
 
 def test_runs_of_one_name_are_told_apart(trained, capsys, tmp_path):
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "elsewhere" / "one").symlink_to(trained[1])
-    _, found = run_json(capsys, "eval", trained[0], tmp_path / "elsewhere" / "one")
-    assert len(found) == 2
+    shutil.copytree(trained[1], tmp_path / "elsewhere" / "one")
+    average = tmp_path / "mean" / "one"
+    _, found = run_json(capsys, "eval", trained[0], tmp_path / "elsewhere" / "one", "--average", average)
+    assert list(found) == ["runs/one", "elsewhere/one", "mean/one"]
     assert all(result["synthetic"] for result in found.values())
 
 

@@ -84,6 +84,7 @@ def prepare(
         raise ValueError(f"{root} is no folder: give the folder of the corpus {corpus.name!r}")
     clips = corpus.clips(root)
     _check_clips(corpus, clips, root)
+    strangers = _strangers(corpus, root)
     shards = _assign(clips, clips_per_shard)
     plan = _plan(corpus, clips, shards, settings, root)
     out.mkdir(parents=True, exist_ok=True)
@@ -106,7 +107,7 @@ def prepare(
                 done[sidecar["file"]] = sidecar
         seconds = time.monotonic() - begin
         sidecars = [done[file] for file in shards]
-        report = Report.of(corpus, sidecars, _strangers(corpus, root), os.fspath(out), seconds, len(tasks))
+        report = Report.of(corpus, sidecars, strangers, os.fspath(out), seconds, len(tasks))
         replace_text(out / "report.json", json.dumps(report.to_json(), indent=2) + "\n")
         replace_text(out / "report.txt", report.text())
         if not sum(report.counts.values()):
@@ -161,7 +162,7 @@ def _check_clips(corpus: Any, clips: Sequence[Clip], root: Path) -> None:
 def _strangers(corpus: Any, root: Path) -> list[dict[str, str]]:
     """Media files that the corpus does not take for its own; a corpus need not say."""
     found = corpus.strangers(root) if hasattr(corpus, "strangers") else []
-    return [{"file": os.path.relpath(file, root), "reason": reason} for file, reason in found]
+    return [{"file": os.path.relpath(file, root), "reason": str(reason)} for file, reason in found]
 
 
 def _assign(clips: Sequence[Clip], clips_per_shard: int) -> dict[str, list[Clip]]:

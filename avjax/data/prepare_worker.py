@@ -161,7 +161,8 @@ def convert(clip: Clip, root: Path, settings: Settings, clock: _Clock) -> Record
     if audio is None and video is None:
         raise media.MediaError(_source(clip), "has neither sound nor pictures")
     clock.lap("encode")
-    return Record(clip.name, clip.split, clip.group, clip.labels, clip.cues, audio, video, provenance)
+    labels = {head: int(label) if np.ndim(label) == 0 else label_classes(label) for head, label in clip.labels.items()}
+    return Record(clip.name, clip.split, clip.group, labels, clip.cues, audio, video, provenance)
 
 
 def _decode_video(

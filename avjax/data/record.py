@@ -124,7 +124,7 @@ Label = int | Sequence[int]
 
 def label_classes(label: Label) -> tuple[int, ...]:
     """The classes that a clip has of a head: one, or where it may have several, any number."""
-    return (int(label),) if np.ndim(label) == 0 else tuple(int(number) for number in label)
+    return (int(label),) if np.ndim(label) == 0 else tuple(sorted({int(number) for number in label}))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -47,7 +47,11 @@ class Layer(nnx.Module):
         return mix(self, dict(tokens), bottleneck)
 
     def set_view(self, remat: str | None = None) -> None:
-        """Args: remat: what the backward pass computes again; see ``Layer``."""
+        """Called by ``nnx.view``.
+
+        Args:
+          remat: what the backward pass computes again; see ``Layer``.
+        """
         if remat is not None:
             self.remat = remat
 

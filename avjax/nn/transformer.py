@@ -57,7 +57,11 @@ class StochasticDepth(nnx.Module):
         return x * kept.astype(x.dtype)
 
     def set_view(self, deterministic: bool | None = None) -> None:
-        """Args: deterministic: if True, nothing is dropped."""
+        """Called by ``nnx.view``.
+
+        Args:
+          deterministic: if True, nothing is dropped.
+        """
         if deterministic is not None:
             self.deterministic = deterministic
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from avjax.streams import Batch, Output
+from avjax.streams import Batch, Mean, Output
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Classification:
     label_smoothing: float = 0.0
     per_modality: bool = True
 
-    def __call__(self, output: Output, batch: Batch) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    def __call__(self, output: Output, batch: Batch) -> tuple[Float[Array, ""], dict[str, Mean]]:
         """The loss and its parts by name: means over rows by their weight, a modality's over the rows that have it."""
         heads = [name for name in output.logits if "/" not in name]
         rows, weights = {}, {}
@@ -48,8 +48,8 @@ class Classification:
                 losses.append((each * there).sum(axis=0) / jnp.maximum(there.sum(axis=0), 1))
             else:
                 losses.append(rows[head])
-        total = weighted_mean(sum(losses) / len(losses), batch.weight)
-        return total, {f"loss/{name}": weighted_mean(rows[name], weights[name]) for name in rows}
+        loss = weighted_mean(sum(losses) / len(losses), batch.weight)
+        return loss.value, {f"loss/{name}": weighted_mean(rows[name], weights[name]) for name in rows}
 
     def probabilities(self, logits: Float[Array, "B K"]) -> Float[Array, "B K"]:
         """What the logits of a head say of each class."""
@@ -65,6 +65,6 @@ class Classification:
         return optax.losses.sigmoid_binary_cross_entropy(logits, (1 - smooth) * target + smooth / 2).sum(axis=-1)
 
 
-def weighted_mean(rows: Float[Array, " B"], weight: Float[Array, " B"]) -> Float[Array, ""]:
+def weighted_mean(rows: Float[Array, " B"], weight: Float[Array, " B"]) -> Mean:
     """Mean over rows by weight; 0 where all weights are."""
-    return (rows * weight).sum() / jnp.maximum(weight.sum(), 1e-8)
+    return Mean((rows * weight).sum(), weight.sum())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,12 @@ import numpy as np
 from avjax.data.pipeline import evaluation_batches
 from avjax.experiment import Experiment
 from avjax.progress import progress
-from avjax.run import Run, RunError, write_json, write_predictions
-from avjax.streams import Batch
+from avjax.run import Run, RunError, read_json, write_json, write_predictions
+from avjax.streams import Batch, Mean
 from avjax.training.metrics import Estimate, classification_metrics
-from avjax.training.step import Metrics, TrainState
+from avjax.training.step import Means, TrainState
 
-EvaluateStep = Callable[[TrainState, Batch], tuple[dict[str, jax.Array], Metrics]]
+EvaluateStep = Callable[[TrainState, Batch], tuple[dict[str, jax.Array], Means]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,13 +54,14 @@ class Predictions:
         return cls(part("probabilities"), part("target"), arrays["index"], part("present"), {})
 
     def metrics(self, *, multi_label: bool = False, samples: int = 1000) -> dict[str, dict[str, Estimate]]:
-        """Head -> metric -> estimate; ``head/modality`` counts as a head."""
+        """Head -> metric -> estimate; ``head/modality`` counts as a head, unless no clip has that modality."""
         found = {}
         for name, values in self.probabilities.items():
             head, _, modality = name.partition("/")
             rows = self.present.get(modality, np.ones(len(values), bool))
-            target = self.target[head][rows]
-            found[name] = classification_metrics(values[rows], target, multi_label=multi_label, samples=samples)
+            if rows.any():
+                target = self.target[head][rows]
+                found[name] = classification_metrics(values[rows], target, multi_label=multi_label, samples=samples)
         return found
 
     def plain_metrics(self, *, multi_label: bool = False) -> dict[str, Any]:
@@ -90,8 +91,7 @@ def predict(
     if not count:
         raise ValueError(f"{experiment.data.records}: the split {split!r} has no clip")
     rows: list[dict[str, np.ndarray]] = []
-    losses: list[dict[str, float]] = []
-    weights: list[dict[str, float]] = []
+    losses: dict[str, Mean] = {}
     with progress(title, count, quiet=not title) as advance:
         for number, local in enumerate(batches, start=1):
             batch = to_devices(local)
@@ -99,14 +99,12 @@ def predict(
             host = jax.device_get((probabilities, parts, _everywhere(batch)))
             probabilities, parts, (target, weight, index, present) = host
             real = weight > 0
+            require_one_class(experiment, target, weight)
             arrays = {f"p:{head}": values for head, values in probabilities.items()}
             arrays |= {f"t:{head}": values for head, values in target.items()} | {"index": index}
             arrays |= {f"m:{modality}": there for modality, there in present.items()}
             rows.append({name: values[real] for name, values in arrays.items()})
-            losses.append({name: float(value) for name, value in parts.items()})
-            # A part named after a modality is a mean over the rows that have it.
-            there = {name: present.get(name.rpartition("/")[2], real) for name in parts}
-            weights.append({name: float((weight * there[name]).sum()) for name in parts})
+            losses = {name: losses[name] + part if losses else part for name, part in parts.items()}
             advance(number)
     whole = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
     # The crops of a clip stand one after the other.
@@ -117,14 +115,24 @@ def predict(
         target={name[2:]: values for name, values in mean.items() if name.startswith("t:")},
         index=whole["index"][::clips],
         present={name[2:]: values > 0 for name, values in mean.items() if name.startswith("m:")},
-        losses={name: _mean(losses, weights, name) for name in losses[0]},
+        losses={name: float(mean.value) for name, mean in losses.items()},
     )
 
 
-def _mean(losses: Sequence[dict[str, float]], weights: Sequence[dict[str, float]], name: str) -> float:
-    """Mean of one part over batches by their weight; 0 where no row has it."""
-    weight = sum(one[name] for one in weights)
-    return sum(loss[name] * one[name] for loss, one in zip(losses, weights, strict=True)) / max(weight, 1e-8)
+def require_one_class(experiment: Experiment, target: Mapping[str, np.ndarray], weight: np.ndarray) -> None:
+    """Refuses clips of several classes, or of none, where the objective takes every clip to have one.
+
+    Raises:
+      ValueError: says which head, and what to set.
+    """
+    if is_multi_label(experiment):
+        return
+    for head, values in target.items():
+        if not np.allclose(np.asarray(values)[np.asarray(weight) > 0].sum(axis=-1), 1, atol=1e-3):
+            raise ValueError(
+                f"clips have several classes of {head!r}, or none, and the objective takes one for granted; set"
+                " --objective.kind sigmoid"
+            )
 
 
 def is_multi_label(experiment: Experiment) -> bool:
@@ -158,7 +166,7 @@ def average(runs: Sequence[Path], split: str, out: Path) -> dict[str, Any]:
     whole = Predictions(mean, seen[0].target, seen[0].index, {}, {})
     out.mkdir(parents=True, exist_ok=True)
     result = keep(out, split, whole, multi_label=is_multi_label(opened[0].experiment()))
-    synthetic = any(run.results().get("synthetic", False) for run in opened)
+    synthetic = any(read_json(run.path / "dataset.json")["synthetic"] for run in opened)
     write_json(out / "results.json", {"averaged": [str(path) for path in runs], "synthetic": synthetic, split: result})
     return result
 

@@ -27,7 +27,7 @@ from avjax.progress import progress
 from avjax.run import Run, write_json
 from avjax.streams import Batch
 from avjax.training.checkpoint import Checkpoints
-from avjax.training.evaluate import EvaluateStep, Predictions, is_multi_label, keep, predict
+from avjax.training.evaluate import EvaluateStep, Predictions, is_multi_label, keep, predict, require_one_class
 from avjax.training.sharding import batch_sharding, state_sharding
 from avjax.training.step import Steps, TrainState, split_model
 from avjax.training.tracking import Stopwatch, Tracker
@@ -127,12 +127,14 @@ def train(experiment: Experiment, run: Run, *, quiet: bool = False, profile: boo
         stack.callback(batches.close)
         stack.callback(tracker.close)
         stack.callback(checkpoints.close)
-        advance = stack.enter_context(progress(f"train {run.name}", training.steps, start=start, quiet=quiet))
+        shown = stack.enter_context(contextlib.ExitStack())
+        advance = shown.enter_context(progress(f"train {run.name}", training.steps, start=start, quiet=quiet))
         pending = None
         for number in range(start + 1, training.steps + 1):
             with stopwatch.waiting():
                 local = next(batches)
                 batch = on_devices(local)
+            require_one_class(experiment, local.target, local.weight)
             if profile and number == trace[0]:
                 tracing = stack.enter_context(contextlib.ExitStack())
                 tracing.enter_context(jax.profiler.trace(str(run.path / "profile")))
@@ -158,9 +160,12 @@ def train(experiment: Experiment, run: Run, *, quiet: bool = False, profile: boo
                 seen = predict(evaluate_step, state, experiment, "validation", on_devices)
                 tracker.write(number, **flatten("validation", seen, is_multi_label(experiment)))
 
+        shown.close()
+
         # ------------------------------------------------------------ last evaluation
         results: dict[str, Any] = {"steps": training.steps, "seed": experiment.seed, "seconds": round(spent, 2)}
-        results |= {"synthetic": records.description.synthetic, "environment": environment()}
+        results |= {"synthetic": records.description.synthetic}
+        results |= {"environment": environment()} if start < training.steps else {}
         results |= {"speed": speed(stopwatch.steps, stopwatch.waits, data.batch)} if stopwatch.steps else {}
         for split in [name for name, count in records.description.counts.items() if count and name != "train"]:
             title = "" if quiet else f"evaluate {run.name} on {split}"
@@ -233,7 +238,7 @@ def require_same_records(position: dict[str, Any], fingerprint: str, run: Run) -
 
 
 def speed(steps: Sequence[float], waits: Sequence[float], rows: int) -> dict[str, float]:
-    """Throughput, step-time percentiles (seconds), and the share of time spent waiting for data.
+    """Throughput, step-time percentiles (seconds), and the share of time in which the loop waited for data.
 
     Args:
       steps: seconds of each step.

@@ -11,18 +11,22 @@ import optax
 from flax import nnx
 
 from avjax.data.frontend import Frontend
-from avjax.streams import Batch, Output
+from avjax.streams import Batch, Mean, Output
 
 Metrics = dict[str, jax.Array]
+Means = dict[str, Mean]
 # An nnx.State or a tree of them; a tree map over the training state puts shapes or shardings in its place.
 Tree = Any
 
 
 @runtime_checkable
 class Objective(Protocol):
-    """What a step asks of an objective: the loss, its parts by name, and probabilities from logits."""
+    """What a step asks of an objective: the loss, its parts by name, and probabilities from logits.
 
-    def __call__(self, output: Output, batch: Batch) -> tuple[jax.Array, Metrics]: ...
+    The loss is a mean over rows by ``batch.weight``; a part says itself over which rows it is one.
+    """
+
+    def __call__(self, output: Output, batch: Batch) -> tuple[jax.Array, Means]: ...
 
     def probabilities(self, logits: jax.Array) -> jax.Array: ...
 
@@ -87,7 +91,7 @@ class Steps:
         """
         augment_key, model_key = jax.random.split(jax.random.fold_in(seed, state.step))
         features = self.frontend(batch, augment_key)
-        gradients, metrics, buffers = self._gradients(state, features, model_key)
+        gradients, means, buffers = self._gradients(state, features, model_key)
         updates, optimizer = self.optimizer.update(gradients, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
         average = state.average
@@ -95,24 +99,24 @@ class Steps:
             # The usual warm-up of the decay: without it the average remembers the initial weights for long.
             decay = jnp.minimum(self.average, (1 + state.step) / (10 + state.step))
             average = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, average, params)
-        metrics["gradient_norm"] = optax.tree.norm(gradients)
+        metrics = {name: mean.value for name, mean in means.items()} | {"gradient_norm": optax.tree.norm(gradients)}
         return TrainState(state.step + 1, params, buffers, optimizer, average), metrics
 
-    def evaluate(self, state: TrainState, batch: Batch) -> tuple[dict[str, jax.Array], Metrics]:
+    def evaluate(self, state: TrainState, batch: Batch) -> tuple[dict[str, jax.Array], Means]:
         """Probabilities by head (and ``head/modality``), and the parts of the loss; no augmentation, no dropout."""
         params = state.params if state.average is None else state.average
         features = self.frontend(batch, None)
         output, _ = self._forward(params, state.buffers, features, None)
         loss, parts = self.objective(output, features)
         probabilities = {head: self.objective.probabilities(logits) for head, logits in output.logits.items()}
-        return probabilities, {"loss": loss, **parts}
+        return probabilities, self._means(loss, parts, features)
 
-    def _gradients(self, state: TrainState, features: Batch, key: jax.Array) -> tuple[nnx.State, Metrics, nnx.State]:
+    def _gradients(self, state: TrainState, features: Batch, key: jax.Array) -> tuple[nnx.State, Means, nnx.State]:
         """Gradient and metrics of the batch, over microbatches where there are several."""
         gradient = jax.grad(self._loss, has_aux=True)
         if self.accumulate == 1:
-            gradients, (metrics, buffers) = gradient(state.params, state.buffers, features, key)
-            return gradients, metrics, buffers
+            gradients, (means, buffers) = gradient(state.params, state.buffers, features, key)
+            return gradients, means, buffers
 
         rows = features.weight.shape[0]
         if rows % self.accumulate:
@@ -126,26 +130,33 @@ class Steps:
             return jnp.moveaxis(x.reshape(-1, self.accumulate, *x.shape[1:]), 1, 0)
 
         def add(carry: tuple, part: tuple[Batch, jax.Array]) -> tuple[tuple, None]:
-            sums, buffers, weight = carry
+            sums, means, buffers = carry
             micro, number = part
-            gradients, (metrics, buffers) = gradient(state.params, buffers, micro, jax.random.fold_in(key, number))
-            share = micro.weight.sum()
-            return (optax.tree.add_scale(sums, share, (gradients, metrics)), buffers, weight + share), None
+            gradients, (more, buffers) = gradient(state.params, buffers, micro, jax.random.fold_in(key, number))
+            return (
+                optax.tree.add_scale(sums, micro.weight.sum(), gradients),
+                optax.tree.add(means, more),
+                buffers,
+            ), None
 
         micros = jax.tree.map(split, features)
         first = jax.tree.map(lambda x: x[0], micros)
-        _, (metrics, _) = jax.eval_shape(gradient, state.params, state.buffers, first, key)
-        start = (optax.tree.zeros_like((state.params, metrics)), state.buffers, jnp.zeros(()))
-        (sums, buffers, weight), _ = jax.lax.scan(add, start, (micros, jnp.arange(self.accumulate)))
-        gradients, metrics = optax.tree.scale(1 / jnp.maximum(weight, 1e-8), sums)
-        return gradients, metrics, buffers
+        _, (means, _) = jax.eval_shape(gradient, state.params, state.buffers, first, key)
+        start = (*optax.tree.zeros_like((state.params, means)), state.buffers)
+        (sums, means, buffers), _ = jax.lax.scan(add, start, (micros, jnp.arange(self.accumulate)))
+        gradients = optax.tree.scale(1 / jnp.maximum(features.weight.sum(), 1e-8), sums)
+        return gradients, means, buffers
 
     def _loss(
         self, params: nnx.State, buffers: nnx.State, features: Batch, key: jax.Array
-    ) -> tuple[jax.Array, tuple[Metrics, nnx.State]]:
+    ) -> tuple[jax.Array, tuple[Means, nnx.State]]:
         output, buffers = self._forward(params, buffers, features, key)
         loss, parts = self.objective(output, features)
-        return loss, ({"loss": loss, **parts}, buffers)
+        return loss, (self._means(loss, parts, features), buffers)
+
+    def _means(self, loss: jax.Array, parts: Means, features: Batch) -> Means:
+        weight = jnp.asarray(features.weight).sum()
+        return {"loss": Mean(loss * weight, weight), **parts}
 
     def _forward(
         self, params: nnx.State, buffers: nnx.State, features: Batch, key: jax.Array | None
@@ -155,8 +166,11 @@ class Steps:
         model = nnx.merge(self.graph, self._cast(params), buffers, self.randomness, copy=True)
         if key is not None:
             nnx.reseed(model, default=key, dropout=key)
-        modes = {"deterministic": key is None, "use_running_average": key is None, "remat": self.remat}
+        modes = {"deterministic": key is None, "use_running_average": key is None}
         model = nnx.view(model, raise_if_not_found=False, **modes)
+        if self.remat != "none" and key is not None:
+            # Raises where no layer of the model can do it: it would be left out in silence.
+            model = nnx.view(model, remat=self.remat)
         # Values alone: bfloat16 would round seconds.
         streams = {name: s.replace(values=self._cast(s.values)) for name, s in features.streams.items()}
         output = model(features.replace(streams=streams))

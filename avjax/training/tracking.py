@@ -23,16 +23,13 @@ class Tracker:
     def __init__(self, path: Path, *, start: int = 0, first: bool = True):
         self._lines = self._events = None
         if first:
-            self._lines = (path / "metrics.jsonl").open("a+", buffering=1)
+            self._lines = (path / "metrics.jsonl").open("a", buffering=1)
             self._end_torn_line(path / "metrics.jsonl")
-            self._events = SummaryWriter(str(path / "events"), flush_secs=30, purge_step=start + 1 if start else None)
+            self._events = SummaryWriter(str(path / "events"), flush_secs=30, purge_step=start + 1)
 
     def _end_torn_line(self, file: Path) -> None:
         """A killed run may have left half a line; the next must not go the same way."""
-        with file.open("rb") as opened:
-            size = opened.seek(0, 2)
-            torn = size > 0 and opened.seek(size - 1) >= 0 and opened.read(1) != b"\n"
-        if torn:
+        if file.read_bytes()[-1:] not in (b"", b"\n"):
             self._lines.write("\n")
 
     def write(self, step: int, **numbers: float) -> None:
@@ -62,7 +59,7 @@ class Stopwatch:
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Around everything that keeps the device waiting for data."""
+        """Around everything in which the loop waits for data; the device may still be busy with the step before."""
         begin = time.perf_counter()
         try:
             yield
@@ -70,7 +67,8 @@ class Stopwatch:
             self._waited += time.perf_counter() - begin
 
     def step_done(self) -> None:
-        """Called once a step, when its result has arrived. The first, which compiles, does not count."""
+        """Called once a step, when its result has arrived. The first, which compiles, and the first after a pause
+        do not count."""
         now = time.perf_counter()
         if self._last is not None:
             self.steps.append(now - self._last)

@@ -63,7 +63,7 @@ def test_mean_of_the_modalities_that_a_row_has(kind, smooth, rng):
     for name, numbers in rows.items():
         there = output.tokens[name.split("/")[1]].valid.any(1) if "/" in name else 1
         mean = (numbers * weight * there).sum() / max((weight * there).sum(), 1e-8)
-        np.testing.assert_allclose(parts[f"loss/{name}"], mean, rtol=1e-5)
+        np.testing.assert_allclose(parts[f"loss/{name}"].value, mean, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ROWS)
@@ -89,7 +89,7 @@ def test_labels_as_optax_has_them(rng):
 def test_heads_are_averaged(rng):
     output, batch = made(rng, heads=("emotion", "speaker"))
     loss, parts = Classification(per_modality=False)(output, batch)
-    np.testing.assert_allclose(loss, (parts["loss/emotion"] + parts["loss/speaker"]) / 2, rtol=1e-6)
+    np.testing.assert_allclose(loss, (parts["loss/emotion"].value + parts["loss/speaker"].value) / 2, rtol=1e-6)
 
 
 def test_targets_of_each_modality(rng):
@@ -100,9 +100,9 @@ def test_targets_of_each_modality(rng):
     _, after = Classification()(output, batch.replace(target={**batch.target, "emotion/audio": own}))
     weight = batch.weight * output.tokens["audio"].valid.any(axis=1)
     expected = (softmax_rows(output.logits["emotion/audio"], own) * weight).sum() / max(weight.sum(), 1e-8)
-    np.testing.assert_allclose(after["loss/emotion/audio"], expected, rtol=1e-5)
+    np.testing.assert_allclose(after["loss/emotion/audio"].value, expected, rtol=1e-5)
     for same in ("loss/emotion", "loss/emotion/video"):
-        assert after[same] == before[same]
+        assert after[same].value == before[same].value
 
 
 def test_filler_rows_and_missing_modalities_have_no_gradient(rng):
@@ -133,7 +133,7 @@ def test_nothing_but_filler_is_zero(rng):
     output, batch = made(rng)
     empty = batch.replace(weight=jax.numpy.zeros_like(batch.weight))
     assert Classification()(output, empty)[0] == 0
-    assert weighted_mean(jax.numpy.ones(3), jax.numpy.zeros(3)) == 0
+    assert weighted_mean(jax.numpy.ones(3), jax.numpy.zeros(3)).value == 0
 
 
 def test_probabilities(rng):

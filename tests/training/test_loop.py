@@ -18,8 +18,9 @@ from avjax.data.pipeline import training_batches
 from avjax.experiment import load
 from avjax.run import Run
 from avjax.training.checkpoint import Checkpoints, named_leaves
-from avjax.training.loop import DeviceBatches, NonFiniteLoss, build_state, jit_train, train
+from avjax.training.loop import DeviceBatches, NonFiniteLoss, build_state, jit_train, speed, train
 from avjax.training.sharding import MeshShape, Rules
+from avjax.training.tracking import Stopwatch, Tracker
 from tests.fixtures.records import write_experiment, write_records
 
 
@@ -105,6 +106,36 @@ def _losses_on_one_device(tiny) -> list[float]:
         state, metrics = step(state, on_device(batch), jax.random.key(0))
         found.append(float(metrics["loss"]))
     return found
+
+
+def test_the_stopwatch_counts_what_it_says(monkeypatch):
+    """Two steps of a second, half of it waiting; the first step and what comes after a pause count nowhere."""
+    clock = iter([0.0, 5.0, 6.0, 6.0, 6.5, 7.0, 7.0, 7.5, 8.0, 8.0, 9.0, 10.0])
+    monkeypatch.setattr("avjax.training.tracking.time.perf_counter", lambda: next(clock))
+    stopwatch = Stopwatch()
+    for _ in range(3):
+        with stopwatch.waiting():
+            pass
+        stopwatch.step_done()
+    stopwatch.pause()
+    with stopwatch.waiting():
+        pass
+    stopwatch.step_done()
+    assert (stopwatch.steps, stopwatch.waits) == ([1.0, 1.0], [0.5, 0.5])
+    assert stopwatch.latest() == (stopwatch.steps, stopwatch.waits)
+    assert stopwatch.latest() == ([], [])
+    found = speed(stopwatch.steps, stopwatch.waits, 8)
+    assert found["speed/data_share"] == 0.5
+    assert found["speed/clips_per_second"] == 8
+
+
+def test_a_torn_line_does_not_spoil_the_next(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2, "tr')
+    (tmp_path / "command.json").write_text("{}")
+    tracker = Tracker(tmp_path, start=1)
+    tracker.write(2, loss=0.5)
+    tracker.close()
+    assert [line["step"] for line in Run(tmp_path).metrics()] == [1, 2]
 
 
 def test_killed_and_resumed_ends_bit_for_bit_where_the_whole_run_did(tiny, whole, tmp_path):

@@ -65,7 +65,11 @@ def assert_close(one, other, **tolerance):
 
 def test_microbatches_equal_the_batch(rng):
     batch, results = weighted(tiny.batch(rng, rows=ROWS, classes=CLASSES), rng), []
-    still = {"dropout": 0.0, "stochastic_depth": 0.0, "modalities": (tiny.AUDIO,)}
+    # One microbatch of four has no sound at all.
+    audio = batch.streams["audio"]
+    valid = audio.valid & (np.arange(ROWS) % 4 != 2)[:, None]
+    batch = batch.replace(streams=dict(batch.streams) | {"audio": audio.replace(valid=valid)})
+    still = {"dropout": 0.0, "stochastic_depth": 0.0}
     first = None
     for parts in (1, 2, 4):
         made, state = mbt(np.random.default_rng(0), model=still, accumulate=parts)
@@ -85,13 +89,23 @@ def test_batches_that_microbatches_do_not_divide_are_refused(rng):
 def test_remat_changes_nothing(rng):
     batch, states = tiny.batch(rng, rows=ROWS, classes=CLASSES), []
     for remat in ("none", "full", "dots"):
-        made, state = mbt(np.random.default_rng(0), remat=remat, model={"modalities": (tiny.AUDIO,)})
+        made, state = mbt(
+            np.random.default_rng(0),
+            remat=remat,
+            model={"shared_encoder": True, "size": Size(8, 2, 2), "fusion_layer": 1},
+        )
         states.append(tiny.jit(made.train)(state, batch, SEED))
         again = str(jax.make_jaxpr(made.train)(state, batch, SEED)).count("remat")
         assert (again > 0) == (remat != "none")
     for state, metrics in states[1:]:
         assert_close(state.params, states[0][0].params, rtol=1e-4, atol=1e-6)
         assert_close(metrics, states[0][1], rtol=1e-4, atol=1e-6)
+
+
+def test_a_model_that_cannot_remat_is_told(rng):
+    made, params, buffers = tiny.steps(Toy(nnx.Rngs(0)), remat="full")
+    with pytest.raises(ValueError, match="remat"):
+        made.train(made.create(params, buffers), toy(rng), SEED)
 
 
 def test_remat_keeps_less():
@@ -127,7 +141,7 @@ def test_randomness_follows_from_seed_and_step(rng):
     evaluate = tiny.jit(made.evaluate)
     (seen, parts), (_, parts_later) = evaluate(state, batch), evaluate(later, batch)
     assert_close(parts, parts_later, rtol=0, atol=0)
-    assert float(parts["loss"]) not in (float(metrics["loss"]), *losses)
+    assert float(parts["loss"].value) not in (float(metrics["loss"]), *losses)
     np.testing.assert_allclose(np.asarray(seen["emotion"]).sum(1), 1, rtol=1e-5)
     assert seen.keys() == {f"{h}{m}" for h in CLASSES for m in ("", "/audio", "/video")}
 

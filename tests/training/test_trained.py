@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
+from avjax.data import media
 from avjax.experiment import load
 from avjax.run import Run, RunError
 from avjax.training.evaluate import average
@@ -71,6 +73,24 @@ def test_averages_of_runs_on_other_clips_are_refused(run, tmp_path):
     np.savez(file, **changed)
     with pytest.raises(RunError, match="not scored on the same clips"):
         average([run.path, tmp_path / "run"], "test", tmp_path / "mean")
+
+
+def test_clips_of_several_classes_want_an_objective_for_them(tmp_path):
+    tiny = write_experiment(tmp_path / "experiments", write_records(tmp_path / "records", several=True))
+    experiment, source = load(tiny)
+    with pytest.raises(ValueError, match=r"several classes of 'label'.*--objective\.kind sigmoid"):
+        train(experiment, Run.create(tmp_path / "run", experiment, source), quiet=True)
+
+
+def test_pictures_are_given_in_the_colours_that_the_model_knows(run, tmp_path, rng, monkeypatch):
+    """A model of grey pictures is shown the luma of a video in colour."""
+    frames = media.Frames(rng.integers(0, 255, (3, 16, 16, 3), dtype=np.uint8), np.arange(3) / 25)
+    monkeypatch.setattr(media, "decode", lambda *_, **__: media.Media(None, frames))
+    trained = Trained.load(run.path)
+    assert trained._read(tmp_path, None).video.read().shape[-1] == 3
+    grey = dataclasses.replace(trained.description, video={**trained.description.video, "channels": 1})
+    shown = dataclasses.replace(trained, description=grey)._read(tmp_path, None).video.read()
+    np.testing.assert_allclose(shown[..., 0], frames.images @ [0.299, 0.587, 0.114], atol=0.5001)
 
 
 def test_one_device_gives_the_same_probabilities_as_eight(run, monkeypatch):

@@ -82,8 +82,8 @@ class TimeShift:
     """Begins a clip later in its window; the window around it stays empty or is filled with white noise.
 
     Where recordings are cut close to what is said, a model learns at which token it begins and fails on a recording
-    that has a pause in front. The clip's end is cut where it no longer fits; ``start`` moves with it, so that streams
-    stay aligned. A missing clip stays missing.
+    that has a pause in front. The clip's end is cut where it no longer fits, but never before its middle; ``start``
+    moves with it, so that streams stay aligned. A missing clip stays missing.
 
     Attributes:
       latest: longest delay in seconds; uniform from 0.
@@ -104,6 +104,9 @@ class TimeShift:
             return audio
         shifted, delay, filled, level = uniform(keys, "shift", "delay", "fill", "fill level")
         samples = jnp.where(shifted < self.probability, jnp.floor(delay * self.latest * audio.rate), 0)
+        # The middle of what is there stays in the window, however short that is.
+        end = length - jnp.argmax(jnp.asarray(audio.valid)[:, ::-1], axis=1)
+        samples = jnp.minimum(samples, jnp.maximum(length - (end + 1) // 2, 0))
         at = jnp.arange(length) - samples.astype(jnp.int32)[:, None]
         take = functools.partial(jnp.take_along_axis, indices=jnp.maximum(at, 0), axis=1)
         before = jnp.asarray(audio.valid)

@@ -210,3 +210,10 @@ def test_the_real_recordings(test_data: Path) -> None:
     assert len(recordings) == 2_000
     counts = {split: sum(one.split == split for one in recordings) for split in ("train", "validation", "test")}
     assert counts == {"train": 1_350, "validation": 150, "test": 500}
+
+
+def test_files_of_other_names_are_told(tmp_path: Path) -> None:
+    (tmp_path / "recordings").mkdir()
+    for name in ("7_george_12.wav", "seven.wav", "README.md"):
+        (tmp_path / "recordings" / name).touch()
+    assert [path.name for path, _ in Corpus().strangers(tmp_path)] == ["seven.wav"]

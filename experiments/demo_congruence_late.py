@@ -3,6 +3,8 @@
 Records: ``avjax prepare demo --data data/congruence --out records/congruence --corpus.interaction congruence``; then
 ``avjax train demo_congruence_late --data.records records/congruence``. Neither modality alone says anything about the
 label, so a sum of what each says cannot either: chance, 0.5.
+
+4 minutes on one CPU core.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """Late fusion, trained jointly, on the synthetic demo corpus.
 
 avjax train demo_late
+
+70 s on one CPU core; accuracy about 0.99.
 """
 
 from __future__ import annotations

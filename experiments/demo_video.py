@@ -1,6 +1,8 @@
-"""video alone on the synthetic demo corpus.
+"""Video alone on the synthetic demo corpus.
 
 avjax train demo_video
+
+50 s on one CPU core; accuracy about 0.49 where 0.50 is the most that pictures can tell.
 """
 
 from __future__ import annotations

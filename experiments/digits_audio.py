@@ -1,6 +1,8 @@
-"""audio alone on spoken and handwritten digits.
+"""Audio alone on spoken and handwritten digits.
 
 avjax train digits_audio
+
+4 to 5 minutes on one CPU core; accuracy 0.52 to 0.64, by the speaker held out.
 """
 
 from __future__ import annotations

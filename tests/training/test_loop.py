@@ -78,7 +78,9 @@ def test_a_run_holds_what_the_design_says(whole):
     assert results["synthetic"] is True
 
 
-@pytest.mark.parametrize("mesh", [("fsdp", 8), pytest.param(("data", 2, "fsdp", 4), marks=pytest.mark.slow), None])
+@pytest.mark.parametrize(
+    "mesh", [None, *(pytest.param(mesh, marks=pytest.mark.slow) for mesh in (("fsdp", 8), ("data", 2, "fsdp", 4)))]
+)
 def test_losses_are_the_same_on_any_mesh(tiny, whole, tmp_path, mesh):
     """None is one device: steps alone, since a run takes all devices there are."""
     if mesh is None:

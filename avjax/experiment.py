@@ -19,9 +19,11 @@ import jax
 import optax
 import tyro
 from flax import nnx
+from jax.sharding import AbstractMesh, Mesh
 
 from avjax.data.frontend import Frontend
 from avjax.data.pipeline import Data
+from avjax.nn.placement import Placement
 from avjax.training.sharding import MeshShape, Rules
 from avjax.training.step import Objective, Steps, split_model
 
@@ -58,10 +60,18 @@ class Training:
       steps: optimizer steps in all.
       evaluate_every: steps between two looks at the validation split; 0 looks at the end only.
       checkpoint_every: steps between two checkpoints; the last step is always kept.
+      keep_last: number of newest checkpoints that stay.
+      best_by: number of the validation split by which one more checkpoint stays, the best: loss (the lowest), or
+        HEAD/METRIC, such as emotion/accuracy (the highest).
+      non_finite: what to do when a loss or gradient is no number: stop; skip the step; or rewind to the last
+        checkpoint and go on behind the bad step, without the clips between.
+      stall_limit: seconds to wait for a batch before the state is saved and training ends; warnings come from a tenth
+        of it on. 0 waits for ever, without a word.
       log_every: steps that one line of metrics sums up.
       precision: of forward and backward pass; master weights are float32 either way.
       accumulate: microbatches a step.
       remat: what the backward pass computes again of each layer instead of keeping it.
+      scan: compiles layers that are alike once, and runs them over their stacked weights.
       average: decay of the moving average of the parameters, which is then what is evaluated; 0 for none.
       mesh: devices along each axis.
       rules: which logical axis of a parameter lies on which axis of the mesh.
@@ -70,10 +80,15 @@ class Training:
     steps: int
     evaluate_every: int = 0
     checkpoint_every: int = 500
+    keep_last: int = 2
+    best_by: str = "loss"
+    non_finite: Literal["stop", "skip", "rewind"] = "stop"
+    stall_limit: float = 600.0
     log_every: int = 20
     precision: Literal["float32", "bfloat16"] = "float32"
     accumulate: int = 1
     remat: Literal["none", "full", "dots"] = "none"
+    scan: bool = False
     average: float = 0.0
     mesh: MeshShape = MeshShape()
     rules: Rules = Rules()
@@ -104,30 +119,38 @@ class Experiment(Generic[M, L, O]):
     def build_model(self) -> nnx.Module:
         return self.model.build(nnx.Rngs(self.seed))
 
-    def steps(self) -> tuple[Steps, nnx.State, nnx.State]:
-        """The model as pure step functions, and its abstract parameters and buffers; nothing is allocated."""
-        graph, params, buffers, randomness = split_model(nnx.eval_shape(self.build_model))
-        del randomness  # Abstract; the real one is a few hundred bytes of keys.
+    def steps(self, mesh: Mesh | AbstractMesh | None = None) -> tuple[Steps, nnx.State, nnx.State]:
+        """The model as pure step functions for a mesh, and its abstract parameters and buffers; nothing is allocated.
+
+        Args:
+          mesh: of devices, or an abstract one to compile for; None for one device.
+        """
+        training = self.training
+        graph, params, buffers, constants = split_model(nnx.eval_shape(self.build_model))
+        del constants  # Abstract; the real ones are a few hundred bytes.
         return (
             Steps(
                 graph=graph,
                 # Reseeded at every step: the same in every run, so that runs of other seeds share compiled programs.
-                randomness=_random_streams(lambda: self.model.build(nnx.Rngs(0))),
+                constants=_constants(lambda: self.model.build(nnx.Rngs(0))),
                 frontend=self.frontend,
                 objective=self.objective,
-                optimizer=self.optimizer.build(params, self.training.steps),
-                precision=self.training.precision,
-                accumulate=self.training.accumulate,
-                remat=self.training.remat,
-                average=self.training.average,
+                optimizer=self.optimizer.build(params, training.steps),
+                precision=training.precision,
+                accumulate=training.accumulate,
+                remat=training.remat,
+                scan=training.scan,
+                average=training.average,
+                skip_non_finite=training.non_finite == "skip",
+                placement=None if mesh is None else Placement(mesh, training.rules),
             ),
             params,
             buffers,
         )
 
 
-def _random_streams(build: Callable[[], nnx.Module]) -> nnx.State:
-    """The random streams of a model, without its parameters: jit drops what is not returned."""
+def _constants(build: Callable[[], nnx.Module]) -> nnx.State:
+    """Random streams and other constants of a model, without its parameters: jit drops what is not returned."""
     return jax.jit(lambda: split_model(build())[3])()
 
 

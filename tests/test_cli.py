@@ -167,6 +167,7 @@ def test_help_reads(command, capsys, monkeypatch, root):
         "eval": ["--average"],
         "predict": ["--without"],
         "compare": ["--title"],
+        "launch": ["--processes", "--limit"],
     }
     assert all(flag in shown for flag in expected[command])
 

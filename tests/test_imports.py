@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 # What anything of avjax may use, what a model is made of, and what training and the commands share.
-BASE = {"avjax", "avjax.streams", "avjax.progress"}
+BASE = {"avjax", "avjax.streams", "avjax.progress", "avjax.watchdog"}
 MODEL = BASE | {"avjax.nn", "avjax.models", "avjax.objectives", "kernels"}
 RUN = MODEL | {"avjax.data", "avjax.training", "avjax.experiment", "avjax.run"}
 
@@ -21,17 +21,21 @@ MAY_IMPORT = {
     "avjax": set(),
     "avjax.streams": {"avjax"},
     "avjax.progress": {"avjax"},
+    "avjax.watchdog": {"avjax"},
+    # Starts processes and listens to them; what they run is theirs.
+    "avjax.launch": {"avjax", "avjax.watchdog"},
     "avjax.data": BASE,
     "avjax.nn": BASE | {"kernels"},
     "avjax.models": BASE | {"avjax.nn", "kernels"},
     "avjax.objectives": BASE | {"avjax.nn", "kernels"},
     "avjax.pretrained": BASE | {"avjax.nn", "avjax.models"},
     # The type of an experiment names its parts; a run directory holds one.
-    "avjax.experiment": BASE | {"avjax.data", "avjax.objectives", "avjax.training"},
+    "avjax.experiment": BASE | {"avjax.data", "avjax.nn", "avjax.objectives", "avjax.training"},
     "avjax.run": BASE | {"avjax.experiment"},
     "avjax.training": RUN,
     "avjax.diagnostics": RUN,
-    "avjax.cli": RUN | {"avjax.pretrained", "avjax.diagnostics"},
+    "avjax.commands": RUN | {"avjax.pretrained", "avjax.diagnostics", "avjax.launch"},
+    "avjax.cli": {"avjax", "avjax.commands"},
     "experiments": RUN | {"avjax.pretrained", "avjax.diagnostics", "avjax.cli"},
 }
 

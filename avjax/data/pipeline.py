@@ -20,6 +20,7 @@ import numpy as np
 from avjax.data.record import Record, label_classes
 from avjax.data.records import Description, Records, Split
 from avjax.streams import Batch, Stream
+from avjax.watchdog import doing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,7 +192,8 @@ class TrainingRow:
         position = self.rows.position(local)
         place = np.random.Generator(np.random.Philox(key=[self.seed, position])).random()
         index = int(self.order[position])
-        return self.crop.row(self.split[index], index, place)
+        with doing(f"reading record {index} of train"):
+            return self.crop.row(self.split[index], index, place)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,6 +19,7 @@ from avjax.nn.dense import layer_norm, learned_tokens
 from avjax.nn.encoders import PatchEmbedding, Patches, append_class_token, hide
 from avjax.nn.fusion import Tokens, UnimodalLayer, present
 from avjax.nn.pooling import Classifier, average_logits
+from avjax.nn.stack import Stack
 from avjax.nn.transformer import SIZES, Block, Size, stochastic_depth_rates
 from avjax.streams import Batch, Output, Stream
 
@@ -59,7 +60,7 @@ class LateFusion(nnx.Module):
         self.modalities = names
         self.embed = nnx.Dict({p.modality: PatchEmbedding(p, size.width, rngs=rngs) for p in config.modalities})
         self.class_token = nnx.Dict({m: learned_tokens(1, size.width, rngs, deviation=0.0) for m in names})
-        self.layers = nnx.List([UnimodalLayer({m: block(rate) for m in names}, names) for rate in rates])
+        self.layers = Stack([UnimodalLayer({m: block(rate) for m in names}, names) for rate in rates])
         self.norm = nnx.Dict({m: layer_norm(size.width, rngs) for m in names})
         self.classify = nnx.Dict({m: Classifier(size.width, config.classes, rngs=rngs) for m in names})
 
@@ -70,8 +71,7 @@ class LateFusion(nnx.Module):
         """All layers of each modality; ``keep`` [B, N] hides tokens of a modality's patches from every layer."""
         tokens = {m: self.embed[m](batch.streams[m], (keep or {}).get(m)) for m in self.modalities}
         tokens = {m: append_class_token(tokens[m], self.class_token[m][...]) for m in self.modalities}
-        for layer in self.layers:
-            tokens, _ = layer(tokens)
+        tokens, _ = self.layers(tokens)
         return {m: tokens[m].replace(values=self.norm[m](tokens[m].values)) for m in self.modalities}
 
     def fuse(self, tokens: Tokens, keep: Mapping[str, Bool[Array, "B _"]] | None = None) -> Output:

@@ -29,6 +29,7 @@ from avjax.nn.dense import layer_norm, learned_tokens
 from avjax.nn.encoders import PatchEmbedding, Patches, append_class_token, hide
 from avjax.nn.fusion import BottleneckFusion, CrossAttentionFusion, MergedFusion, Tokens, UnimodalLayer, present
 from avjax.nn.pooling import Classifier, average_logits, mean_pool
+from avjax.nn.stack import Stack
 from avjax.nn.transformer import SIZES, Block, Size, stochastic_depth_rates
 from avjax.streams import Batch, Output, Stream
 
@@ -104,8 +105,8 @@ class MBT(nnx.Module):
                 case "merged":
                     return MergedFusion(block(layer), names)
 
-        self.unimodal = nnx.List([UnimodalLayer(blocks(layer), names) for layer in range(config.fusion_layer)])
-        self.fusion = nnx.List([fusion(layer) for layer in range(config.fusion_layer, depth)])
+        self.unimodal = Stack([UnimodalLayer(blocks(layer), names) for layer in range(config.fusion_layer)])
+        self.fusion = Stack([fusion(layer) for layer in range(config.fusion_layer, depth)])
         bottlenecks = config.bottlenecks if config.fusion == "bottleneck" and config.fusion_layer < depth else 0
         self.bottleneck = nnx.data(learned_tokens(bottlenecks, width, rngs) if bottlenecks else None)
         self.norm = layer_norm(width, rngs)
@@ -123,16 +124,13 @@ class MBT(nnx.Module):
         tokens = {m: self.embed[m](batch.streams[m], (keep or {}).get(m)) for m in self.modalities}
         if self.pool == "cls":
             tokens = {m: append_class_token(tokens[m], self.class_token[m][...]) for m in self.modalities}
-        for layer in self.unimodal:
-            tokens, _ = layer(tokens)
+        tokens, _ = self.unimodal(tokens)
         return tokens
 
     def fuse(self, tokens: Tokens, keep: Mapping[str, Bool[Array, "B _"]] | None = None) -> Output:
         """From the fusion layer to the logits; ``keep`` hides tokens from here on."""
         tokens = {m: hide(tokens[m], (keep or {}).get(m)) for m in self.modalities}
-        bottleneck = self._start(tokens)
-        for layer in self.fusion:
-            tokens, bottleneck = layer(tokens, bottleneck)
+        tokens, _ = self.fusion(tokens, self._start(tokens))
         tokens = {m: tokens[m].replace(values=self.norm(tokens[m].values)) for m in self.modalities}
         return Output(logits=self._logits(tokens), tokens=tokens)
 

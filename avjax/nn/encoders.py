@@ -11,6 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from avjax.nn.dense import EMBED, PATCH, Dense, Initializer, learned_tokens
+from avjax.nn.placement import BATCH, SEQUENCE, constrain
 from avjax.streams import Stream
 
 
@@ -90,7 +91,7 @@ class PatchEmbedding(nnx.Module):
         valid = self.patches.valid(stream.valid)
         values = self.embed(self.patches.cut(stream.values)) + self.positions[...].astype(stream.values.dtype)
         return Stream(
-            values=values,
+            values=constrain(values, BATCH, SEQUENCE, None),
             valid=valid if keep is None else valid & keep,
             start=stream.start,
             rate=stream.rate * self.patches.tokens / self.patches.shape[0],

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
 from avjax.nn.attention import attend
 from avjax.nn.dense import EMBED, HEADS, HIDDEN, Dense, layer_norm
+from avjax.nn.placement import BATCH, SEQUENCE, constrain
 from kernels.attention import Mask
 
 
@@ -38,6 +40,10 @@ class Size:
 SIZES = {"Ti": Size(192, 12, 3), "S": Size(384, 12, 6), "B": Size(768, 12, 12), "L": Size(1024, 24, 16)}
 
 
+class Constant(nnx.Variable):
+    """A number of the model's configuration that its layers differ in; an array, so that they may share a program."""
+
+
 class StochasticDepth(nnx.Module):
     """Drops a residual branch of an example with probability ``rate`` while training.
 
@@ -46,14 +52,14 @@ class StochasticDepth(nnx.Module):
     """
 
     def __init__(self, rate: float, *, rngs: nnx.Rngs):
-        self.rate = rate
+        self.rate = nnx.data(Constant(jnp.float32(rate)) if rate else None)
         self.deterministic = False
         self.rngs = rngs["dropout"].fork()
 
     def __call__(self, x: Float[Array, "B N C"]) -> Float[Array, "B N C"]:
-        if self.rate == 0.0 or self.deterministic:
+        if self.rate is None or self.deterministic:
             return x
-        kept = jax.random.bernoulli(self.rngs(), 1.0 - self.rate, (x.shape[0], 1, 1))
+        kept = jax.random.bernoulli(self.rngs(), 1.0 - self.rate[...], (x.shape[0], 1, 1))
         return x * kept.astype(x.dtype)
 
     def set_view(self, deterministic: bool | None = None) -> None:
@@ -75,7 +81,8 @@ class FeedForward(nnx.Module):
         self.dropout = nnx.Dropout(dropout, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B N C"]) -> Float[Array, "B N C"]:
-        return self.dropout(self.down(self.dropout(nnx.gelu(self.up(x)))))
+        hidden = constrain(nnx.gelu(self.up(x)), BATCH, SEQUENCE, HIDDEN)
+        return self.dropout(self.down(self.dropout(hidden)))
 
 
 class Block(nnx.Module):
@@ -113,7 +120,8 @@ class Block(nnx.Module):
     def residuals(self, x: Float[Array, "B N C"], attended: Float[Array, "B N H D"]) -> Float[Array, "B N C"]:
         """Adds what was attended to, then the feed-forward layer."""
         x = x + self.stochastic_depth(self.dropout(self.out(attended.reshape(x.shape))))
-        return x + self.stochastic_depth(self.feed_forward(self.norm_feed_forward(x)))
+        x = x + self.stochastic_depth(self.feed_forward(self.norm_feed_forward(x)))
+        return constrain(x, BATCH, SEQUENCE, None)
 
     def __call__(
         self, x: Float[Array, "B N C"], mask: Mask | None = None, y: Float[Array, "B M C"] | None = None

@@ -1,63 +1,240 @@
-"""Checkpoints: the training state and its position in the data, written together."""
+"""Checkpoints: the training state and its position in the data, written together, checked when read.
+
+    RUN/checkpoints/150/arrays/          every array of the state by name, by Orbax
+                        position.json    where the data stood, and the score of the validation split
+                        checksums.json   of every other file; written last, so that a folder without it is unfinished
+    RUN/checkpoints/damaged-120/         a checkpoint that did not agree with its checksums, set aside
+
+A process that dies at any moment leaves whole checkpoints and at most one unfinished folder. Arrays are stored whole,
+whatever devices they lie on, so that a checkpoint is read onto any mesh by any number of processes.
+"""
 
 from __future__ import annotations
 
+import concurrent.futures
+import hashlib
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
 import jax
 from orbax.checkpoint import v1 as orbax
 
+from avjax.run import read_json, write_json
+from avjax.training.distributed import first_says, is_first
 from avjax.training.step import TrainState
 
 # Orbax reports every phase of every save at this level; what users must know, the loop says itself.
 logging.getLogger("absl").setLevel(logging.WARNING)
+log = logging.getLogger(__name__)
+
+CHECKSUMS = "checksums.json"
+POSITION = "position.json"
+
+
+class CheckpointError(Exception):
+    """A checkpoint that could not be written or read; says where, and what to do."""
 
 
 class Checkpoints:
-    """The checkpoints of a run: step -> arrays by name, and a note of where the data stood.
-
-    Arrays are stored by their path in the state ("params.embed.audio.embed.kernel"), whatever devices they lie on, so
-    that a checkpoint can be read without the code that wrote it.
+    """The checkpoints of a run.
 
     Args:
-      path: folder; made when the first checkpoint is written.
-      keep: number of newest checkpoints that stay.
+      path: folder; made when the first checkpoint is written. All processes see the same one.
+      keep: number of newest checkpoints that stay; the one with the best score stays besides.
     """
 
     def __init__(self, path: Path, keep: int = 2):
-        self._checkpointer = orbax.training.Checkpointer(
-            path.absolute(),
-            preservation_policy=orbax.training.preservation_policies.LatestN(keep),
-            cleanup_tmp_directories=True,
-        )
+        self.path = path.absolute()
+        self.keep = keep
+        self._thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
+        self._writing: concurrent.futures.Future[None] | None = None
+        self._saved: set[int] = set()
 
-    def latest(self) -> int | None:
-        """The newest step that was written whole."""
-        newest = self._checkpointer.latest
-        return None if newest is None else newest.step
+    # ---------------------------------------------------------------- which there are
+
+    def finished(self) -> list[int]:
+        """Steps of the checkpoints that were written to the end, ascending."""
+        found = [int(file.parent.name) for file in self.path.glob(f"*/{CHECKSUMS}") if file.parent.name.isdecimal()]
+        return sorted(found)
+
+    def newest(self, *, repair: bool = False) -> int | None:
+        """The newest step whose files agree with their checksums, or None where there is no checkpoint at all.
+
+        One warning names the newer ones that do not. With several processes the first one looks, and all are told.
+
+        Args:
+          repair: sets damaged checkpoints aside and removes unfinished ones, to go on from here.
+
+        Raises:
+          CheckpointError: where there are checkpoints, and all of them are damaged.
+        """
+        return first_says(lambda: self._newest(repair))
+
+    def _newest(self, repair: bool) -> int | None:
+        damaged: dict[int, str] = {}
+        for step in reversed(self.finished()):
+            problem = problem_of(self.path / str(step))
+            if problem is None:
+                break
+            damaged[step] = problem
+        else:
+            step = None
+        if damaged:
+            what = "; ".join(f"checkpoint {number}: {problem}" for number, problem in damaged.items())
+            if step is None:
+                raise CheckpointError(
+                    f"every checkpoint in {self.path} is damaged ({what}); bring one back, or delete the folder to"
+                    " start over"
+                )
+            log.warning("damaged: %s, in %s; using the one of step %d", what, self.path, step)
+        if repair:
+            for number in damaged:
+                self._set_aside(number)
+            self._remove_unfinished()
+        return step
+
+    def best(self) -> int | None:
+        """The step with the best score, of those that are kept; None where none was scored."""
+        scores = {}
+        for step in self.finished():
+            score = self.score(step)
+            if score is not None:
+                # The earlier of equal ones.
+                scores[(score["value"] if score["higher_is_better"] else -score["value"], -step)] = step
+        return scores[max(scores)] if scores else None
+
+    def score(self, step: int) -> dict[str, Any] | None:
+        """{"name", "value", "higher_is_better"} of the validation split, where it was looked at when saving."""
+        return read_json(self.path / str(step) / POSITION).get("score")
+
+    def _set_aside(self, step: int) -> None:
+        aside = self.path / f"damaged-{step}"
+        shutil.rmtree(aside, ignore_errors=True)
+        (self.path / str(step)).rename(aside)
+
+    def _remove_unfinished(self) -> None:
+        for folder in self.path.glob("*") if self.path.is_dir() else []:
+            if folder.name.isdecimal() and not (folder / CHECKSUMS).exists():
+                shutil.rmtree(folder)
+
+    # ---------------------------------------------------------------- writing
 
     def save(self, state: TrainState, position: dict[str, Any]) -> None:
-        """Starts writing; the arrays are copied before this returns, and training may go on."""
-        step = int(state.step)
-        if step != self.latest():
-            # force: by default Orbax leaves a checkpoint out while the one before it is still being written.
-            self._checkpointer.save_checkpointables_async(
-                step, {"state": named_leaves(state), "data": position}, force=True
-            )
+        """Starts writing; the arrays are copied before this returns, and training may go on.
 
-    def load(self, target: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """The newest checkpoint, laid out as ``target`` (abstract arrays with shardings) says."""
-        abstract = {"state": named_leaves(target)}
-        loaded = self._checkpointer.load_checkpointables(self.latest(), abstract | {"data": None})
-        leaves = loaded["state"]
-        structure = jax.tree.structure(target)
-        return jax.tree.unflatten(structure, [leaves[name] for name in abstract["state"]]), loaded["data"]
+        Raises:
+          CheckpointError: if the one before could not be written.
+        """
+        step = int(state.step)
+        self.wait()
+        if step in self._saved:
+            return
+        folder = self.path / str(step)
+        try:
+            if is_first():
+                folder.mkdir(parents=True, exist_ok=True)
+                write_json(folder / POSITION, position)
+            response = orbax.save_async(folder / "arrays", named_leaves(state))
+        except Exception as error:
+            raise self._failed(step, error) from error
+        self._writing = self._thread.submit(self._finish, step, response)
+        self._saved.add(step)
+
+    def check(self) -> None:
+        """Raises CheckpointError if a write has failed since this was last asked."""
+        if self._writing is not None and self._writing.done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Until what was saved is on disk. Raises CheckpointError if it could not be."""
+        if self._writing is not None:
+            writing, self._writing = self._writing, None
+            writing.result()
 
     def close(self) -> None:
-        """Waits for the last checkpoint to be on disk."""
-        self._checkpointer.close()
+        """Waits for the last write, and for what the first process still has to do with it."""
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
+
+    def _finish(self, step: int, response: Any) -> None:
+        """In the thread: when the arrays are there, the checksums, then the checkpoints that are not kept."""
+        try:
+            response.result()
+            if is_first():
+                folder = self.path / str(step)
+                write_json(folder / CHECKSUMS, checksums(folder))
+                self._remove_old()
+        except Exception as error:
+            raise self._failed(step, error) from error
+
+    def _remove_old(self) -> None:
+        steps = self.finished()
+        for step in set(steps[: -self.keep]) - {self.best()}:
+            # The checksums first: half a checkpoint must not look like a damaged one.
+            (self.path / str(step) / CHECKSUMS).unlink()
+            shutil.rmtree(self.path / str(step))
+
+    def _failed(self, step: int, error: Exception) -> CheckpointError:
+        """Takes away what was written of it, so that its space is free again."""
+        if is_first():
+            shutil.rmtree(self.path / str(step), ignore_errors=True)
+        whole = self.finished()
+        since = f"the same command goes on from step {whole[-1]}" if whole else "there is no older one"
+        reason = " ".join(str(error).split())
+        if len(reason) > 300:
+            reason = f"{reason[:200]} ... {reason[-100:]}"
+        return CheckpointError(
+            f"checkpoint {step} could not be written to {self.path}: {reason}. Free some space or mend the"
+            f" permissions; {since}"
+        )
+
+    # ---------------------------------------------------------------- reading
+
+    def load(self, step: int, target: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        """A checkpoint, laid out as ``target`` (abstract arrays with shardings) says; and its position.
+
+        Raises:
+          CheckpointError: where it holds other arrays than ``target``: another model, optimizer or average.
+        """
+        abstract = named_leaves(target)
+        try:
+            loaded = orbax.load(self.path / str(step) / "arrays", abstract)
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"{self.path / str(step)} does not hold what the experiment has: {' '.join(str(error).split())[:500]}"
+            ) from error
+        leaves = [loaded[name] for name in abstract]
+        return jax.tree.unflatten(jax.tree.structure(target), leaves), read_json(self.path / str(step) / POSITION)
+
+
+def checksums(folder: Path) -> dict[str, dict[str, Any]]:
+    """File below a folder -> {"bytes", "sha256"}, but for the checksums' own file."""
+    found = {}
+    for file in sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / CHECKSUMS):
+        with file.open("rb") as opened:
+            digest = hashlib.file_digest(opened, "sha256").hexdigest()
+        found[file.relative_to(folder).as_posix()] = {"bytes": file.stat().st_size, "sha256": digest}
+    return found
+
+
+def problem_of(folder: Path) -> str | None:
+    """What is wrong with the files of a checkpoint, the first of it; None where all agree with their checksums."""
+    try:
+        expected = read_json(folder / CHECKSUMS)
+        for name, entry in expected.items():
+            file = folder / name
+            if not file.is_file():
+                return f"{name} is missing"
+            if file.stat().st_size != entry["bytes"]:
+                return f"{name} has {file.stat().st_size} bytes, not {entry['bytes']}"
+        found = checksums(folder)
+        return next((f"{name} has changed" for name in expected if found[name] != expected[name]), None)
+    except Exception as error:
+        return f"{CHECKSUMS} or a file that it names cannot be read ({error})"
 
 
 def named_leaves(tree: Any) -> dict[str, Any]:

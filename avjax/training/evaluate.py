@@ -15,6 +15,7 @@ from avjax.experiment import Experiment
 from avjax.progress import progress
 from avjax.run import Run, RunError, read_json, write_json, write_predictions
 from avjax.streams import Batch, Mean
+from avjax.training.distributed import everywhere, is_first
 from avjax.training.metrics import Estimate, classification_metrics
 from avjax.training.step import Means, TrainState
 
@@ -142,7 +143,7 @@ def is_multi_label(experiment: Experiment) -> bool:
 
 def keep(folder: Path, split: str, seen: Predictions, *, multi_label: bool) -> dict[str, Any]:
     """Writes predictions/SPLIT.npz into a run's folder; returns what results.json says of the split."""
-    if jax.process_index() == 0:
+    if is_first():
         write_predictions(folder, split, seen.arrays())
     return {"metrics": seen.plain_metrics(multi_label=multi_label), "losses": seen.losses}
 
@@ -174,9 +175,4 @@ def average(runs: Sequence[Path], split: str, out: Path) -> dict[str, Any]:
 def _everywhere(batch: Batch) -> tuple[dict[str, jax.Array], jax.Array, jax.Array, dict[str, jax.Array]]:
     """Targets, weights, record numbers and modalities of all rows, on every process."""
     present = {modality: stream.valid.any(axis=1) for modality, stream in batch.streams.items()}
-    small = (dict(batch.target), batch.weight, batch.index, present)
-    if jax.process_count() == 1:
-        return small
-    from jax.experimental import multihost_utils
-
-    return multihost_utils.process_allgather(small, tiled=True)
+    return everywhere((dict(batch.target), batch.weight, batch.index, present))

@@ -6,18 +6,21 @@ on devices in sharding.py, what is read in data/pipeline.py.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
+import difflib
 import logging
 import os
 import platform
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 import avjax
 from avjax.data.pipeline import training_batches
@@ -27,33 +30,40 @@ from avjax.progress import progress
 from avjax.run import Run, write_json
 from avjax.streams import Batch
 from avjax.training.checkpoint import Checkpoints
+from avjax.training.distributed import everywhere, is_first, together
 from avjax.training.evaluate import EvaluateStep, Predictions, is_multi_label, keep, predict, require_one_class
+from avjax.training.interruption import Interrupted, NonFinite, Stop, Verdict
+from avjax.training.reader import Reader, StalledInput
 from avjax.training.sharding import batch_sharding, state_sharding
 from avjax.training.step import Steps, TrainState, split_model
 from avjax.training.tracking import Stopwatch, Tracker
+from avjax.watchdog import doing, watched
 
 log = logging.getLogger(__name__)
 
 
-class NonFiniteLoss(Exception):
-    """The loss is not a number any more; training stopped, and the last checkpoint is from before it."""
-
-
-def train(experiment: Experiment, run: Run, *, quiet: bool = False, profile: bool = False) -> dict[str, Any]:
+def train(
+    experiment: Experiment, run: Run, *, quiet: bool = False, profile: bool = False, measure: bool = False
+) -> dict[str, Any]:
     """Trains ``experiment`` in the directory of ``run``, or goes on where it was left.
 
     Args:
       quiet: shows no progress.
       profile: writes an xprof trace of ten steps to ``run/profile``.
+      measure: after training, times the bare step, and says by how much the loop is slower.
 
     Returns:
       What ``run/results.json`` holds: metrics of validation and test split, throughput, seconds.
 
     Raises:
+      Interrupted: on SIGTERM or SIGINT, when everything is saved.
       NonFiniteLoss: names the step and the records of its batch.
+      StalledInput: names what the pipeline waits for.
+      CheckpointError: a checkpoint could not be written, or none can be read.
       ValueError: if the batch does not fit the mesh.
     """
     training, data = experiment.training, experiment.data
+    quiet = quiet or not is_first()
 
     # ---------------------------------------------------------------- devices
     mesh = training.mesh.build()
@@ -63,18 +73,25 @@ def train(experiment: Experiment, run: Run, *, quiet: bool = False, profile: boo
     steps, create, abstract = build_state(experiment, mesh)
 
     # ---------------------------------------------------------------- checkpoint: this run's newest, or a fresh start
-    checkpoints = Checkpoints(run.checkpoints)
+    checkpoints = Checkpoints(run.checkpoints, training.keep_last)
     records = Records(data.records)
     fingerprint = records.fingerprint
     spent = 0.0
-    if checkpoints.latest() is None:
-        state = create()
-    else:
-        state, position = checkpoints.load(abstract)
+
+    def last_state() -> TrainState:
+        newest = checkpoints.newest(repair=True)
+        if newest is None:
+            return create()
+        nonlocal spent
+        state, position = checkpoints.load(newest, abstract)
         require_same_records(position, fingerprint, run)
         spent = position["seconds"]
-        log.info("going on from step %d", int(state.step))
-    start = int(state.step)
+        return state
+
+    state = last_state()
+    start = number = int(state.step)
+    if start:
+        log.info("going on from step %d", start)
     if profile and start == training.steps:
         log.warning("the run has ended: there is no step left to profile")
 
@@ -84,97 +101,165 @@ def train(experiment: Experiment, run: Run, *, quiet: bool = False, profile: boo
     schedule = experiment.optimizer.schedule.build(training.steps)
     seed = jax.random.key(experiment.seed)
 
-    # ---------------------------------------------------------------- data, from this very step on
-    batches = training_batches(
-        data,
-        seed=experiment.seed,
-        start=start,
-        steps=training.steps,
-        process=jax.process_index(),
-        processes=jax.process_count(),
-    )
+    # ---------------------------------------------------------------- data, from any step on
+    def read_from(step: int) -> Reader:
+        rows = training_batches(
+            data,
+            seed=experiment.seed,
+            start=step,
+            steps=training.steps,
+            process=jax.process_index(),
+            processes=jax.process_count(),
+        )
+        return Reader(rows, on_devices, start=step, limit=training.stall_limit)
 
     # ---------------------------------------------------------------- loop
-    if jax.process_index() == 0:
+    if is_first():
         # Beside the weights, so that the run can be used where the records are not.
         write_json(run.path / "dataset.json", dataclasses.asdict(records.description))
-    tracker = Tracker(run.path, start=start, first=jax.process_index() == 0)
+    tracker = Tracker(run.path, start=start, first=is_first())
     stopwatch, window = Stopwatch(), []
-    looks = training.evaluate_every and records.description.counts.get("validation")
+    stop, non_finite = Stop(mesh), NonFinite(training.non_finite)
     begin = time.perf_counter() - spent
+    looks = training.evaluate_every and records.description.counts.get("validation")
+    best_before = checkpoints.best()
+    best = None if best_before is None else checkpoints.score(best_before)
     # Ten steps, once the first ones have compiled; fewer where fewer are left.
     trace = range(min(start + 6, training.steps), min(start + 15, training.steps) + 1)
 
-    def finish(pending: tuple[int, dict[str, jax.Array], np.ndarray]) -> None:
-        """Reads the metrics of a step that has been dispatched before; checks and logs them."""
-        number, metrics, records = pending
-        numbers = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    def finish(step: Dispatched) -> Verdict:
+        """Reads the metrics of a step that has been dispatched before; judges and logs them."""
+        with doing(f"waiting for the devices, step {step.number}"):
+            numbers = {name: float(value) for name, value in jax.device_get(step.metrics).items()}
         stopwatch.step_done()
+        verdict: Verdict = "fine"
         if not np.isfinite(numbers["loss"]) or not np.isfinite(numbers["gradient_norm"]):
-            raise NonFiniteLoss(
-                f"step {number}: loss {numbers['loss']}, gradient norm {numbers['gradient_norm']}; the batch held the"
-                f" records {sorted(records.tolist())}. Lower --optimizer.learning-rate, or look at these clips"
-            )
-        window.append(numbers)
-        advance(number, f"loss {numbers['loss']:.3f}")
-        if number % training.log_every == 0 or number == training.steps:
+            held = sorted(everywhere(step.records).tolist())
+            verdict = non_finite.judge(step.number, numbers["loss"], numbers["gradient_norm"], held)
+            tracker.write(step.number, **{f"non_finite/{verdict}": 1})
+        else:
+            window.append(numbers)
+            if training.non_finite == "skip":
+                non_finite.good()
+        advance(step.number, f"loss {numbers['loss']:.3f}")
+        if window and (step.number % training.log_every == 0 or step.number == training.steps):
             means = {f"train/{name}": np.mean([n[name] for n in window]) for name in numbers}
-            means["train/learning_rate"] = float(schedule(number - 1))
+            means["train/learning_rate"] = float(schedule(step.number - 1))
             window.clear()
-            tracker.write(number, **means, **speed(*stopwatch.latest(), data.batch))
+            tracker.write(step.number, **means, **speed(*stopwatch.latest(), data.batch))
+        return verdict
+
+    def save(score: dict[str, Any] | None = None) -> None:
+        spent = time.perf_counter() - begin
+        position = {"step": number, "seed": experiment.seed, "records": fingerprint, "seconds": spent}
+        with doing(f"saving checkpoint {number}"):
+            checkpoints.save(state, position | ({"score": score} if score else {}))
+        non_finite.good()
 
     with contextlib.ExitStack() as stack:
-        stack.callback(batches.close)
+        stack.enter_context(watched(training.stall_limit / 10))
         stack.callback(tracker.close)
         stack.callback(checkpoints.close)
+        stack.enter_context(stop.listening())
+        batches = read_from(start)
+        stack.callback(lambda: batches.close())
         shown = stack.enter_context(contextlib.ExitStack())
         advance = shown.enter_context(progress(f"train {run.name}", training.steps, start=start, quiet=quiet))
-        pending = None
-        for number in range(start + 1, training.steps + 1):
+        dispatched: collections.deque[Dispatched] = collections.deque()
+        stopping = False
+        while number < training.steps and not stopping:
             with stopwatch.waiting():
-                local = next(batches)
-                batch = on_devices(local)
+                try:
+                    local, batch = batches.next()
+                except StalledInput:
+                    # What has been computed is whole; where other processes wait in the next step, it cannot be saved.
+                    if jax.process_count() == 1 and all(finish(step) == "fine" for step in dispatched):
+                        save()
+                    raise
+            number += 1
             require_one_class(experiment, local.target, local.weight)
             if profile and number == trace[0]:
                 tracing = stack.enter_context(contextlib.ExitStack())
                 tracing.enter_context(jax.profiler.trace(str(run.path / "profile")))
-            # The next step is dispatched before the last one's metrics are read: the device never waits for us.
             state, metrics = train_step(state, batch, seed)
-            if pending is not None:
-                finish(pending)
-            pending = (number, metrics, local.index)
+            dispatched.append(Dispatched(number, metrics, local.index, stop.vote()))
             if profile and number == trace[-1]:
                 jax.block_until_ready(metrics)
                 tracing.close()
-            look = looks and number % training.evaluate_every == 0 and number < training.steps
-            save = number % training.checkpoint_every == 0 or number == training.steps
-            if look or save:
-                finish(pending)
-                pending = None
-                stopwatch.pause()
-            if save:
-                spent = time.perf_counter() - begin
-                position = {"step": number, "seed": experiment.seed, "records": fingerprint, "seconds": spent}
-                checkpoints.save(state, position)
-            if look:
-                seen = predict(evaluate_step, state, experiment, "validation", on_devices)
-                tracker.write(number, **flatten("validation", seen, is_multi_label(experiment)))
 
+            # The next step is dispatched before the last one's metrics are read: the device never waits for us.
+            look = looks and number % training.evaluate_every == 0 and number < training.steps
+            due = look or number % training.checkpoint_every == 0 or number == training.steps
+            verdict: Verdict = "fine"
+            while dispatched and verdict != "rewind" and (due or stopping or len(dispatched) > 1):
+                step = dispatched.popleft()
+                stopping = stopping or stop.asked(step.vote)
+                verdict = finish(step)
+            if verdict == "rewind":
+                checkpoints.wait()
+                number = step.number
+                state = at_step(last_state(), number)
+                dispatched.clear()
+                batches.close()
+                batches = read_from(number)
+                stopwatch.pause()
+                if number < training.steps:
+                    continue
+            checkpoints.check()
+            score = None
+            if look:
+                stopwatch.pause()
+                with doing(f"evaluating on validation, after step {number}"):
+                    seen = predict(evaluate_step, state, experiment, "validation", on_devices)
+                numbers = flatten("validation", seen, is_multi_label(experiment))
+                tracker.write(number, **numbers)
+                score = score_of(training.best_by, numbers)
+            better = score is not None and (best is None or better_than(score, best))
+            best = score if better else best
+            if better or stopping or number % training.checkpoint_every == 0 or number == training.steps:
+                stopwatch.pause()
+                save(score)
+        if stopping:
+            checkpoints.wait()
+            together("stopped")
+            raise Interrupted(stop.name, number)
         shown.close()
 
         # ------------------------------------------------------------ last evaluation
+        spent = time.perf_counter() - begin if start < training.steps else spent
         results: dict[str, Any] = {"steps": training.steps, "seed": experiment.seed, "seconds": round(spent, 2)}
         results |= {"synthetic": records.description.synthetic}
         results |= {"environment": environment()} if start < training.steps else {}
         results |= {"speed": speed(stopwatch.steps, stopwatch.waits, data.batch)} if stopwatch.steps else {}
         for split in [name for name, count in records.description.counts.items() if count and name != "train"]:
             title = "" if quiet else f"evaluate {run.name} on {split}"
-            seen = predict(evaluate_step, state, experiment, split, on_devices, title)
+            with doing(f"evaluating on {split}"):
+                seen = predict(evaluate_step, state, experiment, split, on_devices, title)
             results[split] = keep(run.path, split, seen, multi_label=is_multi_label(experiment))
             tracker.write(training.steps, **flatten(split, seen, is_multi_label(experiment)))
-        if jax.process_index() == 0:
+        if measure and stopwatch.steps:
+            results["speed"] |= overhead(train_step, state, batch, seed, results["speed"])
+        checkpoints.wait()
+        if is_first():
             run.add_results(**results)
+        together("trained")
     return run.results()
+
+
+class Dispatched(NamedTuple):
+    """A step that the devices are at.
+
+    Attributes:
+      number: of the step.
+      metrics: not read yet.
+      records: this process's.
+      vote: whether some process is to stop; see ``Stop``.
+    """
+
+    number: int
+    metrics: dict[str, jax.Array]
+    records: np.ndarray
+    vote: jax.Array | None
 
 
 class DeviceBatches:
@@ -202,30 +287,45 @@ def build_state(experiment: Experiment, mesh: jax.sharding.Mesh) -> tuple[Steps,
 
     No array exists unsharded at any time: initial values are computed by one jitted function straight into place.
     """
-    steps, params, buffers = experiment.steps()
-    abstract = jax.eval_shape(steps.create, params, buffers)
-    shardings = state_sharding(mesh, experiment.training.rules, abstract)
+    steps, abstract = abstract_state(experiment, mesh)
 
     def initialise() -> TrainState:
         _, params, buffers, _ = split_model(experiment.build_model())
         return steps.create(params, buffers)
 
-    target = jax.tree.map(
+    shardings = jax.tree.map(lambda x: x.sharding, abstract)
+    return steps, jax.jit(initialise, out_shardings=shardings), abstract
+
+
+def abstract_state(
+    experiment: Experiment, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh
+) -> tuple[Steps, TrainState]:
+    """Step functions for a mesh, and the shapes and shardings of the state on it."""
+    steps, params, buffers = experiment.steps(mesh)
+    abstract = jax.eval_shape(steps.create, params, buffers)
+    shardings = state_sharding(mesh, experiment.training.rules, abstract)
+    return steps, jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract, shardings
     )
-    return steps, jax.jit(initialise, out_shardings=shardings), target
 
 
 def jit_train(steps: Steps, abstract: TrainState) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
     """The training step. The state comes back laid out as it was given, or the second step would compile anew."""
     shardings = jax.tree.map(lambda x: x.sharding, abstract)
-    return jax.jit(steps.train, donate_argnums=0, out_shardings=(shardings, None))
+    # Metrics lie whole on every device, so that every process can read them.
+    whole = NamedSharding(abstract.step.sharding.mesh, PartitionSpec())
+    return jax.jit(steps.train, donate_argnums=0, out_shardings=(shardings, whole))
 
 
 def jit_evaluate(steps: Steps, mesh: jax.sharding.Mesh) -> EvaluateStep:
     """The evaluation step; its results lie whole on every device, so that every process can read them."""
-    whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    whole = NamedSharding(mesh, PartitionSpec())
     return jax.jit(steps.evaluate, out_shardings=whole)
+
+
+def at_step(state: TrainState, number: int) -> TrainState:
+    """The state with another number of steps taken."""
+    return dataclasses.replace(state, step=jax.device_put(np.int32(number), state.step.sharding))
 
 
 def require_same_records(position: dict[str, Any], fingerprint: str, run: Run) -> None:
@@ -254,6 +354,52 @@ def speed(steps: Sequence[float], waits: Sequence[float], rows: int) -> dict[str
         "speed/step_seconds_p95": float(tail),
         "speed/data_share": sum(waits) / sum(steps),
     }
+
+
+def overhead(
+    train_step: Callable[..., Any],
+    state: TrainState,
+    batch: Batch,
+    seed: jax.Array,
+    measured: dict[str, float],
+    repeats: int = 30,
+) -> dict[str, float]:
+    """Times the bare step on one batch, which uses up the state, and says how the loop compares."""
+    seconds = []
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        state, metrics = train_step(state, batch, seed)
+        jax.block_until_ready(metrics)
+        seconds.append(time.perf_counter() - begin)
+    bare, loop = float(np.median(seconds)), measured["speed/step_seconds_p50"]
+    log.info(
+        "median step of the loop %.4f s, %.3f times the bare step (%.4f s); waiting for data %.1f %% of the time",
+        loop, loop / bare, bare, 100 * measured["speed/data_share"],
+    )  # fmt: skip
+    return {"speed/bare_step_seconds_p50": bare, "speed/loop_overhead": loop / bare}
+
+
+def score_of(name: str, numbers: dict[str, float]) -> dict[str, Any] | None:
+    """What a checkpoint remembers of the validation split, to be compared by; None where it is no number.
+
+    Raises:
+      ValueError: if the split has no number of this name.
+    """
+    value = numbers.get(f"validation/{name}")
+    if value is None:
+        names = sorted(known.removeprefix("validation/") for known in numbers)
+        near = difflib.get_close_matches(name, names, n=1)
+        raise ValueError(
+            f"--training.best-by {name}: the validation split has no such number"
+            + (f"; did you mean {near[0]}?" if near else f"; it has {', '.join(names)}")
+        )
+    last = name.rpartition("/")[2]
+    return {"name": name, "value": value, "higher_is_better": last != "loss"} if np.isfinite(value) else None
+
+
+def better_than(score: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether a score is better than an earlier one of the same name."""
+    return score["value"] > other["value"] if score["higher_is_better"] else score["value"] < other["value"]
 
 
 def environment() -> dict[str, Any]:

@@ -11,6 +11,8 @@ import optax
 from flax import nnx
 
 from avjax.data.frontend import Frontend
+from avjax.nn.placement import Placement, placed_on
+from avjax.nn.transformer import Constant
 from avjax.streams import Batch, Mean, Output
 
 Metrics = dict[str, jax.Array]
@@ -56,23 +58,30 @@ class Steps:
     """A model, objective and optimizer made into pure functions.
 
     Attributes:
-      graph: structure of the model; ``randomness`` its random streams, reseeded at every step.
+      graph: structure of the model.
+      constants: its random streams, reseeded at every step, and numbers that never change.
       precision: of the forward and backward pass; master weights, loss and optimizer are float32.
       accumulate: microbatches a step; their weighted mean gradient is the batch's.
       remat: what the backward pass computes again of each layer instead of keeping it: nothing, everything, or
         all but the products with weights.
+      scan: layers that are alike run as one program over their stacked weights.
       average: decay of the moving average of the parameters; 0 for none.
+      skip_non_finite: a step whose loss or gradient is no number leaves everything but the step's number as it was.
+      placement: the mesh that the step is for, and how activations lie on it; None for one device.
     """
 
     graph: nnx.GraphDef
-    randomness: nnx.State
+    constants: nnx.State
     frontend: Frontend
     objective: Objective
     optimizer: optax.GradientTransformation
     precision: Literal["float32", "bfloat16"] = "float32"
     accumulate: int = 1
     remat: Literal["none", "full", "dots"] = "none"
+    scan: bool = False
     average: float = 0.0
+    skip_non_finite: bool = False
+    placement: Placement | None = None
 
     def create(self, params: nnx.State, buffers: nnx.State) -> TrainState:
         return TrainState(
@@ -100,7 +109,12 @@ class Steps:
             decay = jnp.minimum(self.average, (1 + state.step) / (10 + state.step))
             average = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, average, params)
         metrics = {name: mean.value for name, mean in means.items()} | {"gradient_norm": optax.tree.norm(gradients)}
-        return TrainState(state.step + 1, params, buffers, optimizer, average), metrics
+        after = TrainState(state.step + 1, params, buffers, optimizer, average)
+        if self.skip_non_finite:
+            finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["gradient_norm"])
+            kept = dataclasses.replace(state, step=after.step)
+            after = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, kept)
+        return after, metrics
 
     def evaluate(self, state: TrainState, batch: Batch) -> tuple[dict[str, jax.Array], Means]:
         """Probabilities by head (and ``head/modality``), and the parts of the loss; no augmentation, no dropout."""
@@ -163,7 +177,7 @@ class Steps:
     ) -> tuple[Output, nnx.State]:
         """The model in ``precision``; without a key nothing is random."""
         # Buffers stay float32: a moving average of slow steps stands still in bfloat16.
-        model = nnx.merge(self.graph, self._cast(params), buffers, self.randomness, copy=True)
+        model = nnx.merge(self.graph, self._cast(params), buffers, self.constants, copy=True)
         if key is not None:
             nnx.reseed(model, default=key, dropout=key)
         modes = {"deterministic": key is None, "use_running_average": key is None}
@@ -171,10 +185,13 @@ class Steps:
         if self.remat != "none" and key is not None:
             # Raises where no layer of the model can do it: it would be left out in silence.
             model = nnx.view(model, remat=self.remat)
+        if self.scan:
+            model = nnx.view(model, scan=True)
         # Values alone: bfloat16 would round seconds.
         streams = {name: s.replace(values=self._cast(s.values)) for name, s in features.streams.items()}
-        output = model(features.replace(streams=streams))
-        _, _, buffers_after, _ = nnx.split(model, nnx.Param, nnx.Not(nnx.RngState), ...)
+        with placed_on(self.placement):
+            output = model(features.replace(streams=streams))
+        _, _, buffers_after, _ = split_model(model)
         return output, jax.tree.map(lambda new, old: new.astype(old.dtype), buffers_after, buffers)
 
     def _cast(self, tree: Any) -> Any:
@@ -185,5 +202,5 @@ class Steps:
 
 
 def split_model(model: nnx.Module) -> tuple[nnx.GraphDef, nnx.State, nnx.State, nnx.State]:
-    """Structure, parameters, buffers and random streams of a model."""
-    return nnx.split(model, nnx.Param, nnx.Not(nnx.RngState), ...)
+    """Structure, parameters, buffers and constants (random streams among them) of a model."""
+    return nnx.split(model, nnx.Param, nnx.Not(nnx.Any(nnx.RngState, Constant)), ...)

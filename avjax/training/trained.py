@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -47,11 +47,15 @@ class Trained:
     on_devices: DeviceBatches
 
     @classmethod
-    def load(cls, path: str | Path) -> Trained:
+    def load(cls, path: str | Path, which: Literal["last", "best"] = "last") -> Trained:
         """Onto the devices that are here, whatever the run was trained on.
 
+        Args:
+          which: the newest checkpoint, or the one that did best on the validation split.
+
         Raises:
-          RunError: where the run has no checkpoint yet.
+          RunError: where the run has no such checkpoint yet.
+          CheckpointError: where all are damaged.
         """
         run = Run.open(path)
         experiment = run.experiment()
@@ -66,10 +70,15 @@ class Trained:
                 f" {experiment.training.checkpoint_every} steps and at the end"
             )
         checkpoints = Checkpoints(run.checkpoints)
-        if checkpoints.latest() is None:
-            raise RunError(f"{path} has no whole checkpoint; train again: `avjax train` goes on where it can")
-        state, _ = checkpoints.load(abstract)
-        checkpoints.close()
+        step = checkpoints.newest() if which == "last" else checkpoints.best()
+        if step is None:
+            raise RunError(
+                f"{path} has no whole checkpoint; train again: `avjax train` goes on where it can"
+                if which == "last"
+                else f"{path} has no checkpoint with a score; --training.evaluate-every makes the run look at its"
+                " validation split"
+            )
+        state, _ = checkpoints.load(step, abstract)
         return cls(
             run=run,
             experiment=experiment,

@@ -62,8 +62,8 @@ def plain(params: nnx.State) -> dict:
 
 def steps(model: nnx.Module, optimizer=None, **changes) -> tuple[Steps, nnx.State, nnx.State]:
     """Step functions over features as they are, and the parameters and buffers of the model."""
-    graph, params, buffers, randomness = split_model(model)
+    graph, params, buffers, constants = split_model(model)
     optimizer = optimizer or optax.sgd(0.1)
     objective = changes.pop("objective", Classification())
-    made = Steps(graph, randomness, Frontend(audio=None, video=None), objective, optimizer, **changes)
+    made = Steps(graph, constants, Frontend(audio=None, video=None), objective, optimizer, **changes)
     return made, params, buffers

@@ -18,7 +18,8 @@ from avjax.data.pipeline import training_batches
 from avjax.experiment import load
 from avjax.run import Run
 from avjax.training.checkpoint import Checkpoints, named_leaves
-from avjax.training.loop import DeviceBatches, NonFiniteLoss, build_state, jit_train, speed, train
+from avjax.training.interruption import NonFiniteLoss
+from avjax.training.loop import DeviceBatches, build_state, jit_train, speed, train
 from avjax.training.sharding import MeshShape, Rules
 from avjax.training.tracking import Stopwatch, Tracker
 from tests.fixtures.records import write_experiment, write_records
@@ -45,8 +46,7 @@ def parameters(run: Run) -> dict[str, np.ndarray]:
     experiment = run.experiment()
     _, _, abstract = build_state(experiment, experiment.training.mesh.build())
     checkpoints = Checkpoints(run.checkpoints)
-    state, _ = checkpoints.load(abstract)
-    checkpoints.close()
+    state, _ = checkpoints.load(checkpoints.newest(), abstract)
     return {name: np.asarray(value) for name, value in named_leaves(state).items()}
 
 

@@ -40,7 +40,7 @@ def trained(shape: MeshShape, devices: int):
     """State and losses after three steps; the state is born sharded, as in the loop."""
     mesh = shape.build(jax.devices()[:devices])
     made, params, buffers = tiny.steps(nnx.eval_shape(build), optimizer=optax.sgd(0.3, momentum=0.9), average=0.9)
-    made = dataclasses.replace(made, randomness=split_model(build())[3])
+    made = dataclasses.replace(made, constants=split_model(build())[3])
     shardings = state_sharding(mesh, Rules(), jax.eval_shape(made.create, params, buffers))
 
     def initialise():
@@ -134,7 +134,51 @@ def test_rules():
     assert rules.spec(mesh, (None, "token"), (8, 8)) == PartitionSpec(None, None)
     both = Rules(hidden=("fsdp", "tensor"))
     assert both.spec(mesh, ("hidden",), (16,)) == PartitionSpec(("fsdp", "tensor"))
-    assert both.spec(mesh, ("hidden",), (4,)) == PartitionSpec(None)
+    # Of several mesh axes as many as divide, from the first on.
+    assert both.spec(mesh, ("hidden",), (4,)) == PartitionSpec(("fsdp",))
+    assert both.spec(mesh, ("hidden",), (2,)) == PartitionSpec(None)
+    assert rules.spec(MeshShape(2, 2, 2).build(), ("batch", "sequence"), (6, 5)) == PartitionSpec(("data",), None)
+
+
+def test_no_large_parameter_stays_whole_where_any_axis_divides():
+    mesh, rules = MeshShape(1, 256).abstract(256), Rules()
+    names, shape = ("embed", "hidden"), (384, 1536)
+    assert rules.spec(mesh, names, shape) == PartitionSpec(None, None)
+    assert rules.parameter_spec(mesh, names, shape, 4 * 384 * 1536) == PartitionSpec(None, ("fsdp",))
+    # A small one may; so may one that no axis of it allows to be cut.
+    assert rules.parameter_spec(mesh, names, shape, 2**20) == PartitionSpec(None, None)
+    assert rules.parameter_spec(mesh, names, (384, 1537), 2**22) == PartitionSpec(None, None)
+    # Beside heads that are cut already.
+    mesh = MeshShape(1, 128, 2).abstract(256)
+    assert rules.parameter_spec(mesh, names, shape, 2**22) == PartitionSpec(("fsdp",), ("tensor",))
+    assert rules.parameter_spec(mesh, names, (200, 1536), 2**22) == PartitionSpec(None, ("tensor", "fsdp"))
+
+
+@dataclasses.dataclass(frozen=True)
+class SliceDevice:
+    """What a mesh asks of a device of one of several slices."""
+
+    id: int
+    slice_index: int
+    process_index: int = 0
+    platform: str = "gpu"
+    device_kind: str = "test"
+    client: None = None
+
+
+def test_only_rows_cross_slices():
+    devices = [SliceDevice(number, number // 8) for number in range(16)]
+    mesh = MeshShape(data=4, fsdp=2, tensor=2).build(list(reversed(devices)))
+    assert dict(mesh.shape) == {"data": 4, "fsdp": 2, "tensor": 2, "sequence": 1}
+    for data in range(4):
+        # Two steps along data lie in the first slice, two in the second; everything else inside one.
+        assert len({device.slice_index for device in mesh.devices[data].flat}) == 1
+    assert [mesh.devices[data].flat[0].slice_index for data in range(4)] in ([0, 0, 1, 1], [1, 1, 0, 0])
+    with pytest.raises(ValueError, match="data axis of 1 cannot be divided over 2 slices"):
+        MeshShape(data=1, fsdp=16).build(devices)
+    # Host devices know of no slices: equal parts, in their order.
+    mesh = MeshShape(data=2, fsdp=4, slices=2).build()
+    assert [device.id for device in mesh.devices[0].flat] == [device.id for device in jax.devices()[:4]]
 
 
 def test_rows_lie_over_data_and_fsdp():

@@ -48,6 +48,7 @@ EXTRAS = {
         "hypothesis>=6.150",
         "kaldi-native-fbank>=1.22",
         "pytest>=9.0",
+        "PyYAML>=6.0.2",
         "pytest-xdist>=3.8",
         "ruff>=0.17",
     ],

@@ -69,7 +69,7 @@ class Job:
             for member in self._members:
                 member.listen()
             ended = [member for member in self._members if member.status is not None]
-            if any(member.status for member in ended):
+            if any(self._bad(member) for member in ended):
                 return self._end(*self._culprit())
             if len(ended) == self.count:
                 for member in self._members:
@@ -80,12 +80,16 @@ class Job:
                 member = max(silent, key=lambda m: m.silence)
                 return self._end(member, f"has not answered for {member.silence:.0f} s")
 
+    def _bad(self, member: Member) -> bool:
+        """Whether a process has ended as it should not; asked to end before it could listen, it has lost nothing."""
+        return bool(member.status) and not (self._stopping and member.status == -signal.SIGTERM)
+
     def _culprit(self) -> tuple[Member, str]:
         """The process that ended badly first; one that was killed rather than one that complains of its absence."""
         deadline = time.monotonic() + GRACE_SECONDS
         while time.monotonic() < deadline and not all(member.status is not None for member in self._members):
             time.sleep(0.05)
-        bad = [member for member in self._members if member.status]
+        bad = [member for member in self._members if self._bad(member)]
         killed = [member for member in bad if member.status == -signal.SIGKILL]
         member = min(killed or bad, key=lambda m: m.ended)
         if member.status < 0:
@@ -178,7 +182,8 @@ class Member:
         """Prints what it wrote last."""
         for thread in self._threads:
             thread.join(timeout=5)
-        self._heartbeat.close()
+        for pipe in (self._heartbeat, self.process.stdout, self.process.stderr):
+            pipe.close()
 
 
 def environment(inherited: Any, job: Job, number: int, address: str, heartbeat: int) -> dict[str, str]:

@@ -33,6 +33,15 @@ class RunError(Exception):
     """A run directory that cannot be used as asked; says why and what to do."""
 
 
+# Fields of an experiment that say how it is computed, saved and watched, and not what is computed.
+FREE = {
+    "data.workers", "data.prefetch",
+    "training.mesh", "training.rules", "training.remat", "training.scan",
+    "training.evaluate_every", "training.checkpoint_every", "training.keep_last", "training.best_by",
+    "training.log_every", "training.non_finite", "training.stall_limit",
+}  # fmt: skip
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
     """A run directory."""
@@ -48,7 +57,10 @@ class Run:
         """
         run = cls(path)
         if run.command_file.exists():
-            run._require_same(source)
+            run._require_same(experiment, source)
+            if tuple(read_json(run.command_file)["words"]) != source.words:
+                # Another mesh, say: from now on it is what `avjax eval` rebuilds.
+                run._describe(experiment, source)
             return run
         if path.exists() and any(path.iterdir()):
             raise RunError(f"{path} is not empty and holds no run; choose another --out")
@@ -56,9 +68,7 @@ class Run:
             (path / "experiment").mkdir(parents=True, exist_ok=True)
             for file in (source.file, *source.siblings):
                 shutil.copyfile(file, path / "experiment" / file.name)
-            write_json(path / "config.json", plain(experiment))
-            # Last, because it marks the directory as a run.
-            write_json(run.command_file, {"experiment": source.file.name, "words": list(source.words)})
+            run._describe(experiment, source)
         except OSError as error:
             raise RunError(f"cannot write the run directory {path}: {error.strerror or error}") from error
         return run
@@ -116,13 +126,21 @@ class Run:
         except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
             raise RunError(f"{file} is damaged ({error}); run {again} again") from error
 
-    def _require_same(self, source: Source) -> None:
+    def _describe(self, experiment: Experiment, source: Source) -> None:
+        write_json(self.path / "config.json", plain(experiment))
+        # Last, because it marks the directory as a run.
+        write_json(self.command_file, {"experiment": source.file.name, "words": list(source.words)})
+
+    def _require_same(self, experiment: Experiment, source: Source) -> None:
+        """The same but for ``FREE``: a run goes on on any mesh, and is saved and watched as one likes."""
         command = read_json(self.command_file)
-        old, new = (command["experiment"], tuple(command["words"])), (source.file.name, source.words)
-        if old != new:
+        old, new = settings(read_json(self.path / "config.json")), settings(plain(experiment))
+        changed = [name for name in old | new if old.get(name) != new.get(name)]
+        if command["experiment"] != source.file.name or changed:
+            what = f"; {changed[0]} was {old.get(changed[0])} and is {new.get(changed[0])}" if changed else ""
             raise RunError(
-                f"{self.path} holds another run (avjax train {old[0]} {' '.join(old[1])}); choose another --out,"
-                " or delete it to start over"
+                f"{self.path} holds another run (avjax train {command['experiment']} {' '.join(command['words'])})"
+                f"{what}; choose another --out, or delete it to start over"
             )
         for file in (source.file, *source.siblings):
             copy = self.path / "experiment" / file.name
@@ -131,6 +149,19 @@ class Run:
                     f"{file} has changed since {self.path} was started; choose another --out, or train"
                     f" {self.path / 'experiment' / source.file.name} to go on with the old one"
                 )
+
+
+def settings(config: Any, name: str = "") -> dict[str, Any]:
+    """config.json as dotted name -> value, without what may change from one part of a run to the next."""
+    if name in FREE:
+        return {}
+    if not isinstance(config, dict):
+        return {name: config}
+    return {key: value for part, inner in config.items() for key, value in settings(inner, _join(name, part)).items()}
+
+
+def _join(name: str, part: str) -> str:
+    return f"{name}.{part}" if name else part
 
 
 def distinct_names(paths: Sequence[Path]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Generic, TypeVar
@@ -50,6 +51,7 @@ def train(words: Words) -> int:
     from avjax.training import distributed
     from avjax.training.interruption import Interrupted
     from avjax.training.loop import train as train_run
+    from avjax.training.reader import StalledInput
 
     name, rest = first_word(words, "train", "EXPERIMENT", _experiments(), train.__doc__)
     if {"-h", "--help"} & set(rest):
@@ -72,6 +74,11 @@ def train(words: Words) -> int:
         # What was asked for has been done, so the exit status is 0.
         print(f"avjax: {interruption}", file=sys.stderr)
         return 0
+    except StalledInput as stall:
+        print(f"avjax: {stall}", file=sys.stderr)
+        # Everything is saved, and Python would wait at its end for the thread that hangs.
+        sys.stderr.flush()
+        os._exit(2)
     if distributed.is_first():
         show_results({run.name: results}, as_json=options.json)
     return 0

@@ -12,6 +12,8 @@ whatever devices they lie on, so that a checkpoint is read onto any mesh by any 
 from __future__ import annotations
 
 import concurrent.futures
+import difflib
+import errno
 import hashlib
 import logging
 import shutil
@@ -19,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from orbax.checkpoint import v1 as orbax
 
 from avjax.run import read_json, write_json
@@ -31,6 +34,8 @@ log = logging.getLogger(__name__)
 
 CHECKSUMS = "checksums.json"
 POSITION = "position.json"
+# What a checkpoint takes beside its arrays, generously.
+OVERHEAD_BYTES = 2**21
 
 
 class CheckpointError(Exception):
@@ -135,12 +140,22 @@ class Checkpoints:
         try:
             if is_first():
                 folder.mkdir(parents=True, exist_ok=True)
+                self._require_space(state)
                 write_json(folder / POSITION, position)
             response = orbax.save_async(folder / "arrays", named_leaves(state))
         except Exception as error:
             raise self._failed(step, error) from error
         self._writing = self._thread.submit(self._finish, step, response)
         self._saved.add(step)
+
+    def _require_space(self, state: TrainState) -> None:
+        """Better before than after Orbax has filled the disk."""
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + OVERHEAD_BYTES
+        free = shutil.disk_usage(self.path).free
+        if free < needed:
+            raise OSError(
+                errno.ENOSPC, f"No space left: {needed / 1e6:.1f} MB are needed, {free / 1e6:.1f} MB are free"
+            )
 
     def check(self) -> None:
         """Raises CheckpointError if a write has failed since this was last asked."""
@@ -184,7 +199,7 @@ class Checkpoints:
             shutil.rmtree(self.path / str(step), ignore_errors=True)
         whole = self.finished()
         since = f"the same command goes on from step {whole[-1]}" if whole else "there is no older one"
-        reason = " ".join(str(error).split())
+        reason = " ".join((getattr(error, "strerror", None) or str(error)).split())
         if len(reason) > 300:
             reason = f"{reason[:200]} ... {reason[-100:]}"
         return CheckpointError(
@@ -209,6 +224,29 @@ class Checkpoints:
             ) from error
         leaves = [loaded[name] for name in abstract]
         return jax.tree.unflatten(jax.tree.structure(target), leaves), read_json(self.path / str(step) / POSITION)
+
+
+def score_of(name: str, numbers: dict[str, float]) -> dict[str, Any] | None:
+    """What a checkpoint remembers of the validation split, to be compared by; None where it is no number.
+
+    Raises:
+      ValueError: if the split has no number of this name.
+    """
+    value = numbers.get(f"validation/{name}")
+    if value is None:
+        names = sorted(known.removeprefix("validation/") for known in numbers)
+        near = difflib.get_close_matches(name, names, n=1)
+        raise ValueError(
+            f"--training.best-by {name}: the validation split has no such number"
+            + (f"; did you mean {near[0]}?" if near else f"; it has {', '.join(names)}")
+        )
+    last = name.rpartition("/")[2]
+    return {"name": name, "value": value, "higher_is_better": last != "loss"} if np.isfinite(value) else None
+
+
+def better_than(score: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether a score is better than an earlier one of the same name."""
+    return score["value"] > other["value"] if score["higher_is_better"] else score["value"] < other["value"]
 
 
 def checksums(folder: Path) -> dict[str, dict[str, Any]]:

@@ -18,6 +18,7 @@ from avjax.streams import Batch, Mean
 from avjax.training.distributed import everywhere, is_first
 from avjax.training.metrics import Estimate, classification_metrics
 from avjax.training.step import Means, TrainState
+from avjax.training.tracking import finite
 
 EvaluateStep = Callable[[TrainState, Batch], tuple[dict[str, jax.Array], Means]]
 
@@ -145,7 +146,7 @@ def keep(folder: Path, split: str, seen: Predictions, *, multi_label: bool) -> d
     """Writes predictions/SPLIT.npz into a run's folder; returns what results.json says of the split."""
     if is_first():
         write_predictions(folder, split, seen.arrays())
-    return {"metrics": seen.plain_metrics(multi_label=multi_label), "losses": seen.losses}
+    return {"metrics": seen.plain_metrics(multi_label=multi_label), "losses": finite(seen.losses)}
 
 
 def average(runs: Sequence[Path], split: str, out: Path) -> dict[str, Any]:

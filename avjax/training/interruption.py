@@ -15,7 +15,8 @@ import numpy as np
 
 log = logging.getLogger(__name__)
 
-# A step that is no number, so many times without a checkpoint between them, is no accident.
+# A step that is no number, so many times without a good step (skipping) or a checkpoint (rewinding) between them, is
+# no accident.
 PATIENCE = 10
 
 Verdict = Literal["fine", "skip", "rewind"]
@@ -117,5 +118,5 @@ class NonFinite:
         return self.policy
 
     def good(self) -> None:
-        """A checkpoint was saved, or (skipping) a step was fine: what was bad lies behind."""
+        """What was bad lies behind: a step was fine (skipping), or a checkpoint was saved (rewinding)."""
         self._in_a_row = 0

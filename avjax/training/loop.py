@@ -1,7 +1,7 @@
 """The training loop: reads from top to bottom.
 
-Devices, data, model, checkpoint, step, loop, last evaluation. What a step computes stands in step.py, how arrays lie
-on devices in sharding.py, what is read in data/pipeline.py.
+Devices, model, checkpoint, steps, data, loop, last evaluation. What a step computes stands in step.py, how it is laid
+over devices in on_mesh.py and sharding.py, what is read in data/pipeline.py.
 """
 
 from __future__ import annotations
@@ -9,34 +9,26 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
-import difflib
 import logging
-import os
-import platform
 import time
-from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
-import avjax
 from avjax.data.pipeline import training_batches
 from avjax.data.records import Records
 from avjax.experiment import Experiment
 from avjax.progress import progress
 from avjax.run import Run, write_json
-from avjax.streams import Batch
-from avjax.training.checkpoint import Checkpoints
+from avjax.training.checkpoint import Checkpoints, better_than, score_of
 from avjax.training.distributed import everywhere, is_first, together
-from avjax.training.evaluate import EvaluateStep, Predictions, is_multi_label, keep, predict, require_one_class
+from avjax.training.evaluate import Predictions, is_multi_label, keep, predict, require_one_class
 from avjax.training.interruption import Interrupted, NonFinite, Stop, Verdict
+from avjax.training.on_mesh import DeviceBatches, at_step, build_state, jit_evaluate, jit_train
 from avjax.training.reader import Reader, StalledInput
-from avjax.training.sharding import batch_sharding, state_sharding
-from avjax.training.step import Steps, TrainState, split_model
-from avjax.training.tracking import Stopwatch, Tracker
+from avjax.training.step import TrainState
+from avjax.training.tracking import Stopwatch, Tracker, environment, overhead, speed
 from avjax.watchdog import doing, watched
 
 log = logging.getLogger(__name__)
@@ -68,99 +60,103 @@ def train(
     # ---------------------------------------------------------------- devices
     mesh = training.mesh.build()
     on_devices = DeviceBatches(mesh, training.rules, data.batch)
-
-    # ---------------------------------------------------------------- model and optimizer, born sharded
-    steps, create, abstract = build_state(experiment, mesh)
-
-    # ---------------------------------------------------------------- checkpoint: this run's newest, or a fresh start
-    checkpoints = Checkpoints(run.checkpoints, training.keep_last)
-    records = Records(data.records)
-    fingerprint = records.fingerprint
-    spent = 0.0
-
-    def last_state() -> TrainState:
-        newest = checkpoints.newest(repair=True)
-        if newest is None:
-            return create()
-        nonlocal spent
-        state, position = checkpoints.load(newest, abstract)
-        require_same_records(position, fingerprint, run)
-        spent = position["seconds"]
-        return state
-
-    state = last_state()
-    start = number = int(state.step)
-    if start:
-        log.info("going on from step %d", start)
-    if profile and start == training.steps:
-        log.warning("the run has ended: there is no step left to profile")
-
-    # ---------------------------------------------------------------- steps, compiled once
-    train_step = jit_train(steps, abstract)
-    evaluate_step = jit_evaluate(steps, mesh)
-    schedule = experiment.optimizer.schedule.build(training.steps)
-    seed = jax.random.key(experiment.seed)
-
-    # ---------------------------------------------------------------- data, from any step on
-    def read_from(step: int) -> Reader:
-        rows = training_batches(
-            data,
-            seed=experiment.seed,
-            start=step,
-            steps=training.steps,
-            process=jax.process_index(),
-            processes=jax.process_count(),
-        )
-        return Reader(rows, on_devices, start=step, limit=training.stall_limit)
-
-    # ---------------------------------------------------------------- loop
-    if is_first():
-        # Beside the weights, so that the run can be used where the records are not.
-        write_json(run.path / "dataset.json", dataclasses.asdict(records.description))
-    tracker = Tracker(run.path, start=start, first=is_first())
-    stopwatch, window = Stopwatch(), []
-    stop, non_finite = Stop(mesh), NonFinite(training.non_finite)
-    begin = time.perf_counter() - spent
-    looks = training.evaluate_every and records.description.counts.get("validation")
-    best_before = checkpoints.best()
-    best = None if best_before is None else checkpoints.score(best_before)
-    # Ten steps, once the first ones have compiled; fewer where fewer are left.
-    trace = range(min(start + 6, training.steps), min(start + 15, training.steps) + 1)
-
-    def finish(step: Dispatched) -> Verdict:
-        """Reads the metrics of a step that has been dispatched before; judges and logs them."""
-        with doing(f"waiting for the devices, step {step.number}"):
-            numbers = {name: float(value) for name, value in jax.device_get(step.metrics).items()}
-        stopwatch.step_done()
-        verdict: Verdict = "fine"
-        if not np.isfinite(numbers["loss"]) or not np.isfinite(numbers["gradient_norm"]):
-            held = sorted(everywhere(step.records).tolist())
-            verdict = non_finite.judge(step.number, numbers["loss"], numbers["gradient_norm"], held)
-            tracker.write(step.number, **{f"non_finite/{verdict}": 1})
-        else:
-            window.append(numbers)
-            if training.non_finite == "skip":
-                non_finite.good()
-        advance(step.number, f"loss {numbers['loss']:.3f}")
-        if window and (step.number % training.log_every == 0 or step.number == training.steps):
-            means = {f"train/{name}": np.mean([n[name] for n in window]) for name in numbers}
-            means["train/learning_rate"] = float(schedule(step.number - 1))
-            window.clear()
-            tracker.write(step.number, **means, **speed(*stopwatch.latest(), data.batch))
-        return verdict
-
-    def save(score: dict[str, Any] | None = None) -> None:
-        spent = time.perf_counter() - begin
-        position = {"step": number, "seed": experiment.seed, "records": fingerprint, "seconds": spent}
-        with doing(f"saving checkpoint {number}"):
-            checkpoints.save(state, position | ({"score": score} if score else {}))
-        non_finite.good()
+    stop = Stop(mesh)
 
     with contextlib.ExitStack() as stack:
+        # From here on, so that a signal while the step compiles is not lost.
+        stack.enter_context(stop.listening())
         stack.enter_context(watched(training.stall_limit / 10))
+
+        # ------------------------------------------------------------ model and optimizer, born sharded
+        steps, create, abstract = build_state(experiment, mesh)
+
+        # ------------------------------------------------------------ checkpoint: this run's newest, or a fresh start
+        checkpoints = Checkpoints(run.checkpoints, training.keep_last)
+        records = Records(data.records)
+        fingerprint = records.fingerprint
+        spent = 0.0
+
+        def last_state() -> TrainState:
+            newest = checkpoints.newest(repair=True)
+            if newest is None:
+                return create()
+            nonlocal spent
+            state, position = checkpoints.load(newest, abstract)
+            require_same_records(position, fingerprint, run)
+            spent = position["seconds"]
+            return state
+
+        state = last_state()
+        start = number = int(state.step)
+        if start:
+            log.info("going on from step %d", start)
+        if profile and start == training.steps:
+            log.warning("the run has ended: there is no step left to profile")
+
+        # ------------------------------------------------------------ steps, compiled once
+        train_step = jit_train(steps, abstract)
+        evaluate_step = jit_evaluate(steps, mesh)
+        schedule = experiment.optimizer.schedule.build(training.steps)
+        seed = jax.random.key(experiment.seed)
+
+        # ------------------------------------------------------------ data, from any step on
+        def read_from(step: int) -> Reader:
+            rows = training_batches(
+                data,
+                seed=experiment.seed,
+                start=step,
+                steps=training.steps,
+                process=jax.process_index(),
+                processes=jax.process_count(),
+            )
+            return Reader(rows, on_devices, start=step, limit=training.stall_limit)
+
+        # ------------------------------------------------------------ loop
+        if is_first():
+            # Beside the weights, so that the run can be used where the records are not.
+            write_json(run.path / "dataset.json", dataclasses.asdict(records.description))
+        tracker = Tracker(run.path, start=start, first=is_first())
+        stopwatch, window = Stopwatch(), []
+        non_finite = NonFinite(training.non_finite)
+        begin = time.perf_counter() - spent
+        looks = training.evaluate_every and records.description.counts.get("validation")
+        best_before = checkpoints.best()
+        best = None if best_before is None else checkpoints.score(best_before)
+        # Ten steps, once the first ones have compiled; fewer where fewer are left.
+        trace = range(min(start + 6, training.steps), min(start + 15, training.steps) + 1)
+
+        def finish(step: Dispatched) -> Verdict:
+            """Reads the metrics of a step that has been dispatched before; judges and logs them."""
+            with doing(f"waiting for the devices, step {step.number}"):
+                numbers = {name: float(value) for name, value in jax.device_get(step.metrics).items()}
+            stopwatch.step_done()
+            verdict: Verdict = "fine"
+            if not np.isfinite(numbers["loss"]) or not np.isfinite(numbers["gradient_norm"]):
+                held = sorted(everywhere(step.records).tolist())
+                verdict = non_finite.judge(step.number, numbers["loss"], numbers["gradient_norm"], held)
+                tracker.write(step.number, **{f"non_finite/{verdict}": 1})
+            else:
+                window.append(numbers)
+                if training.non_finite == "skip":
+                    non_finite.good()
+            advance(step.number, f"loss {numbers['loss']:.3f}")
+            if window and (step.number % training.log_every == 0 or step.number == training.steps):
+                means = {f"train/{name}": np.mean([n[name] for n in window]) for name in numbers}
+                means["train/learning_rate"] = float(schedule(step.number - 1))
+                window.clear()
+                tracker.write(step.number, **means, **speed(*stopwatch.latest(), data.batch))
+            return verdict
+
+        def save(score: dict[str, Any] | None = None) -> None:
+            spent = time.perf_counter() - begin
+            position = {"step": number, "seed": experiment.seed, "records": fingerprint, "seconds": spent}
+            with doing(f"saving checkpoint {number}"):
+                checkpoints.save(state, position | ({"score": score} if score else {}))
+            if training.non_finite == "rewind":
+                non_finite.good()
+
         stack.callback(tracker.close)
         stack.callback(checkpoints.close)
-        stack.enter_context(stop.listening())
         batches = read_from(start)
         stack.callback(lambda: batches.close())
         shown = stack.enter_context(contextlib.ExitStack())
@@ -262,72 +258,6 @@ class Dispatched(NamedTuple):
     vote: jax.Array | None
 
 
-class DeviceBatches:
-    """From the rows of this process to the global batch on the devices.
-
-    Raises:
-      ValueError: where the batch does not divide over the devices.
-    """
-
-    def __init__(self, mesh: jax.sharding.Mesh, rules: Any, rows: int):
-        self.sharding = batch_sharding(mesh, rules)
-        parts = int(np.prod([mesh.shape[axis] for axis in rules.batch]))
-        if rows % parts:
-            raise ValueError(
-                f"a batch of {rows} rows cannot be divided over {parts} devices; set --data.batch to a multiple of"
-                f" {parts}, or --training.mesh to fewer"
-            )
-
-    def __call__(self, local: Batch) -> Batch:
-        return jax.tree.map(lambda x: jax.make_array_from_process_local_data(self.sharding, np.asarray(x)), local)
-
-
-def build_state(experiment: Experiment, mesh: jax.sharding.Mesh) -> tuple[Steps, Callable[[], TrainState], TrainState]:
-    """Step functions, a function that makes the first state, and the abstract state with its shardings.
-
-    No array exists unsharded at any time: initial values are computed by one jitted function straight into place.
-    """
-    steps, abstract = abstract_state(experiment, mesh)
-
-    def initialise() -> TrainState:
-        _, params, buffers, _ = split_model(experiment.build_model())
-        return steps.create(params, buffers)
-
-    shardings = jax.tree.map(lambda x: x.sharding, abstract)
-    return steps, jax.jit(initialise, out_shardings=shardings), abstract
-
-
-def abstract_state(
-    experiment: Experiment, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh
-) -> tuple[Steps, TrainState]:
-    """Step functions for a mesh, and the shapes and shardings of the state on it."""
-    steps, params, buffers = experiment.steps(mesh)
-    abstract = jax.eval_shape(steps.create, params, buffers)
-    shardings = state_sharding(mesh, experiment.training.rules, abstract)
-    return steps, jax.tree.map(
-        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract, shardings
-    )
-
-
-def jit_train(steps: Steps, abstract: TrainState) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
-    """The training step. The state comes back laid out as it was given, or the second step would compile anew."""
-    shardings = jax.tree.map(lambda x: x.sharding, abstract)
-    # Metrics lie whole on every device, so that every process can read them.
-    whole = NamedSharding(abstract.step.sharding.mesh, PartitionSpec())
-    return jax.jit(steps.train, donate_argnums=0, out_shardings=(shardings, whole))
-
-
-def jit_evaluate(steps: Steps, mesh: jax.sharding.Mesh) -> EvaluateStep:
-    """The evaluation step; its results lie whole on every device, so that every process can read them."""
-    whole = NamedSharding(mesh, PartitionSpec())
-    return jax.jit(steps.evaluate, out_shardings=whole)
-
-
-def at_step(state: TrainState, number: int) -> TrainState:
-    """The state with another number of steps taken."""
-    return dataclasses.replace(state, step=jax.device_put(np.int32(number), state.step.sharding))
-
-
 def require_same_records(position: dict[str, Any], fingerprint: str, run: Run) -> None:
     """A run goes on with the clips that it began with, or not at all."""
     if position["records"] != fingerprint:
@@ -335,87 +265,6 @@ def require_same_records(position: dict[str, Any], fingerprint: str, run: Run) -
             f"the records have changed since {run.path} was started: going on would mix two data sets; choose another"
             " --out, or bring the old records back"
         )
-
-
-def speed(steps: Sequence[float], waits: Sequence[float], rows: int) -> dict[str, float]:
-    """Throughput, step-time percentiles (seconds), and the share of time in which the loop waited for data.
-
-    Args:
-      steps: seconds of each step.
-      waits: how much of them was waiting for data.
-      rows: of a batch.
-    """
-    if not steps:
-        return {}
-    middle, tail = np.percentile(steps, [50, 95])
-    return {
-        "speed/clips_per_second": rows / float(np.mean(steps)),
-        "speed/step_seconds_p50": float(middle),
-        "speed/step_seconds_p95": float(tail),
-        "speed/data_share": sum(waits) / sum(steps),
-    }
-
-
-def overhead(
-    train_step: Callable[..., Any],
-    state: TrainState,
-    batch: Batch,
-    seed: jax.Array,
-    measured: dict[str, float],
-    repeats: int = 30,
-) -> dict[str, float]:
-    """Times the bare step on one batch, which uses up the state, and says how the loop compares."""
-    seconds = []
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        state, metrics = train_step(state, batch, seed)
-        jax.block_until_ready(metrics)
-        seconds.append(time.perf_counter() - begin)
-    bare, loop = float(np.median(seconds)), measured["speed/step_seconds_p50"]
-    log.info(
-        "median step of the loop %.4f s, %.3f times the bare step (%.4f s); waiting for data %.1f %% of the time",
-        loop, loop / bare, bare, 100 * measured["speed/data_share"],
-    )  # fmt: skip
-    return {"speed/bare_step_seconds_p50": bare, "speed/loop_overhead": loop / bare}
-
-
-def score_of(name: str, numbers: dict[str, float]) -> dict[str, Any] | None:
-    """What a checkpoint remembers of the validation split, to be compared by; None where it is no number.
-
-    Raises:
-      ValueError: if the split has no number of this name.
-    """
-    value = numbers.get(f"validation/{name}")
-    if value is None:
-        names = sorted(known.removeprefix("validation/") for known in numbers)
-        near = difflib.get_close_matches(name, names, n=1)
-        raise ValueError(
-            f"--training.best-by {name}: the validation split has no such number"
-            + (f"; did you mean {near[0]}?" if near else f"; it has {', '.join(names)}")
-        )
-    last = name.rpartition("/")[2]
-    return {"name": name, "value": value, "higher_is_better": last != "loss"} if np.isfinite(value) else None
-
-
-def better_than(score: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether a score is better than an earlier one of the same name."""
-    return score["value"] > other["value"] if score["higher_is_better"] else score["value"] < other["value"]
-
-
-def environment() -> dict[str, Any]:
-    """What the run was trained on: versions and devices."""
-    versions = {name: version(name) for name in ("jax", "flax", "optax", "numpy")}
-    device = jax.devices()[0]
-    return {
-        "python": platform.python_version(),
-        "avjax": avjax.__version__,
-        **versions,
-        "platform": device.platform,
-        "device": device.device_kind,
-        "devices": jax.device_count(),
-        "processes": jax.process_count(),
-        "cores": os.cpu_count(),
-    }
 
 
 def flatten(split: str, seen: Predictions, multi_label: bool) -> dict[str, float]:

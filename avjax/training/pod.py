@@ -19,7 +19,7 @@ from avjax.data.records import Description
 from avjax.experiment import Experiment
 from avjax.streams import Batch
 from avjax.training.checkpoint import named_leaves
-from avjax.training.loop import abstract_state, jit_train
+from avjax.training.on_mesh import abstract_state, jit_train
 from avjax.training.sharding import MeshShape, batch_sharding
 
 

@@ -1,14 +1,31 @@
-"""What a run tells: metrics.jsonl and TensorBoard events; and where the time of a loop goes."""
+"""What a run tells: metrics.jsonl and TensorBoard events; where the time of a loop goes, and on which machine."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import logging
+import os
+import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-from tensorboardX import SummaryWriter
+import jax
+import numpy as np
+import tensorboardX
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto import event_pb2
+
+import avjax
+from avjax.streams import Batch
+
+log = logging.getLogger(__name__)
+
+
+FLUSH_EVERY_SECONDS = 30.0
 
 
 class Tracker:
@@ -21,11 +38,17 @@ class Tracker:
     """
 
     def __init__(self, path: Path, *, start: int = 0, first: bool = True):
+        self._folder = path
         self._lines = self._events = None
         if first:
             self._lines = (path / "metrics.jsonl").open("a", buffering=1)
             self._end_torn_line(path / "metrics.jsonl")
-            self._events = SummaryWriter(str(path / "events"), flush_secs=30, purge_step=start + 1)
+            (path / "events").mkdir(exist_ok=True)
+            # Not SummaryWriter: its thread would tell of a full disk by a traceback, at some other time.
+            self._events = EventsWriter(str(path / "events" / "events"))
+            begun = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            self._events.write_event(event_pb2.Event(step=start + 1, session_log=begun))
+            self._flushed = time.monotonic()
 
     def _end_torn_line(self, file: Path) -> None:
         """A killed run may have left half a line; the next must not go the same way."""
@@ -33,18 +56,40 @@ class Tracker:
             self._lines.write("\n")
 
     def write(self, step: int, **numbers: float) -> None:
-        """One line of metrics."""
+        """One line of metrics; what is no number becomes null, which JSON has, and no event.
+
+        Raises:
+          OSError: where it cannot be written; names the file.
+        """
         if self._lines is None:
             return
-        numbers = {name: float(value) for name, value in numbers.items()}
-        self._lines.write(json.dumps({"step": step, "time": round(time.time(), 3), **numbers}) + "\n")
-        for name, value in numbers.items():
-            self._events.add_scalar(name, value, step)
+        now, numbers = time.time(), {name: float(value) for name, value in numbers.items()}
+        values = [tensorboardX.summary.scalar(name, value) for name, value in numbers.items() if np.isfinite(value)]
+        try:
+            line = {"step": step, "time": round(now, 3), **finite(numbers)}
+            self._lines.write(json.dumps(line, allow_nan=False) + "\n")
+            for value in values:
+                self._events.write_event(event_pb2.Event(step=step, wall_time=now, summary=value))
+            if time.monotonic() - self._flushed > FLUSH_EVERY_SECONDS:
+                self._events.flush()
+                self._flushed = time.monotonic()
+        except OSError as error:
+            why = f"{error.strerror}; the checkpoints are whole, and the same command goes on from the last"
+            raise OSError(error.errno, why, self._lines.name) from error
 
     def close(self) -> None:
-        if self._lines is not None:
-            self._lines.close()
-            self._events.close()
+        if self._lines is None:
+            return
+        for writer in (self._lines, self._events):
+            try:
+                writer.close()
+            except OSError as error:
+                log.warning("the last lines of %s may be missing: %s", self._folder, error.strerror)
+
+
+def finite(numbers: dict[str, float]) -> dict[str, float | None]:
+    """None in place of what is no number: JSON has no word for it."""
+    return {name: value if np.isfinite(value) else None for name, value in numbers.items()}
 
 
 class Stopwatch:
@@ -83,3 +128,61 @@ class Stopwatch:
         """Steps and waits since this was last asked."""
         begin, self._told = self._told, len(self.steps)
         return self.steps[begin:], self.waits[begin:]
+
+
+def speed(steps: Sequence[float], waits: Sequence[float], rows: int) -> dict[str, float]:
+    """Throughput, step-time percentiles (seconds), and the share of time in which the loop waited for data.
+
+    Args:
+      steps: seconds of each step.
+      waits: how much of them was waiting for data.
+      rows: of a batch.
+    """
+    if not steps:
+        return {}
+    middle, tail = np.percentile(steps, [50, 95])
+    return {
+        "speed/clips_per_second": rows / float(np.mean(steps)),
+        "speed/step_seconds_p50": float(middle),
+        "speed/step_seconds_p95": float(tail),
+        "speed/data_share": sum(waits) / sum(steps),
+    }
+
+
+def overhead(
+    train_step: Callable[..., Any],
+    state: TrainState,
+    batch: Batch,
+    seed: jax.Array,
+    measured: dict[str, float],
+    repeats: int = 30,
+) -> dict[str, float]:
+    """Times the bare step on one batch, which uses up the state, and says how the loop compares."""
+    seconds = []
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        state, metrics = train_step(state, batch, seed)
+        jax.block_until_ready(metrics)
+        seconds.append(time.perf_counter() - begin)
+    bare, loop = float(np.median(seconds)), measured["speed/step_seconds_p50"]
+    log.info(
+        "median step of the loop %.4f s, %.3f times the bare step (%.4f s); waiting for data %.1f %% of the time",
+        loop, loop / bare, bare, 100 * measured["speed/data_share"],
+    )  # fmt: skip
+    return {"speed/bare_step_seconds_p50": bare, "speed/loop_overhead": loop / bare}
+
+
+def environment() -> dict[str, Any]:
+    """What the run was trained on: versions and devices."""
+    versions = {name: version(name) for name in ("jax", "flax", "optax", "numpy")}
+    device = jax.devices()[0]
+    return {
+        "python": platform.python_version(),
+        "avjax": avjax.__version__,
+        **versions,
+        "platform": device.platform,
+        "device": device.device_kind,
+        "devices": jax.device_count(),
+        "processes": jax.process_count(),
+        "cores": os.cpu_count(),
+    }

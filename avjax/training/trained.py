@@ -21,9 +21,10 @@ from avjax.run import Run, RunError, read_json
 from avjax.streams import Batch
 from avjax.training.checkpoint import Checkpoints
 from avjax.training.evaluate import EvaluateStep, is_multi_label, keep, predict
-from avjax.training.loop import DeviceBatches, build_state, jit_evaluate
+from avjax.training.on_mesh import DeviceBatches, build_state, jit_evaluate
 from avjax.training.sharding import MeshShape
 from avjax.training.step import TrainState
+from avjax.training.tracking import finite
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +110,7 @@ class Trained:
         seen = predict(self.evaluate, self.state, experiment, split, self.on_devices, title)
         multi_label = is_multi_label(experiment)
         if records is not None:
-            return {"metrics": seen.plain_metrics(multi_label=multi_label), "losses": seen.losses}
+            return {"metrics": seen.plain_metrics(multi_label=multi_label), "losses": finite(seen.losses)}
         result = keep(self.run.path, split, seen, multi_label=multi_label)
         self.run.add_results(**{split: result})
         return result

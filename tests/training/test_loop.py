@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -13,15 +14,18 @@ import time
 import jax
 import numpy as np
 import pytest
+from tensorboardX.proto import event_pb2
+from tensorboardX.record_writer import masked_crc32c
 
 from avjax.data.pipeline import training_batches
 from avjax.experiment import load
 from avjax.run import Run
 from avjax.training.checkpoint import Checkpoints, named_leaves
 from avjax.training.interruption import NonFiniteLoss
-from avjax.training.loop import DeviceBatches, build_state, jit_train, speed, train
+from avjax.training.loop import train
+from avjax.training.on_mesh import DeviceBatches, build_state, jit_train
 from avjax.training.sharding import MeshShape, Rules
-from avjax.training.tracking import Stopwatch, Tracker
+from avjax.training.tracking import Stopwatch, Tracker, speed
 from tests.fixtures.records import write_experiment, write_records
 
 
@@ -138,6 +142,24 @@ def test_a_torn_line_does_not_spoil_the_next(tmp_path):
     tracker.write(2, loss=0.5)
     tracker.close()
     assert [line["step"] for line in Run(tmp_path).metrics()] == [1, 2]
+
+
+def test_events_are_what_tensorboard_reads(whole):
+    """Records of the TFRecord format, checksums and all: (step, name, value) as in metrics.jsonl."""
+    found = {}
+    for file in (whole.path / "events").iterdir():
+        content, at = file.read_bytes(), 0
+        while at < len(content):
+            (length,) = struct.unpack("<Q", content[at : at + 8])
+            event = event_pb2.Event.FromString(content[at + 12 : at + 12 + length])
+            assert struct.pack("<I", masked_crc32c(content[at : at + 8])) == content[at + 8 : at + 12]
+            found |= {(event.step, value.tag): value.simple_value for value in event.summary.value}
+            at += 16 + length
+    for line in whole.metrics():
+        step = line.pop("step")
+        del line["time"]
+        for name, value in line.items():
+            assert found[step, name] == pytest.approx(value, rel=1e-6)
 
 
 def test_killed_and_resumed_ends_bit_for_bit_where_the_whole_run_did(tiny, whole, tmp_path):

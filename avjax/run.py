@@ -35,7 +35,7 @@ class RunError(Exception):
 
 # Fields of an experiment that say how it is computed, saved and watched, and not what is computed.
 FREE = {
-    "data.workers", "data.prefetch",
+    "data.workers", "data.prefetch", "data.cache",
     "training.mesh", "training.rules", "training.remat", "training.scan",
     "training.evaluate_every", "training.checkpoint_every", "training.keep_last", "training.best_by",
     "training.log_every", "training.non_finite", "training.stall_limit",

@@ -49,10 +49,25 @@ def test_the_same_command_takes_a_run_up_and_another_is_refused(tiny, tmp_path):
     assert make(tiny, tmp_path / "run", "--seed", "1")[1].path == run.path
     with pytest.raises(RunError, match=r"holds another run \(avjax train tiny.py --seed 1\)"):
         make(tiny, tmp_path / "run", "--seed", "2")
+    with pytest.raises(RunError, match=r"optimizer.learning_rate was 0.003 and is 0.5"):
+        make(tiny, tmp_path / "run", "--seed", "1", "--optimizer.learning-rate", "0.5")
     parts = tiny.with_name("tiny_parts.py")
     parts.write_text(parts.read_text() + "\n# changed\n")
     with pytest.raises(RunError, match="has changed since"):
         make(tiny, tmp_path / "run", "--seed", "1")
+
+
+def test_how_a_run_is_computed_may_change(tiny, tmp_path):
+    """Another mesh, say; what the run is rebuilt from is then the newer words."""
+    _, run = make(tiny, tmp_path / "run", "--seed", "1")
+    words = "--seed 1 --training.mesh.fsdp 4 --training.scan --training.keep-last 5 --data.workers 1".split()
+    make(tiny, tmp_path / "run", *words)
+    assert run.experiment().training.mesh.fsdp == 4
+    assert run.experiment().training.scan
+    make(tiny, tmp_path / "run", "--seed", "1")
+    assert run.experiment().training.mesh.fsdp == 1
+    with pytest.raises(RunError, match=r"training.steps was 20 and is 21"):
+        make(tiny, tmp_path / "run", "--seed", "1", "--training.steps", "21")
 
 
 def test_a_folder_with_something_else_is_not_touched(tiny, tmp_path):

@@ -6,6 +6,7 @@ takes as long as Pillow's, and asks for no further dependency.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 from fractions import Fraction
 
@@ -36,7 +37,7 @@ class JpegEncoder:
             self._encoder.height, self._encoder.width = height, width
         pixels, layout = (image[..., 0], "gray") if channels == 1 else (image, "rgb24")
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), layout)
-        frame = self._reformatter.reformat(frame, format="yuvj444p", dst_color_range=ColorRange.JPEG)
+        frame = self._reformatter.reformat(frame, format="yuvj444p", dst_color_range=ColorRange.JPEG, threads=1)
         frame.pts = None
         self._files += [bytes(packet) for packet in self._encoder.encode(frame)]
 
@@ -56,16 +57,37 @@ def encode_jpeg(images: np.ndarray, quality: int) -> tuple[bytes, ...]:
     return encoder.finish()
 
 
+class JpegDecoder(threading.local):
+    """A decoder and a converter for each thread: making them costs more than a small picture takes."""
+
+    def __init__(self) -> None:
+        self.renew()
+
+    def renew(self) -> None:
+        self._decoder = av.CodecContext.create("mjpeg", "r")
+        self._decoder.thread_count = 1
+        self._reformatter = VideoReformatter()
+
+    def decode(self, file: bytes, layout: str) -> av.video.plane.VideoPlane:
+        try:
+            (frame,) = self._decoder.decode(av.Packet(file))
+        except Exception:
+            # Nothing of a broken file may stay behind for the next one.
+            self.renew()
+            raise
+        # One thread: sharing out a small picture takes ten times as long as converting it.
+        return self._reformatter.reformat(frame, format=layout, threads=1).planes[0]
+
+
+_jpeg = JpegDecoder()
+
+
 def decode_jpeg(files: Iterable[bytes], height: int, width: int, channels: int) -> np.ndarray:
     """JPEG files of one size -> uint8 [T, H, W, C]."""
     files = list(files)
     images = np.empty((len(files), height, width * channels), np.uint8)
-    decoder = av.CodecContext.create("mjpeg", "r")
-    decoder.thread_count = 1
-    reformatter = VideoReformatter()
     for image, file in zip(images, files, strict=True):
-        (frame,) = decoder.decode(av.Packet(file))
-        plane = reformatter.reformat(frame, format="gray" if channels == 1 else "rgb24").planes[0]
+        plane = _jpeg.decode(file, "gray" if channels == 1 else "rgb24")
         image[...] = np.frombuffer(plane, np.uint8).reshape(height, plane.line_size)[:, : width * channels]
     return images.reshape(len(files), height, width, channels)
 

@@ -17,6 +17,7 @@ import grain
 import jax
 import numpy as np
 
+from avjax.data.cache import Cache
 from avjax.data.record import Record, label_classes
 from avjax.data.records import Description, Records, Split
 from avjax.streams import Batch, Stream
@@ -48,11 +49,11 @@ class AudioSampling:
             )
         begin = round(start * self.rate)
         found = record.audio.read(begin, begin + self.samples)
-        values = np.zeros(self.samples, np.int16)
-        values[: len(found)] = found
-        return values, np.arange(self.samples) < len(found)
+        values, valid = self.absent(None)
+        values[: len(found)], valid[: len(found)] = found, True
+        return values, valid
 
-    def absent(self, description: Description) -> tuple[np.ndarray, np.ndarray]:
+    def absent(self, description: Description | None) -> tuple[np.ndarray, np.ndarray]:
         """What ``read`` gives, for a clip without sound."""
         return np.zeros(self.samples, np.int16), np.zeros(self.samples, bool)
 
@@ -81,6 +82,8 @@ class VideoSampling:
         if len(video.times) == 1:
             valid[:1] = True
         shown = np.clip(np.searchsorted(video.times, times + 1e-6, side="right") - 1, 0, None)
+        if valid.all():
+            return video.read(shown), valid
         values = np.zeros((self.frames, video.height, video.width, video.channels), np.uint8)
         values[valid] = video.read(shown[valid])
         return values, valid
@@ -101,8 +104,9 @@ class Data:
       batch: rows of a global batch.
       audio, video: how each modality is sampled; None leaves it out.
       test_clips: crops of a test clip, evenly spaced; their probabilities are averaged.
-      workers: processes that read ahead; 0 reads in threads of this one.
+      workers: processes that read ahead; 0 reads in a thread of this one.
       prefetch: batches read ahead.
+      cache: megabytes of records and decoded frames that each reading process keeps in memory; 0 for none.
     """
 
     records: str
@@ -112,6 +116,7 @@ class Data:
     test_clips: int = 1
     workers: int = 0
     prefetch: int = 4
+    cache: int = 1024
 
     @property
     def sampling(self) -> dict[str, AudioSampling | VideoSampling]:
@@ -168,50 +173,57 @@ class Rows:
         if self.batch % self.processes:
             raise ValueError(f"a batch of {self.batch} rows cannot be divided among {self.processes} processes")
 
-    @property
-    def count(self) -> int:
-        return self.batch // self.processes
-
-    def position(self, local: int) -> int:
-        """Position among all processes' samples of the ``local``-th that this process reads."""
-        step, row = divmod(int(local), self.count)
-        return step * self.batch + self.process * self.count + row
+    def positions(self, step: int) -> range:
+        """Positions, among the samples of all processes, of the rows that this process reads of a step's batch."""
+        count = self.batch // self.processes
+        begin = int(step) * self.batch + self.process * count
+        return range(begin, begin + count)
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainingRow:
-    """Number of a sample to a row; an object rather than a closure, so that worker processes can be sent it."""
+class TrainingBatch:
+    """Number of a step to this process's rows; an object rather than a closure, so that workers can be sent it.
+
+    A whole batch at once, in one thread: threads that make a row each would spend more time waiting for one another
+    than reading.
+    """
 
     rows: Rows
-    split: Split
+    records: Cache
     crop: Crop
     order: grain.MapDataset
     seed: int
 
-    def __call__(self, local: int) -> Batch:
-        position = self.rows.position(local)
+    def __call__(self, step: int) -> Batch:
+        return stack([self.row(position) for position in self.rows.positions(step)])
+
+    def row(self, position: int) -> Batch:
         place = np.random.Generator(np.random.Philox(key=[self.seed, position])).random()
         index = int(self.order[position])
         with doing(f"reading record {index} of train"):
-            return self.crop.row(self.split[index], index, place)
+            return self.crop.row(self.records[index], index, place)
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluationRow:
+class EvaluationBatch:
     """The same for evaluation: every crop of every clip in order, then filler."""
 
     rows: Rows
+    name: str
     split: Split
     crop: Crop
     total: int
 
-    def __call__(self, local: int) -> Batch:
-        position = self.rows.position(local)
+    def __call__(self, step: int) -> Batch:
+        return stack([self.row(position) for position in self.rows.positions(step)])
+
+    def row(self, position: int) -> Batch:
         if position >= self.total:
             return self.crop.filler()
         clips = self.crop.data.test_clips
         index, clip = divmod(position, clips)
-        return self.crop.row(self.split[index], index, (clip + 0.5) / clips)
+        with doing(f"reading record {index} of {self.name}"):
+            return self.crop.row(self.split[index], index, (clip + 0.5) / clips)
 
 
 def training_batches(
@@ -226,13 +238,11 @@ def training_batches(
     split, crop = records.split("train"), Crop(data, records.description)
     if not len(split):
         raise ValueError(f"{data.records}: the split 'train' has no clip; see report.txt beside the records")
-    rows = Rows(data.batch, process, processes)
     # Reshuffled every epoch; position of a sample in training -> number of its record.
     order = grain.MapDataset.range(len(split)).seed(seed).shuffle().repeat(None)
-    read = TrainingRow(rows, split, crop, order, seed)
-    count = rows.count
-    dataset = grain.MapDataset.range(start * count, steps * count).map(read).batch(count, batch_fn=stack)
-    return iter(_read_ahead(dataset, data))
+    rows = Rows(data.batch, process, processes)
+    read = TrainingBatch(rows, Cache(split, data.cache * 2**20), crop, order, seed)
+    return iter(_read_ahead(grain.MapDataset.range(start, steps).map(read), data))
 
 
 def evaluation_batches(data: Data, split: str, *, process: int = 0, processes: int = 1) -> tuple[int, Iterator[Batch]]:
@@ -242,12 +252,10 @@ def evaluation_batches(data: Data, split: str, *, process: int = 0, processes: i
     """
     records = Records(data.records)
     source, crop = records.split(split), Crop(data, records.description)
-    rows = Rows(data.batch, process, processes)
     total = len(source) * data.test_clips
     count = -(-total // data.batch)
-    read = EvaluationRow(rows, source, crop, total)
-    dataset = grain.MapDataset.range(count * rows.count).map(read).batch(rows.count, batch_fn=stack)
-    return count, iter(_read_ahead(dataset, data))
+    read = EvaluationBatch(Rows(data.batch, process, processes), split, source, crop, total)
+    return count, iter(_read_ahead(grain.MapDataset.range(count).map(read), data))
 
 
 def stack(rows: list[Batch]) -> Batch:
@@ -262,9 +270,8 @@ def stack(rows: list[Batch]) -> Batch:
 
 
 def _read_ahead(dataset: grain.MapDataset, data: Data) -> grain.IterDataset:
-    threads = grain.ReadOptions(num_threads=2, prefetch_buffer_size=data.prefetch)
     if not data.workers:
-        return dataset.to_iter_dataset(threads)
+        return dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=data.prefetch))
     _initialise_flags()
     # Without threads of its own each worker process reads one batch after the other.
     options = grain.MultiprocessingOptions(num_workers=data.workers, per_worker_buffer_size=data.prefetch)

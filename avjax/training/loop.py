@@ -28,7 +28,7 @@ from avjax.training.interruption import Interrupted, NonFinite, Stop, Verdict
 from avjax.training.on_mesh import DeviceBatches, at_step, build_state, jit_evaluate, jit_train
 from avjax.training.reader import Reader, StalledInput
 from avjax.training.step import TrainState
-from avjax.training.tracking import Stopwatch, Tracker, environment, overhead, speed
+from avjax.training.tracking import BareStep, Stopwatch, Tracker, environment, speed
 from avjax.watchdog import doing, watched
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ def train(
     Args:
       quiet: shows no progress.
       profile: writes an xprof trace of ten steps to ``run/profile``.
-      measure: after training, times the bare step, and says by how much the loop is slower.
+      measure: times the bare step too, now and then, and says by how much the loop is slower.
 
     Returns:
       What ``run/results.json`` holds: metrics of validation and test split, throughput, seconds.
@@ -116,7 +116,7 @@ def train(
             # Beside the weights, so that the run can be used where the records are not.
             write_json(run.path / "dataset.json", dataclasses.asdict(records.description))
         tracker = Tracker(run.path, start=start, first=is_first())
-        stopwatch, window = Stopwatch(), []
+        stopwatch, bare, window = Stopwatch(), BareStep(), []
         non_finite = NonFinite(training.non_finite)
         begin = time.perf_counter() - spent
         looks = training.evaluate_every and records.description.counts.get("validation")
@@ -185,7 +185,8 @@ def train(
 
             # The next step is dispatched before the last one's metrics are read: the device never waits for us.
             look = looks and number % training.evaluate_every == 0 and number < training.steps
-            due = look or number % training.checkpoint_every == 0 or number == training.steps
+            timing = measure and bare.due(number)
+            due = look or timing or number % training.checkpoint_every == 0 or number == training.steps
             verdict: Verdict = "fine"
             while dispatched and verdict != "rewind" and (due or stopping or len(dispatched) > 1):
                 step = dispatched.popleft()
@@ -202,6 +203,9 @@ def train(
                 if number < training.steps:
                     continue
             checkpoints.check()
+            if timing:
+                stopwatch.pause()
+                bare.measure(train_step, state, batch, seed)
             score = None
             if look:
                 stopwatch.pause()
@@ -233,8 +237,8 @@ def train(
                 seen = predict(evaluate_step, state, experiment, split, on_devices, title)
             results[split] = keep(run.path, split, seen, multi_label=is_multi_label(experiment))
             tracker.write(training.steps, **flatten(split, seen, is_multi_label(experiment)))
-        if measure and stopwatch.steps:
-            results["speed"] |= overhead(train_step, state, batch, seed, results["speed"])
+        if measure:
+            results["speed"] = results.get("speed", {}) | bare.compared(results.get("speed", {}))
         checkpoints.wait()
         if is_first():
             run.add_results(**results)

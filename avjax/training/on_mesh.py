@@ -34,6 +34,8 @@ class DeviceBatches:
             )
 
     def __call__(self, local: Batch) -> Batch:
+        if jax.process_count() == 1:
+            return jax.device_put(local, self.sharding)
         return jax.tree.map(lambda x: jax.make_array_from_process_local_data(self.sharding, np.asarray(x)), local)
 
 

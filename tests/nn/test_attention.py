@@ -56,10 +56,12 @@ def call(placement, kind, arrays, mask):
     return output, *gradients
 
 
-@pytest.mark.parametrize("kind", ["none", "self", "cross", "towers", "everything"])
-@pytest.mark.parametrize(
-    "shape", [pytest.param(s, marks=[] if s in QUICK else pytest.mark.slow, id="x".join(map(str, s))) for s in SHAPES]
-)
+KINDS = ["none", "self", "cross", "towers", "everything"]
+CASES = [pytest.param(shape, kind, id=f"{shape} {kind}") for shape in QUICK for kind in KINDS]
+CASES += [pytest.param(s, "everything", id=f"{s} everything", marks=pytest.mark.slow) for s in SHAPES if s not in QUICK]
+
+
+@pytest.mark.parametrize(("shape", "kind"), CASES)
 def test_on_a_mesh_as_on_one_device(shape, kind, rng):
     queries, keys, mask = masks(rng)[kind]
     draw = lambda count: jnp.asarray(rng.normal(size=(ROWS, count, HEADS, WIDTH)), jnp.float32)  # noqa: E731

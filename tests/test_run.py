@@ -60,7 +60,17 @@ def test_the_same_command_takes_a_run_up_and_another_is_refused(tiny, tmp_path):
 def test_how_a_run_is_computed_may_change(tiny, tmp_path):
     """Another mesh, say; what the run is rebuilt from is then the newer words."""
     _, run = make(tiny, tmp_path / "run", "--seed", "1")
-    words = "--seed 1 --training.mesh.fsdp 4 --training.scan --training.keep-last 5 --data.workers 1".split()
+    words = [
+        "--seed",
+        "1",
+        "--training.mesh.fsdp",
+        "4",
+        "--training.scan",
+        "--training.keep-last",
+        "5",
+        "--data.workers",
+        "1",
+    ]
     make(tiny, tmp_path / "run", *words)
     assert run.experiment().training.mesh.fsdp == 4
     assert run.experiment().training.scan

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,7 +52,13 @@ def main(words: Words | None = None) -> int:
     # Compiled programs are kept from run to run; a library that only imports avjax decides for itself.
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "avjax" / "xla"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
-    status = _carry_out(command, rest)
+    try:
+        status = _carry_out(command, rest)
+    except Exception:
+        if distributed := sys.modules.get("avjax.training.distributed"):
+            traceback.print_exc()
+            distributed.abandon(1)
+        raise
     if status and (distributed := sys.modules.get("avjax.training.distributed")):
         distributed.abandon(status)
     return status

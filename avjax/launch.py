@@ -8,6 +8,7 @@ finished counts as not there.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -47,7 +48,10 @@ class Job:
         before = {number: signal.signal(number, self._pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             address = f"127.0.0.1:{_free_port()}"
-            self._members = [Member(self, number, address) for number in range(self.count)]
+            for number in range(self.count):
+                # A signal may come in between.
+                if not self._stopping:
+                    self._members.append(Member(self, number, address))
             return self._watch()
         finally:
             for member in self._members:
@@ -71,7 +75,7 @@ class Job:
             ended = [member for member in self._members if member.status is not None]
             if any(self._bad(member) for member in ended):
                 return self._end(*self._culprit())
-            if len(ended) == self.count:
+            if len(ended) == len(self._members):
                 for member in self._members:
                     member.finish()
                 return 0
@@ -174,16 +178,19 @@ class Member:
             self.doing = json.loads(lines[-1])["doing"]
 
     def kill(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
+        """With the processes that it has started itself, which read data for it."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
 
     def finish(self) -> None:
         """Prints what it wrote last."""
         for thread in self._threads:
             thread.join(timeout=5)
-        for pipe in (self._heartbeat, self.process.stdout, self.process.stderr):
-            pipe.close()
+        self._heartbeat.close()
+        if not any(thread.is_alive() for thread in self._threads):
+            self.process.stdout.close()
+            self.process.stderr.close()
 
 
 def environment(inherited: Any, job: Job, number: int, address: str, heartbeat: int) -> dict[str, str]:

@@ -44,17 +44,17 @@ def test_a_process_that_fails_ends_the_job_and_is_named(capfd, monkeypatch, root
 
 def test_processes_that_end_well_end_the_job(capfd, monkeypatch, root):
     monkeypatch.chdir(root)
-    assert main(["launch", "--processes", "2", "--", "eval", "--help"]) == 0
+    assert main(["launch", "--processes", "2", "--", "train", "--help"]) == 0
     shown = capfd.readouterr().out
-    assert "[0] usage: avjax eval" in shown
-    assert "[1] usage: avjax eval" in shown
+    assert "[0] usage: avjax train" in shown
+    assert "[1] usage: avjax train" in shown
 
 
 @pytest.mark.parametrize(
     ("words", "what"),
     [
         (["--processes", "2"], "behind -- stands what to run"),
-        (["--processes", "2", "--", "predict", "x"], "behind -- stands what to run"),
+        (["--processes", "2", "--", "eval", "x"], "behind -- stands what to run"),
         (["--processes", "0", "--", "train", "x"], "1 or more"),
         (["--processes", "2", "--limit", "0", "--", "train", "x"], "above 0"),
     ],

@@ -13,7 +13,7 @@ USAGE = "usage: avjax launch --processes 4 -- train experiments/demo_mbt.py [...
 
 @dataclasses.dataclass(frozen=True)
 class LaunchOptions:
-    """Runs an avjax command in several processes on this machine, as SLURM or Kubernetes would on many.
+    """Trains in several processes on this machine, as SLURM or Kubernetes would on many.
 
     A process that dies ends the job; so does one that has not answered for ``limit`` seconds, and a message names it.
 
@@ -35,8 +35,8 @@ def launch(words: Words) -> int:
     words = list(words)
     own, command = (words[: words.index("--")], words[words.index("--") + 1 :]) if "--" in words else (words, [])
     options = tyro.cli(LaunchOptions, prog="avjax launch", args=own)
-    if not command or command[0] not in ("train", "eval"):
-        raise UsageError(f"behind -- stands what to run, `train` or `eval` and its words. {USAGE}")
+    if not command or command[0] != "train":
+        raise UsageError(f"behind -- stands what to run, `train` and its words. {USAGE}")
     if options.processes < 1 or options.devices < 1 or options.limit <= 0:
         raise UsageError(f"--processes and --devices are 1 or more, and --limit is above 0. {USAGE}")
     return Job(command, options.processes, devices=options.devices, limit=options.limit).run()

@@ -3,15 +3,16 @@
     position -> record (shuffled anew every epoch) -> crop (drawn by position) -> this process's rows -> batch
 
 A batch is a function of (seed, step) alone: the position in the data *is* the step, and there is no iterator state
-to save. Process p of P reads rows p B/P to (p + 1) B/P of each global batch of B, so that the global batch
-is the same array, row for row, for any number of processes and workers.
+to save. A process reads the rows that lie on its devices (the p-th part of P, mostly), so that the global batch is the
+same array, row for row, for any number of processes and workers.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Collection, Iterator
+import signal
+from collections.abc import Collection, Iterator, Sequence
 
 import grain
 import jax
@@ -163,21 +164,27 @@ class Crop:
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """Which rows of each global batch a process reads."""
+    """Which rows of each global batch a process reads.
+
+    Attributes:
+      batch: rows of the global batch.
+      own: places in it of those that this process reads, ascending.
+    """
 
     batch: int
-    process: int
-    processes: int
+    own: tuple[int, ...]
 
-    def __post_init__(self) -> None:
-        if self.batch % self.processes:
-            raise ValueError(f"a batch of {self.batch} rows cannot be divided among {self.processes} processes")
+    @classmethod
+    def part(cls, batch: int, process: int, processes: int) -> Rows:
+        """An equal part: the p-th of P."""
+        if batch % processes:
+            raise ValueError(f"a batch of {batch} rows cannot be divided among {processes} processes")
+        count = batch // processes
+        return cls(batch, tuple(range(process * count, (process + 1) * count)))
 
-    def positions(self, step: int) -> range:
+    def positions(self, step: int) -> list[int]:
         """Positions, among the samples of all processes, of the rows that this process reads of a step's batch."""
-        count = self.batch // self.processes
-        begin = int(step) * self.batch + self.process * count
-        return range(begin, begin + count)
+        return [int(step) * self.batch + row for row in self.own]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,9 +234,19 @@ class EvaluationBatch:
 
 
 def training_batches(
-    data: Data, *, seed: int, start: int, steps: int, process: int = 0, processes: int = 1
+    data: Data,
+    *,
+    seed: int,
+    start: int,
+    steps: int,
+    process: int = 0,
+    processes: int = 1,
+    own: Sequence[int] | None = None,
 ) -> grain.DatasetIterator:
     """This process's part of the global batches ``start`` to ``steps`` - 1.
+
+    Args:
+      own: places in the global batch of the rows to read, where they are not the ``process``-th part of ``processes``.
 
     Raises:
       ValueError: if the batch cannot be divided among the processes, or the split has no clip.
@@ -240,13 +257,15 @@ def training_batches(
         raise ValueError(f"{data.records}: the split 'train' has no clip; see report.txt beside the records")
     # Reshuffled every epoch; position of a sample in training -> number of its record.
     order = grain.MapDataset.range(len(split)).seed(seed).shuffle().repeat(None)
-    rows = Rows(data.batch, process, processes)
+    rows = Rows.part(data.batch, process, processes) if own is None else Rows(data.batch, tuple(own))
     read = TrainingBatch(rows, Cache(split, data.cache * 2**20), crop, order, seed)
     return iter(_read_ahead(grain.MapDataset.range(start, steps).map(read), data))
 
 
-def evaluation_batches(data: Data, split: str, *, process: int = 0, processes: int = 1) -> tuple[int, Iterator[Batch]]:
-    """Number of global batches, and this process's part of them: every clip of a split in order.
+def evaluation_batches(
+    data: Data, split: str, *, process: int = 0, processes: int = 1, own: Sequence[int] | None = None
+) -> tuple[int, Iterator[Batch]]:
+    """Number of global batches, and this process's part of them (see ``training_batches``): every clip in order.
 
     Each clip gives ``data.test_clips`` rows. Rows of weight 0 fill the last batch.
     """
@@ -254,7 +273,8 @@ def evaluation_batches(data: Data, split: str, *, process: int = 0, processes: i
     source, crop = records.split(split), Crop(data, records.description)
     total = len(source) * data.test_clips
     count = -(-total // data.batch)
-    read = EvaluationBatch(Rows(data.batch, process, processes), split, source, crop, total)
+    rows = Rows.part(data.batch, process, processes) if own is None else Rows(data.batch, tuple(own))
+    read = EvaluationBatch(rows, split, source, crop, total)
     return count, iter(_read_ahead(grain.MapDataset.range(count).map(read), data))
 
 
@@ -275,7 +295,14 @@ def _read_ahead(dataset: grain.MapDataset, data: Data) -> grain.IterDataset:
     _initialise_flags()
     # Without threads of its own each worker process reads one batch after the other.
     options = grain.MultiprocessingOptions(num_workers=data.workers, per_worker_buffer_size=data.prefetch)
-    return dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)).mp_prefetch(options)
+    alone = dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
+    return alone.mp_prefetch(options, worker_init_fn=_leave_signals)
+
+
+def _leave_signals(worker: int, workers: int) -> None:
+    """A signal to the whole group is for the process that trains; it ends its workers when it has saved."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 @functools.cache

@@ -24,7 +24,7 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as orbax
 
-from avjax.run import read_json, write_json
+from avjax.run import RunError, read_json, write_json
 from avjax.training.distributed import first_says, is_first
 from avjax.training.step import TrainState
 
@@ -47,12 +47,14 @@ class Checkpoints:
 
     Args:
       path: folder; made when the first checkpoint is written. All processes see the same one.
-      keep: number of newest checkpoints that stay; the one with the best score stays besides.
+      keep: number of newest checkpoints that stay, one at least; the one with the best score stays besides.
+      best_by: name of the scores that count; those of another name, from before it was changed, do not.
     """
 
-    def __init__(self, path: Path, keep: int = 2):
+    def __init__(self, path: Path, keep: int = 2, best_by: str = "loss"):
         self.path = path.absolute()
-        self.keep = keep
+        self.keep = max(keep, 1)
+        self.best_by = best_by
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
         self._writing: concurrent.futures.Future[None] | None = None
         self._saved: set[int] = set()
@@ -101,18 +103,25 @@ class Checkpoints:
         return step
 
     def best(self) -> int | None:
-        """The step with the best score, of those that are kept; None where none was scored."""
+        """The step with the best score, of those that are kept; None where none was scored. All are told the same."""
+        return first_says(self._best)
+
+    def _best(self) -> int | None:
         scores = {}
         for step in self.finished():
             score = self.score(step)
-            if score is not None:
+            if score is not None and score["name"] == self.best_by:
                 # The earlier of equal ones.
                 scores[(score["value"] if score["higher_is_better"] else -score["value"], -step)] = step
         return scores[max(scores)] if scores else None
 
     def score(self, step: int) -> dict[str, Any] | None:
         """{"name", "value", "higher_is_better"} of the validation split, where it was looked at when saving."""
-        return read_json(self.path / str(step) / POSITION).get("score")
+        try:
+            return read_json(self.path / str(step) / POSITION).get("score")
+        except (OSError, RunError):
+            # Damaged, which matters only where it is read from.
+            return None
 
     def _set_aside(self, step: int) -> None:
         aside = self.path / f"damaged-{step}"
@@ -182,20 +191,25 @@ class Checkpoints:
             if is_first():
                 folder = self.path / str(step)
                 write_json(folder / CHECKSUMS, checksums(folder))
-                self._remove_old()
         except Exception as error:
             raise self._failed(step, error) from error
+        if is_first():
+            try:
+                self._remove_old()
+            except OSError as error:
+                # The new one is whole, and that is what counts.
+                log.warning("an old checkpoint in %s could not be removed: %s", self.path, error)
 
     def _remove_old(self) -> None:
         steps = self.finished()
-        for step in set(steps[: -self.keep]) - {self.best()}:
+        for step in set(steps[: -self.keep]) - {self._best()}:
             # The checksums first: half a checkpoint must not look like a damaged one.
             (self.path / str(step) / CHECKSUMS).unlink()
             shutil.rmtree(self.path / str(step))
 
     def _failed(self, step: int, error: Exception) -> CheckpointError:
         """Takes away what was written of it, so that its space is free again."""
-        if is_first():
+        if is_first() and step not in self.finished():
             shutil.rmtree(self.path / str(step), ignore_errors=True)
         whole = self.finished()
         since = f"the same command goes on from step {whole[-1]}" if whole else "there is no older one"
@@ -222,6 +236,7 @@ class Checkpoints:
             raise CheckpointError(
                 f"{self.path / str(step)} does not hold what the experiment has: {' '.join(str(error).split())[:500]}"
             ) from error
+        self._saved.add(step)
         leaves = [loaded[name] for name in abstract]
         return jax.tree.unflatten(jax.tree.structure(target), leaves), read_json(self.path / str(step) / POSITION)
 

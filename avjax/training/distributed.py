@@ -61,6 +61,8 @@ def join() -> None:
     if name in ("avjax", "slurm"):
         ids = local_devices(name, os.environ, visible_gpus(os.environ))
         options |= {"local_device_ids": ids} if ids else {}
+    # JAX would take SIGTERM until training does, and lose it.
+    jax.config.update("jax_enable_preemption_service", False)
     if os.environ.get("JAX_PLATFORMS") == "cpu":
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(**options)
@@ -87,7 +89,10 @@ def local_devices(name: str, environment: Mapping[str, str], gpus: int) -> list[
         place, tasks = int(environment[PROCESS]), int(environment[PROCESSES])
     if gpus == 0:
         return None
-    if gpus < tasks:
+    if name == "avjax" and gpus < tasks:
+        raise ValueError(f"{gpus} GPUs cannot be shared out among {tasks} processes; start as many or fewer")
+    bound = any(environment.get(variable) for variable in ("SLURM_GPUS_PER_TASK", "SLURM_STEP_GPUS_PER_TASK"))
+    if gpus < tasks or (name == "slurm" and bound):
         # Each task was given GPUs of its own already (--gpus-per-task, --gpu-bind): all that it sees are its.
         return list(range(gpus))
     each = gpus // tasks

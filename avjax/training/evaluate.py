@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -19,6 +19,17 @@ from avjax.training.distributed import everywhere, is_first
 from avjax.training.metrics import Estimate, classification_metrics
 from avjax.training.step import Means, TrainState
 from avjax.training.tracking import finite
+
+
+@runtime_checkable
+class ToDevices(Protocol):
+    """``on_mesh.DeviceBatches``."""
+
+    @property
+    def own(self) -> tuple[int, ...]: ...
+
+    def __call__(self, local: Batch) -> Batch: ...
+
 
 EvaluateStep = Callable[[TrainState, Batch], tuple[dict[str, jax.Array], Means]]
 
@@ -77,7 +88,7 @@ def predict(
     state: TrainState,
     experiment: Experiment,
     split: str,
-    to_devices: Callable[[Batch], Batch],
+    to_devices: ToDevices,
     title: str = "",
 ) -> Predictions:
     """Every clip of a split.
@@ -87,9 +98,7 @@ def predict(
       to_devices: from this process's rows to the global batch.
       title: shown with the progress; nothing is shown without.
     """
-    count, batches = evaluation_batches(
-        experiment.data, split, process=jax.process_index(), processes=jax.process_count()
-    )
+    count, batches = evaluation_batches(experiment.data, split, own=to_devices.own)
     if not count:
         raise ValueError(f"{experiment.data.records}: the split {split!r} has no clip")
     rows: list[dict[str, np.ndarray]] = []

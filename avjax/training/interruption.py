@@ -79,6 +79,10 @@ class Stop:
         local = np.full(self._count, int(self._received), np.int32)
         return self._largest(jax.make_array_from_process_local_data(self._flags, local))
 
+    def asked_alone(self) -> bool:
+        """Whether this process was asked to stop and there are no others: then it need not finish a step first."""
+        return self._alone and self._received
+
     def asked(self, vote: jax.Array | None) -> bool:
         """Whether any process had been asked to stop when ``vote`` was cast."""
         return self._received if vote is None else bool(vote)

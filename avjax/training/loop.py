@@ -71,7 +71,7 @@ def train(
         steps, create, abstract = build_state(experiment, mesh)
 
         # ------------------------------------------------------------ checkpoint: this run's newest, or a fresh start
-        checkpoints = Checkpoints(run.checkpoints, training.keep_last)
+        checkpoints = Checkpoints(run.checkpoints, training.keep_last, training.best_by)
         records = Records(data.records)
         fingerprint = records.fingerprint
         spent = 0.0
@@ -101,15 +101,8 @@ def train(
 
         # ------------------------------------------------------------ data, from any step on
         def read_from(step: int) -> Reader:
-            rows = training_batches(
-                data,
-                seed=experiment.seed,
-                start=step,
-                steps=training.steps,
-                process=jax.process_index(),
-                processes=jax.process_count(),
-            )
-            return Reader(rows, on_devices, start=step, limit=training.stall_limit)
+            rows = training_batches(data, seed=experiment.seed, start=step, steps=training.steps, own=on_devices.own)
+            return Reader(rows, on_devices, start=step, limit=training.stall_limit, give_up=stop.asked_alone)
 
         # ------------------------------------------------------------ loop
         if is_first():
@@ -132,7 +125,7 @@ def train(
             stopwatch.step_done()
             verdict: Verdict = "fine"
             if not np.isfinite(numbers["loss"]) or not np.isfinite(numbers["gradient_norm"]):
-                held = sorted(everywhere(step.records).tolist())
+                held = sorted(set(everywhere(step.records).tolist()))
                 verdict = non_finite.judge(step.number, numbers["loss"], numbers["gradient_norm"], held)
                 tracker.write(step.number, **{f"non_finite/{verdict}": 1})
             else:
@@ -162,26 +155,34 @@ def train(
         shown = stack.enter_context(contextlib.ExitStack())
         advance = shown.enter_context(progress(f"train {run.name}", training.steps, start=start, quiet=quiet))
         dispatched: collections.deque[Dispatched] = collections.deque()
-        stopping = False
+        stopping, tracing = False, None
         while number < training.steps and not stopping:
             with stopwatch.waiting():
                 try:
-                    local, batch = batches.next()
+                    read = batches.next()
                 except StalledInput:
                     # What has been computed is whole; where other processes wait in the next step, it cannot be saved.
-                    if jax.process_count() == 1 and all(finish(step) == "fine" for step in dispatched):
+                    if jax.process_count() == 1 and all(finish(step) != "rewind" for step in dispatched):
                         save()
                     raise
+            if read is None:
+                # Asked to stop while waiting.
+                stopping = True
+                if all(finish(step) != "rewind" for step in dispatched):
+                    save()
+                break
+            local, batch = read
             number += 1
             require_one_class(experiment, local.target, local.weight)
-            if profile and number == trace[0]:
+            if profile and number == trace[0] and tracing is None:
                 tracing = stack.enter_context(contextlib.ExitStack())
                 tracing.enter_context(jax.profiler.trace(str(run.path / "profile")))
             state, metrics = train_step(state, batch, seed)
             dispatched.append(Dispatched(number, metrics, local.index, stop.vote()))
-            if profile and number == trace[-1]:
+            if tracing is not None and number == trace[-1]:
                 jax.block_until_ready(metrics)
                 tracing.close()
+                tracing = None
 
             # The next step is dispatched before the last one's metrics are read: the device never waits for us.
             look = looks and number % training.evaluate_every == 0 and number < training.steps
@@ -207,7 +208,7 @@ def train(
                 stopwatch.pause()
                 bare.measure(train_step, state, batch, seed)
             score = None
-            if look:
+            if look and not stopping:
                 stopwatch.pause()
                 with doing(f"evaluating on validation, after step {number}"):
                     seen = predict(evaluate_step, state, experiment, "validation", on_devices)

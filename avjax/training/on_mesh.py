@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -20,12 +21,17 @@ from avjax.training.step import Steps, TrainState, split_model
 class DeviceBatches:
     """From the rows of this process to the global batch on the devices.
 
+    Attributes:
+      own: places in the global batch of the rows that lie on this process's devices. Along ``tensor`` and
+        ``sequence`` several processes may hold, and read, the same rows.
+
     Raises:
       ValueError: where the batch does not divide over the devices.
     """
 
     def __init__(self, mesh: Mesh, rules: Any, rows: int):
         self.sharding = batch_sharding(mesh, rules)
+        self.rows = rows
         parts = int(np.prod([mesh.shape[axis] for axis in rules.batch]))
         if rows % parts:
             raise ValueError(
@@ -33,10 +39,20 @@ class DeviceBatches:
                 f" {parts}, or --training.mesh to fewer"
             )
 
+    @functools.cached_property
+    def own(self) -> tuple[int, ...]:
+        slices = self.sharding.addressable_devices_indices_map((self.rows,)).values()
+        return tuple(sorted({row for (part,) in slices for row in range(*part.indices(self.rows))}))
+
     def __call__(self, local: Batch) -> Batch:
         if jax.process_count() == 1:
             return jax.device_put(local, self.sharding)
-        return jax.tree.map(lambda x: jax.make_array_from_process_local_data(self.sharding, np.asarray(x)), local)
+        return jax.tree.map(
+            lambda x: jax.make_array_from_process_local_data(
+                self.sharding, np.asarray(x), (self.rows, *np.shape(x)[1:])
+            ),
+            local,
+        )
 
 
 def build_state(experiment: Experiment, mesh: Mesh) -> tuple[Steps, Callable[[], TrainState], TrainState]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 from avjax.streams import Batch
@@ -22,10 +23,19 @@ class Reader:
       to_devices: from local rows to the global batch.
       start: number of steps taken.
       limit: seconds to wait for a batch; 0 waits for ever.
+      give_up: asked while waiting; True ends the wait.
     """
 
-    def __init__(self, batches: Iterator[Batch], to_devices: Callable[[Batch], Batch], *, start: int, limit: float):
-        self._step, self._limit = start, limit
+    def __init__(
+        self,
+        batches: Iterator[Batch],
+        to_devices: Callable[[Batch], Batch],
+        *,
+        start: int,
+        limit: float,
+        give_up: Callable[[], bool] = lambda: False,
+    ):
+        self._step, self._limit, self._give_up = start, limit, give_up
         self._ready: queue.Queue[tuple[Batch, Batch] | BaseException] = queue.Queue(maxsize=2)
         self._ended = threading.Event()
         arguments = (batches, to_devices, start)
@@ -57,8 +67,8 @@ class Reader:
             except queue.Full:
                 continue
 
-    def next(self) -> tuple[Batch, Batch]:
-        """The next batch.
+    def next(self) -> tuple[Batch, Batch] | None:
+        """The next batch; None where waiting for it was given up.
 
         Raises:
           StalledInput: if there is none within the limit.
@@ -66,12 +76,18 @@ class Reader:
         """
         self._step += 1
         with doing(f"waiting for the batch of step {self._step}"):
-            try:
-                item = self._ready.get(timeout=self._limit or None)
-            except queue.Empty:
-                raise StalledInput(
-                    f"no batch for step {self._step} within {self._limit:.0f} s{explain(threading.get_ident())}"
-                ) from None
+            begin = time.monotonic()
+            while True:
+                try:
+                    item = self._ready.get(timeout=0.2)
+                    break
+                except queue.Empty:
+                    if self._give_up():
+                        return None
+                    if self._limit and time.monotonic() - begin > self._limit:
+                        raise StalledInput(
+                            f"no batch for step {self._step} within {self._limit:.0f} s{explain(threading.get_ident())}"
+                        ) from None
         if isinstance(item, BaseException):
             raise item
         return item

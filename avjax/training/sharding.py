@@ -54,7 +54,9 @@ class MeshShape:
         """A mesh over ``devices``, or over all there are."""
         devices = list(jax.devices() if devices is None else devices)
         shape = self.shape(len(devices))
-        slices = self.slices or len({getattr(device, "slice_index", 0) for device in devices})
+        # On GPUs the number is that of the host.
+        known = {getattr(device, "slice_index", 0) for device in devices if device.platform != "gpu"}
+        slices = self.slices or max(len(known), 1)
         auto = (AxisType.Auto,) * len(MESH_AXES)
         if slices == 1:
             return jax.make_mesh(shape, MESH_AXES, axis_types=auto, devices=devices)
@@ -64,7 +66,7 @@ class MeshShape:
                 f"a data axis of {data} cannot be divided over {slices} slices; make --training.mesh.data a multiple"
                 f" of {slices}"
             )
-        if self.slices and len({getattr(device, "slice_index", 0) for device in devices}) == 1:
+        if len(known) < 2:
             # Devices that know of no slices, in the order of their processes: equal parts of them.
             return Mesh(np.asarray(devices).reshape(shape), MESH_AXES, axis_types=auto)
         across = (slices, *(1 for _ in inner))

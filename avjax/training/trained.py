@@ -19,7 +19,7 @@ from avjax.data.records import Description, Records
 from avjax.experiment import Experiment
 from avjax.run import Run, RunError, read_json
 from avjax.streams import Batch
-from avjax.training.checkpoint import Checkpoints
+from avjax.training.checkpoint import CheckpointError, Checkpoints, problem_of
 from avjax.training.evaluate import EvaluateStep, is_multi_label, keep, predict
 from avjax.training.on_mesh import DeviceBatches, build_state, jit_evaluate
 from avjax.training.sharding import MeshShape
@@ -70,7 +70,7 @@ class Trained:
                 f"{path} has no checkpoint yet; `avjax train` writes one every"
                 f" {experiment.training.checkpoint_every} steps and at the end"
             )
-        checkpoints = Checkpoints(run.checkpoints)
+        checkpoints = Checkpoints(run.checkpoints, best_by=experiment.training.best_by)
         step = checkpoints.newest() if which == "last" else checkpoints.best()
         if step is None:
             raise RunError(
@@ -78,6 +78,10 @@ class Trained:
                 if which == "last"
                 else f"{path} has no checkpoint with a score; --training.evaluate-every makes the run look at its"
                 " validation split"
+            )
+        if which == "best" and (problem := problem_of(run.checkpoints / str(step))):
+            raise CheckpointError(
+                f"the best checkpoint of {path}, step {step}, is damaged: {problem}; use the last one"
             )
         state, _ = checkpoints.load(step, abstract)
         return cls(

@@ -66,6 +66,39 @@ def test_the_newest_and_the_best_stay(state, tmp_path):
     assert Checkpoints(tmp_path / "none").best() is None
 
 
+def test_trouble_with_an_old_one_does_not_touch_the_new(state, tmp_path, monkeypatch, caplog):
+    checkpoints = written(tmp_path, state, 1, 2, keep=2, scores=(0.5, 0.6))
+    (tmp_path / "1" / "position.json").write_text("{ not json")
+    checkpoints.save(at_step(state, 3), {"step": 3})
+    checkpoints.wait()
+    assert checkpoints.newest() == 3
+    assert checkpoints.best() == 2
+
+    def refuse(path, **options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("avjax.training.checkpoint.shutil.rmtree", refuse)
+    for step in (4, 5):
+        checkpoints.save(at_step(state, step), {"step": step})
+        checkpoints.wait()
+    assert checkpoints.newest() == 5
+    assert "could not be removed" in caplog.text
+
+
+def test_what_was_read_is_not_written_over(state, tmp_path):
+    checkpoints = written(tmp_path, state, 1)
+    loaded, _ = checkpoints.load(1, target(state))
+    checkpoints.save(loaded, {"step": 1})
+    checkpoints.close()
+    assert Checkpoints(tmp_path).newest() == 1
+
+
+def test_scores_of_another_name_do_not_count(state, tmp_path):
+    written(tmp_path, state, 1, scores=(0.5,))
+    assert Checkpoints(tmp_path, best_by="loss").best() == 1
+    assert Checkpoints(tmp_path, best_by="emotion/accuracy").best() is None
+
+
 def test_nothing_is_nothing(tmp_path):
     assert Checkpoints(tmp_path / "absent").newest(repair=True) is None
     assert Checkpoints(tmp_path / "absent").best() is None

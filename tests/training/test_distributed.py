@@ -45,6 +45,7 @@ def slurm(place: int, tasks: str, node: int = 0) -> dict[str, str]:
         (slurm(2, "4(x2),1", node=1), 4, [2]),
         # SLURM has given each task a GPU of its own: all that it sees are its.
         (slurm(3, "4"), 1, [0]),
+        (slurm(1, "2") | {"SLURM_GPUS_PER_TASK": "4"}, 4, [0, 1, 2, 3]),
         # No GPU is JAX's to find out.
         (slurm(0, "4"), 0, None),
         # What is left over is nobody's: every process holds as many.
@@ -59,6 +60,8 @@ def test_gpus_of_a_launched_process():
     told = {"AVJAX_PROCESSES": "2", "AVJAX_PROCESS": "1"}
     assert local_devices("avjax", told, 4) == [2, 3]
     assert local_devices("avjax", told, 0) is None
+    with pytest.raises(ValueError, match="1 GPUs cannot be shared out among 2 processes"):
+        local_devices("avjax", told, 1)
 
 
 @pytest.mark.parametrize(("chosen", "count"), [("0,1,3", 3), ("", 0), ("-1", 0), ("GPU-5f", 1)])

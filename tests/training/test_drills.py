@@ -318,6 +318,26 @@ def test_input_that_stalls(tiny_experiment, commands, tmp_path, outcomes):
     outcomes("stalled input", f"warned, naming the record; saved at step {int(last[1]) - 1}, status 2; bit-identical")
 
 
+def test_a_resumed_run_that_stalls_at_once_keeps_its_checkpoint(tiny_experiment, commands, tmp_path):
+    file = tiny_experiment.with_name("stalling.py")
+    file.write_text(STALLING)
+    stall, run = tmp_path / "stall", tmp_path / "run"
+    words = (*WORDS, "--data.audio.file", str(stall), "--training.stall-limit", "2")
+    halfway(file, commands, run, "--data.audio.file", str(stall), "--training.stall-limit", "2")
+    kept = finished(run)
+    stall.touch()
+    text = commands.run("train", file, "--out", run, *words, status=2).stderr
+    assert "avjax: no batch for step" in text
+    assert finished(run) == kept
+    # Asked to stop while it waits, it does.
+    with commands.start("train", file, "--out", run, *words[:-1], "600") as child:
+        until(lambda: "going on from step" in said(child), child)
+        time.sleep(3)
+        send(child.pid, signal.SIGTERM)
+        assert child.wait(timeout=20) == 0
+    assert finished(run) == kept
+
+
 def test_input_that_only_pauses_is_waited_for(tiny_experiment, commands, tmp_path, outcomes):
     file = tiny_experiment.with_name("stalling.py")
     file.write_text(STALLING)
@@ -416,10 +436,12 @@ def test_ten_kills_at_random_moments(tiny_experiment, whole, commands, tmp_path,
     chance = random.Random(seed)
     for kill in range(10):
         with commands.start(*words) as child:
+            # What an earlier kill has left is cleared away first.
+            until(lambda: not being_written(run), child)
             known = set(finished(run))
             if kill % 2:
                 # A step's folder is there, and its checksums are not.
-                until(lambda known=known: bool(being_written(run)), child)
+                until(lambda: bool(being_written(run)), child)
                 time.sleep(chance.uniform(0, 0.01))
             else:
                 until(lambda known=known: set(finished(run)) != known, child)

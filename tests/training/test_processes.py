@@ -30,6 +30,9 @@ TOPOLOGIES = {
     "data=4 x sequence=2, scanned": (1, 8, ("--training.mesh.sequence", 2, "--training.scan")),
     "2 processes": (2, 1, ()),
     "4 processes": (4, 1, ()),
+    # Rows that lie on devices of two processes.
+    "2 processes, tensor=2": (2, 1, ("--training.mesh.data", 1, "--training.mesh.tensor", 2)),
+    "2 processes x 2 devices, sequence=4": (2, 2, ("--training.mesh.data", 1, "--training.mesh.sequence", 4)),
     "2 processes x 2 devices, fsdp=2": (2, 2, ("--training.mesh.fsdp", 2)),
     "fsdp=4 x tensor=2": (1, 8, ("--training.mesh.fsdp", 4, "--training.mesh.tensor", 2)),
 }
@@ -72,6 +75,11 @@ def records(folder: Path, topology: str) -> list[list[int]]:
         lines = (folder / f"recorded-{number}").read_text().splitlines()
         # Behind the training batches come those of the last evaluation.
         parts.append([json.loads(line) for line in lines[:STEPS]])
+    shared = "tensor=2" in topology or "sequence=4" in topology
+    if shared and len(parts) > 1:
+        # Each process reads all rows.
+        assert all(part == parts[0] for part in parts)
+        return parts[0]
     return [[index for part in step for index in part] for step in zip(*parts, strict=True)]
 
 

@@ -161,7 +161,7 @@ class SliceDevice:
     id: int
     slice_index: int
     process_index: int = 0
-    platform: str = "gpu"
+    platform: str = "some"
     device_kind: str = "test"
     client: None = None
 

@@ -54,8 +54,8 @@ def main(words: Words | None = None) -> int:
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
     try:
         status = _carry_out(command, rest)
-    except Exception:
-        if distributed := sys.modules.get("avjax.training.distributed"):
+    except BaseException:
+        if (distributed := sys.modules.get("avjax.training.distributed")) and distributed.is_joined():
             traceback.print_exc()
             distributed.abandon(1)
         raise

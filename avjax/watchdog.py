@@ -102,6 +102,10 @@ class Watchdog:
         except BrokenPipeError:
             # Whoever started this process is gone, and its other processes with it: save, and end.
             self._descriptor = None
+            # Nobody reads its words any more, and an error about that must not come before the checkpoint.
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            for stream in (1, 2):
+                os.dup2(nowhere, stream)
             os.kill(os.getpid(), signal.SIGTERM)
         except OSError:
             self._descriptor = None

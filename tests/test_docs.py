@@ -42,6 +42,7 @@ COMMANDS: dict[str, Held] = {
     "avjax prepare ravdess": Held("parse"),
     "avjax prepare my_corpus.py": Held("elsewhere", by="tests/test_cli.py::test_a_corpus_of_ones_own_is_one_file"),
     "avjax train demo_mbt --data.records records/ravdess": Held("parse"),
+    "avjax train demo_mbt --training.evaluate-every": Held("run", "--training.steps 3 --training.evaluate-every 2"),
     "avjax train demo_": Held("run", "--training.steps 3"),
     "avjax eval": Held("run"),
     "avjax predict": Held("run"),

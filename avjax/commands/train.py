@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Generic, TypeVar
@@ -73,12 +72,12 @@ def train(words: Words) -> int:
     except Interrupted as interruption:
         # What was asked for has been done, so the exit status is 0.
         print(f"avjax: {interruption}", file=sys.stderr)
+        distributed.leave_alone(0)
         return 0
     except StalledInput as stall:
         print(f"avjax: {stall}", file=sys.stderr)
-        # Everything is saved, and Python would wait at its end for the thread that hangs.
-        sys.stderr.flush()
-        os._exit(2)
+        distributed.leave_alone(2)
+        return 2
     if distributed.is_first():
         show_results({run.name: results}, as_json=options.json)
     return 0

@@ -7,6 +7,7 @@ a SLURM task and a JobSet pod run.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
@@ -108,6 +109,11 @@ def _tasks_of_node(text: str, node: int) -> int:
     return counts[min(node, len(counts) - 1)]
 
 
+def is_joined() -> bool:
+    """Whether this is one of several processes that were connected."""
+    return jax.distributed.is_initialized()
+
+
 def is_first() -> bool:
     """Whether this is the process that writes what there is one of."""
     return jax.process_index() == 0
@@ -141,9 +147,21 @@ def everywhere(tree: Any) -> Any:
     return multihost_utils.process_allgather(tree, tiled=True)
 
 
+def leave_alone(status: int) -> None:
+    """Ends this process at once where there are no others: everything is saved, and Python's own end would wait for a
+    thread that reads, which may hang."""
+    if not jax.distributed.is_initialized():
+        _leave(status)
+
+
 def abandon(status: int) -> None:
     """Ends this process of several at once: the usual end would wait for the others, which wait for this one."""
     if jax.distributed.is_initialized():
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+        _leave(status)
+
+
+def _leave(status: int) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status)

@@ -24,6 +24,10 @@ from typing import IO, Any
 
 from avjax.watchdog import HEARTBEAT_DESCRIPTOR
 
+# What each process is told of the job, in its environment; training/distributed.py reads it.
+ADDRESS, PROCESSES, PROCESS = "AVJAX_COORDINATOR", "AVJAX_PROCESSES", "AVJAX_PROCESS"
+HEARTBEAT = "AVJAX_HEARTBEAT_SECONDS"
+
 # How long after the first bad end the others are still looked at, to tell the one that died from those that lost it.
 GRACE_SECONDS = 1.0
 
@@ -194,16 +198,16 @@ class Member:
 
 
 def environment(inherited: Any, job: Job, number: int, address: str, heartbeat: int) -> dict[str, str]:
-    """What a process of a job is told; the names are those that training/distributed.py reads."""
+    """What a process of a job is told."""
     found = dict(inherited)
     # The number of host devices has two spellings, and JAX refuses both at once.
     flags = re.sub(r"--xla_force_host_platform_device_count=\d+", "", found.get("XLA_FLAGS", "")).strip()
     return found | {
-        "AVJAX_COORDINATOR": address,
-        "AVJAX_PROCESSES": str(job.count),
-        "AVJAX_PROCESS": str(number),
+        ADDRESS: address,
+        PROCESSES: str(job.count),
+        PROCESS: str(number),
         # JAX's own limit is the later one: the launcher's message says more.
-        "AVJAX_HEARTBEAT_SECONDS": str(max(round(2 * job.limit), 10)),
+        HEARTBEAT: str(max(round(2 * job.limit), 10)),
         HEARTBEAT_DESCRIPTOR: str(heartbeat),
         "XLA_FLAGS": flags,
         "JAX_NUM_CPU_DEVICES": str(job.devices),

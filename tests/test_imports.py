@@ -32,7 +32,7 @@ MAY_IMPORT = {
     # The type of an experiment names its parts; a run directory holds one.
     "avjax.experiment": BASE | {"avjax.data", "avjax.nn", "avjax.objectives", "avjax.training"},
     "avjax.run": BASE | {"avjax.experiment"},
-    "avjax.training": RUN,
+    "avjax.training": RUN | {"avjax.launch"},
     "avjax.diagnostics": RUN,
     "avjax.commands": RUN | {"avjax.pretrained", "avjax.diagnostics", "avjax.launch"},
     "avjax.cli": {"avjax", "avjax.commands"},

@@ -175,8 +175,10 @@ class Rows:
     own: tuple[int, ...]
 
     @classmethod
-    def part(cls, batch: int, process: int, processes: int) -> Rows:
-        """An equal part: the p-th of P."""
+    def of(cls, batch: int, process: int, processes: int, own: Sequence[int] | None) -> Rows:
+        """The rows named, or where none are an equal part: the p-th of P."""
+        if own is not None:
+            return cls(batch, tuple(own))
         if batch % processes:
             raise ValueError(f"a batch of {batch} rows cannot be divided among {processes} processes")
         count = batch // processes
@@ -257,7 +259,7 @@ def training_batches(
         raise ValueError(f"{data.records}: the split 'train' has no clip; see report.txt beside the records")
     # Reshuffled every epoch; position of a sample in training -> number of its record.
     order = grain.MapDataset.range(len(split)).seed(seed).shuffle().repeat(None)
-    rows = Rows.part(data.batch, process, processes) if own is None else Rows(data.batch, tuple(own))
+    rows = Rows.of(data.batch, process, processes, own)
     read = TrainingBatch(rows, Cache(split, data.cache * 2**20), crop, order, seed)
     return iter(_read_ahead(grain.MapDataset.range(start, steps).map(read), data))
 
@@ -273,7 +275,7 @@ def evaluation_batches(
     source, crop = records.split(split), Crop(data, records.description)
     total = len(source) * data.test_clips
     count = -(-total // data.batch)
-    rows = Rows.part(data.batch, process, processes) if own is None else Rows(data.batch, tuple(own))
+    rows = Rows.of(data.batch, process, processes, own)
     read = EvaluationBatch(rows, split, source, crop, total)
     return count, iter(_read_ahead(grain.MapDataset.range(count).map(read), data))
 

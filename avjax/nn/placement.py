@@ -28,6 +28,8 @@ class RulesProtocol(Protocol):
 
     def places(self, mesh: Mesh | AbstractMesh, axes: Axes, shape: tuple[int, ...]) -> list[tuple[str, ...]]: ...
 
+    def spec(self, mesh: Mesh | AbstractMesh, axes: Axes, shape: tuple[int, ...]) -> PartitionSpec: ...
+
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
@@ -47,7 +49,7 @@ class Placement:
 
     def spec(self, axes: Axes, shape: tuple[int, ...]) -> PartitionSpec:
         """Where an array lies whose axes have these logical names."""
-        return PartitionSpec(*(place or None for place in self.rules.places(self.mesh, axes, shape)))
+        return self.rules.spec(self.mesh, axes, shape)
 
 
 _current: contextvars.ContextVar[Placement | None] = contextvars.ContextVar("placement", default=None)

@@ -18,12 +18,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from avjax.launch import ADDRESS, HEARTBEAT, PROCESS, PROCESSES
+
 # A process that has not been heard of for so long is given up, and the job with it.
 HEARTBEAT_SECONDS = 60
-
-# Set by `avjax launch`.
-ADDRESS, PROCESSES, PROCESS = "AVJAX_COORDINATOR", "AVJAX_PROCESSES", "AVJAX_PROCESS"
-HEARTBEAT = "AVJAX_HEARTBEAT_SECONDS"
 
 
 def launcher(environment: Mapping[str, str]) -> str | None:

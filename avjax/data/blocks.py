@@ -82,14 +82,13 @@ class JpegDecoder(threading.local):
 _jpeg = JpegDecoder()
 
 
-def decode_jpeg(files: Iterable[bytes], height: int, width: int, channels: int) -> np.ndarray:
-    """JPEG files of one size -> uint8 [T, H, W, C]."""
-    files = list(files)
-    images = np.empty((len(files), height, width * channels), np.uint8)
-    for image, file in zip(images, files, strict=True):
+def decode_jpeg(files: Sequence[bytes], out: np.ndarray) -> None:
+    """Writes JPEG files of one size into uint8 [T, H, W, C]."""
+    _, height, width, channels = out.shape
+    for image, file in zip(out, files, strict=True):
         plane = _jpeg.decode(file, "gray" if channels == 1 else "rgb24")
-        image[...] = np.frombuffer(plane, np.uint8).reshape(height, plane.line_size)[:, : width * channels]
-    return images.reshape(len(files), height, width, channels)
+        rows = np.frombuffer(plane, np.uint8).reshape(height, plane.line_size)[:, : width * channels]
+        image[...] = rows.reshape(height, width, channels)
 
 
 def encode_flac(samples: np.ndarray, rate: int) -> tuple[bytes, tuple[bytes, ...]]:

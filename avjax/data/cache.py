@@ -45,7 +45,7 @@ class RememberedVideo(Video):
         frames = np.empty((len(video), video.height, video.width, video.channels), np.uint8)
         return cls(**fields, frames=frames, seen=np.zeros(len(video), bool))
 
-    def read(self, indices: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
+    def read(self, indices: Sequence[int] | np.ndarray | None = None, out: np.ndarray | None = None) -> np.ndarray:
         chosen = np.arange(len(self)) if indices is None else np.asarray(indices, int)
         missing = (chosen < 0) | (chosen >= len(self)) | ~self.seen.take(chosen, mode="clip")
         if missing.any():
@@ -54,7 +54,7 @@ class RememberedVideo(Video):
             decoded = super().read(new)
             # Two threads may decode the same frame; both write the same.
             self.frames[new], self.seen[new] = decoded, True
-        return self.frames[chosen]
+        return self.frames.take(chosen, axis=0, out=out, mode="clip")
 
 
 class Cache:

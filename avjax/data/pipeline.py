@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import signal
 from collections.abc import Collection, Iterator, Sequence
 
 import grain
-import jax
 import numpy as np
 
 from avjax.data.cache import Cache
+from avjax.data.order import Order
 from avjax.data.record import Record, label_classes
 from avjax.data.records import Description, Records, Split
 from avjax.streams import Batch, Stream
@@ -41,8 +42,12 @@ class AudioSampling:
     def seconds(self) -> float:
         return self.samples / self.rate
 
-    def read(self, record: Record, start: float) -> tuple[np.ndarray, np.ndarray]:
-        """Samples [S] int16 from ``start`` seconds on, and which of them the record has."""
+    def empty(self, rows: int, description: Description) -> tuple[np.ndarray, np.ndarray]:
+        """Room for the rows of a batch: samples int16 [B, S], not written yet, and valid bool [B, S], all False."""
+        return _aligned((rows, self.samples), np.int16), np.zeros((rows, self.samples), bool)
+
+    def read(self, record: Record, start: float, values: np.ndarray, valid: np.ndarray) -> None:
+        """Writes samples [S] from ``start`` seconds on, and which of them the record has."""
         if record.audio.rate != self.rate:
             raise ValueError(
                 f"{record.name}: recorded at {record.audio.rate} Hz, but the experiment samples at {self.rate} Hz;"
@@ -50,13 +55,8 @@ class AudioSampling:
             )
         begin = round(start * self.rate)
         found = record.audio.read(begin, begin + self.samples)
-        values, valid = self.absent(None)
-        values[: len(found)], valid[: len(found)] = found, True
-        return values, valid
-
-    def absent(self, description: Description | None) -> tuple[np.ndarray, np.ndarray]:
-        """What ``read`` gives, for a clip without sound."""
-        return np.zeros(self.samples, np.int16), np.zeros(self.samples, bool)
+        values[: len(found)], values[len(found) :] = found, 0
+        valid[: len(found)] = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,25 +75,33 @@ class VideoSampling:
     def seconds(self) -> float:
         return self.frames / self.rate
 
-    def read(self, record: Record, start: float) -> tuple[np.ndarray, np.ndarray]:
-        """Frames [T, height, width, C] uint8 from ``start`` seconds on, and which of them the record has."""
-        video = record.video
-        times = start + np.arange(self.frames) / self.rate
-        valid = times < video.end - 1e-6
-        if len(video.times) == 1:
-            valid[:1] = True
-        shown = np.clip(np.searchsorted(video.times, times + 1e-6, side="right") - 1, 0, None)
-        if valid.all():
-            return video.read(shown), valid
-        values = np.zeros((self.frames, video.height, video.width, video.channels), np.uint8)
-        values[valid] = video.read(shown[valid])
-        return values, valid
+    def empty(self, rows: int, description: Description) -> tuple[np.ndarray, np.ndarray]:
+        """Room for the rows of a batch: frames uint8 [B, T, height, width, C], not written yet, and valid bool [B, T],
+        all False."""
+        if description.video is None:
+            raise ValueError(f"the experiment reads video, but no clip of {description.name} has pictures")
+        size = [description.video[side] for side in ("height", "width", "channels")]
+        return _aligned((rows, self.frames, *size), np.uint8), np.zeros((rows, self.frames), bool)
 
-    def absent(self, description: Description) -> tuple[np.ndarray, np.ndarray]:
-        """What ``read`` gives, for a clip without pictures."""
-        size = description.video
-        values = np.zeros((self.frames, size["height"], size["width"], size["channels"]), np.uint8)
-        return values, np.zeros(self.frames, bool)
+    def read(self, record: Record, start: float, values: np.ndarray, valid: np.ndarray) -> None:
+        """Writes frames [T, height, width, C] from ``start`` seconds on, and which of them the record has."""
+        video = record.video
+        size = (video.height, video.width, video.channels)
+        if size != values.shape[1:]:
+            raise ValueError(
+                f"{record.name}: frames of {size}, where most clips have {values.shape[1:]}; clips of different sizes"
+                " cannot share a batch: prepare the corpus with one --size"
+            )
+        times = start + np.arange(self.frames) / self.rate
+        there = times < video.end - 1e-6
+        if len(video.times) == 1:
+            there[:1] = True
+        # The record's end comes once: all frames before it, none after.
+        count = int(there.sum())
+        shown = np.searchsorted(video.times, times[:count] + 1e-6, side="right") - 1
+        video.read(np.maximum(shown, 0), out=values[:count])
+        values[count:] = 0
+        valid[:count] = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,40 +134,42 @@ class Data:
 
 @dataclasses.dataclass(frozen=True)
 class Crop:
-    """Reads one row of a batch: the record's streams from one moment on."""
+    """Puts a batch together, row by row in place: a record's streams from one moment on."""
 
     data: Data
     description: Description
 
-    def row(self, record: Record, index: int, place: float) -> Batch:
-        """``place`` in [0, 1] says where in the clip each modality's window lies: 0 at its start, 1 at its end.
-
-        So windows of different lengths lie inside one another, and a short one reaches every moment of the clip.
-        """
-        duration = _duration(record, self.data.sampling)
-        streams = {}
-        for name, way in self.data.sampling.items():
-            there = getattr(record, name) is not None
-            start = place * max(duration - way.seconds, 0.0)
-            values, valid = way.read(record, start) if there else way.absent(self.description)
-            streams[name] = Stream(values, valid, np.float32(start), float(way.rate))
-        return Batch(streams, self._target(record), np.float32(1), np.int32(index))
-
-    def filler(self) -> Batch:
-        """A row that counts nowhere: every modality absent, weight 0."""
+    def empty(self, rows: int) -> Batch:
+        """A batch to be filled row by row; every row must be, be it with nothing."""
         streams = {
-            name: Stream(*way.absent(self.description), np.float32(0), float(way.rate))
+            name: Stream(*way.empty(rows, self.description), np.zeros(rows, np.float32), float(way.rate))
             for name, way in self.data.sampling.items()
         }
-        target = {head: np.zeros(len(names), np.float32) for head, names in self.description.classes.items()}
-        return Batch(streams, target, np.float32(0), np.int32(-1))
+        target = {head: np.zeros((rows, len(names)), np.float32) for head, names in self.description.classes.items()}
+        return Batch(streams, target, np.zeros(rows, np.float32), np.full(rows, -1, np.int32))
 
-    def _target(self, record: Record) -> dict[str, np.ndarray]:
-        """One-hot, or multi-hot where a clip has several classes of a head, or none."""
-        target = {head: np.zeros(len(names), np.float32) for head, names in self.description.classes.items()}
-        for head, values in target.items():
-            values[list(label_classes(record.labels[head]))] = 1
-        return target
+    def fill(self, batch: Batch, row: int, record: Record, index: int, place: float) -> None:
+        """Writes a row: the record's streams, and for each head its classes: one-hot, multi-hot, or none.
+
+        ``place`` in [0, 1] says where in the clip each modality's window lies: 0 at its start, 1 at its end. So windows
+        of different lengths lie inside one another, and a short one reaches every moment of the clip.
+        """
+        duration = _duration(record, self.data.sampling)
+        for name, way in self.data.sampling.items():
+            stream = batch.streams[name]
+            stream.start[row] = start = place * max(duration - way.seconds, 0.0)
+            if getattr(record, name) is not None:
+                way.read(record, start, stream.values[row], stream.valid[row])
+            else:
+                stream.values[row] = 0
+        for head, values in batch.target.items():
+            values[row, list(label_classes(record.labels[head]))] = 1
+        batch.weight[row], batch.index[row] = 1, index
+
+    def fill_with_nothing(self, batch: Batch, row: int) -> None:
+        """Leaves a row that counts nowhere: every modality absent, weight 0."""
+        for stream in batch.streams.values():
+            stream.values[row] = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,17 +210,17 @@ class TrainingBatch:
     rows: Rows
     records: Cache
     crop: Crop
-    order: grain.MapDataset
+    order: Order
     seed: int
 
     def __call__(self, step: int) -> Batch:
-        return stack([self.row(position) for position in self.rows.positions(step)])
-
-    def row(self, position: int) -> Batch:
-        place = np.random.Generator(np.random.Philox(key=[self.seed, position])).random()
-        index = int(self.order[position])
-        with doing(f"reading record {index} of train"):
-            return self.crop.row(self.records[index], index, place)
+        batch = self.crop.empty(len(self.rows.own))
+        for row, position in enumerate(self.rows.positions(step)):
+            place = np.random.Generator(np.random.Philox(key=[self.seed, position])).random()
+            index = self.order[position]
+            with doing(f"reading record {index} of train"):
+                self.crop.fill(batch, row, self.records[index], index, place)
+        return batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,15 +234,15 @@ class EvaluationBatch:
     total: int
 
     def __call__(self, step: int) -> Batch:
-        return stack([self.row(position) for position in self.rows.positions(step)])
-
-    def row(self, position: int) -> Batch:
-        if position >= self.total:
-            return self.crop.filler()
-        clips = self.crop.data.test_clips
-        index, clip = divmod(position, clips)
-        with doing(f"reading record {index} of {self.name}"):
-            return self.crop.row(self.split[index], index, (clip + 0.5) / clips)
+        batch, clips = self.crop.empty(len(self.rows.own)), self.crop.data.test_clips
+        for row, position in enumerate(self.rows.positions(step)):
+            if position < self.total:
+                index, clip = divmod(position, clips)
+                with doing(f"reading record {index} of {self.name}"):
+                    self.crop.fill(batch, row, self.split[index], index, (clip + 0.5) / clips)
+            else:
+                self.crop.fill_with_nothing(batch, row)
+        return batch
 
 
 def training_batches(
@@ -257,10 +267,8 @@ def training_batches(
     split, crop = records.split("train"), Crop(data, records.description)
     if not len(split):
         raise ValueError(f"{data.records}: the split 'train' has no clip; see report.txt beside the records")
-    # Reshuffled every epoch; position of a sample in training -> number of its record.
-    order = grain.MapDataset.range(len(split)).seed(seed).shuffle().repeat(None)
     rows = Rows.of(data.batch, process, processes, own)
-    read = TrainingBatch(rows, Cache(split, data.cache * 2**20), crop, order, seed)
+    read = TrainingBatch(rows, Cache(split, data.cache * 2**20), crop, Order(len(split), seed), seed)
     return iter(_read_ahead(grain.MapDataset.range(start, steps).map(read), data))
 
 
@@ -278,17 +286,6 @@ def evaluation_batches(
     rows = Rows.of(data.batch, process, processes, own)
     read = EvaluationBatch(rows, split, source, crop, total)
     return count, iter(_read_ahead(grain.MapDataset.range(count).map(read), data))
-
-
-def stack(rows: list[Batch]) -> Batch:
-    """Rows to a batch."""
-    try:
-        return jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
-    except ValueError as error:
-        shapes = {name: {row.streams[name].values.shape for row in rows} for name in rows[0].streams}
-        raise ValueError(
-            f"clips of different sizes cannot share a batch: {shapes}; prepare the corpus with one --size"
-        ) from error
 
 
 def _read_ahead(dataset: grain.MapDataset, data: Data) -> grain.IterDataset:
@@ -314,6 +311,14 @@ def _initialise_flags() -> None:
 
     if not flags.FLAGS.is_parsed():
         flags.FLAGS(["avjax"], known_only=True)
+
+
+def _aligned(shape: tuple[int, ...], dtype: type) -> np.ndarray:
+    """An array that is not written yet; it begins at a multiple of 64 bytes, where JAX on CPU uses it without a copy."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    room = np.empty(size + 64, np.uint8)
+    begin = -room.ctypes.data % 64
+    return room[begin : begin + size].view(dtype).reshape(shape)
 
 
 def _duration(record: Record, modalities: Collection[str]) -> float:

@@ -105,18 +105,26 @@ class Video:
         """Seconds until the last frame leaves the screen: it stays for as long as the one before it."""
         return float(self.times[-1] + (self.times[-1] - self.times[-2] if len(self) > 1 else 0.0))
 
-    def read(self, indices: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
-        """Frames by number (all where None), in the order given: uint8 [n, H, W, C]. Decodes only those."""
+    def read(self, indices: Sequence[int] | np.ndarray | None = None, out: np.ndarray | None = None) -> np.ndarray:
+        """Frames by number (all where None), in the order given: uint8 [n, H, W, C]. Decodes only those.
+
+        Args:
+          out: where to write them; a new array otherwise.
+        """
         chosen = range(len(self)) if indices is None else [int(index) for index in indices]
         for index in chosen:
             if not 0 <= index < len(self):
                 raise IndexError(f"frame {index} was asked for; the clip has {len(self)}")
         shape = (self.height, self.width, self.channels)
         if self.codec == "raw":
-            return np.frombuffer(self.data[0], np.uint8).reshape(len(self), *shape)[list(chosen)]
+            frames = np.frombuffer(self.data[0], np.uint8).reshape(len(self), *shape)
+            return np.take(frames, list(chosen), axis=0, out=out, mode="clip")
+        out = np.empty((len(chosen), *shape), np.uint8) if out is None else out
         if self.codec == "jpeg":
-            return blocks.decode_jpeg([self.data[index] for index in chosen], *shape)
-        return media.read_frames(self.data[0], chosen) if len(chosen) else np.zeros((0, *shape), np.uint8)
+            blocks.decode_jpeg([self.data[index] for index in chosen], out)
+        elif len(chosen):
+            out[...] = media.read_frames(self.data[0], chosen)
+        return out
 
 
 Label = int | Sequence[int]

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import nnx
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from avjax.experiment import Experiment
@@ -64,7 +65,7 @@ def build_state(experiment: Experiment, mesh: Mesh) -> tuple[Steps, Callable[[],
 
     def initialise() -> TrainState:
         _, params, buffers, _ = split_model(experiment.build_model())
-        return steps.create(params, buffers)
+        return steps.create(nnx.as_pure(params), nnx.as_pure(buffers))
 
     shardings = jax.tree.map(lambda x: x.sharding, abstract)
     return steps, jax.jit(initialise, out_shardings=shardings), abstract
@@ -73,10 +74,13 @@ def build_state(experiment: Experiment, mesh: Mesh) -> tuple[Steps, Callable[[],
 def abstract_state(experiment: Experiment, mesh: Mesh | AbstractMesh) -> tuple[Steps, TrainState]:
     """Step functions for a mesh, and the shapes and shardings of the state on it."""
     steps, params, buffers = experiment.steps(mesh)
-    abstract = jax.eval_shape(steps.create, params, buffers)
-    shardings = state_sharding(mesh, experiment.training.rules, abstract)
+    # Variables know the logical axes of a parameter, and the optimizer's moments of it are variables as well.
+    variables = jax.eval_shape(steps.create, params, buffers)
+    shardings = state_sharding(mesh, experiment.training.rules, variables)
     return steps, jax.tree.map(
-        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract, shardings
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        nnx.as_pure(variables),
+        nnx.as_pure(shardings),
     )
 
 

@@ -11,7 +11,6 @@ import math
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from avjax.data.pipeline import Crop
@@ -76,8 +75,8 @@ def lower(
 
 
 def abstract_batch(experiment: Experiment, description: Description, rows: int, sharding: NamedSharding) -> Batch:
-    """The shapes of a batch, from one filler row."""
-    row = Crop(experiment.data, description).filler()
+    """The shapes of a batch."""
     return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct((rows, *jnp.shape(x)), jnp.asarray(x).dtype, sharding=sharding), row
+        lambda x: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype, sharding=sharding),
+        Crop(experiment.data, description).empty(0),
     )

@@ -13,12 +13,11 @@ import numpy as np
 
 from avjax.data import media
 from avjax.data.augment.picture import GREY
-from avjax.data.pipeline import Crop, stack
+from avjax.data.pipeline import Crop
 from avjax.data.record import Audio, Record, Video
 from avjax.data.records import Description, Records
 from avjax.experiment import Experiment
 from avjax.run import Run, RunError, read_json
-from avjax.streams import Batch
 from avjax.training.checkpoint import CheckpointError, Checkpoints, problem_of
 from avjax.training.evaluate import EvaluateStep, is_multi_label, keep, predict
 from avjax.training.on_mesh import DeviceBatches, build_state, jit_evaluate
@@ -132,7 +131,6 @@ class Trained:
         """
         data = self.experiment.data
         clips = clips or data.test_clips
-        crop = Crop(data, dataclasses.replace(self.description, classes={}))
         for file in files:
             try:
                 record = self._read(file, without)
@@ -143,11 +141,10 @@ class Trained:
             if len(missing) == len(data.sampling):
                 yield {"file": str(file), "error": f"it has no {' and no '.join(missing)}, and the model needs one"}
                 continue
-            rows = [crop.row(record, 0, (clip + 0.5) / clips) for clip in range(clips)]
             yield {
                 "file": str(file),
                 "missing": missing,
-                "probabilities": {head: values.mean(axis=0) for head, values in self._run(rows, crop).items()},
+                "probabilities": {head: values.mean(axis=0) for head, values in self._run(record, clips).items()},
             }
 
     def _read(self, file: Path, without: str | None) -> Record:
@@ -175,19 +172,20 @@ class Trained:
             provenance={},
         )
 
-    def _run(self, rows: list[Batch], crop: Crop) -> dict[str, np.ndarray]:
-        """Rows through the model, in batches of the one size that is compiled."""
+    def _run(self, record: Record, clips: int) -> dict[str, np.ndarray]:
+        """Probabilities [clips, K] of each head, in batches of the one size that is compiled."""
         size = self.experiment.data.batch
+        # A clip without labels. The loss is not asked for, but it is part of the step: any target will do.
+        record = dataclasses.replace(record, labels=dict.fromkeys(self.description.classes, ()))
+        crop = Crop(self.experiment.data, self.description)
         outputs: list[dict[str, np.ndarray]] = []
-        for begin in range(0, len(rows), size):
-            part = rows[begin : begin + size]
-            batch = stack([*part, *[crop.filler()] * (size - len(part))])
-            # The loss is not asked for, but it is part of the step: any target will do.
-            batch = batch.replace(
-                target={
-                    head: np.zeros((size, len(names)), np.float32) for head, names in self.description.classes.items()
-                }
-            )
+        for begin in range(0, clips, size):
+            batch, count = crop.empty(size), min(size, clips - begin)
+            for row in range(size):
+                if row < count:
+                    crop.fill(batch, row, record, 0, (begin + row + 0.5) / clips)
+                else:
+                    crop.fill_with_nothing(batch, row)
             probabilities, _ = self.evaluate(self.state, self.on_devices(batch))
-            outputs.append({head: np.asarray(values)[: len(part)] for head, values in probabilities.items()})
+            outputs.append({head: np.asarray(values)[:count] for head, values in probabilities.items()})
         return {head: np.concatenate([output[head] for output in outputs]) for head in outputs[0]}

@@ -44,8 +44,9 @@ def test_records_are_those_of_the_split(capacity, split):
 
 def test_a_frame_is_decoded_once(video, rng, monkeypatch):
     decoded, original = [], blocks.decode_jpeg
-    monkeypatch.setattr(blocks, "decode_jpeg", lambda files, *size: decoded.extend(files) or original(files, *size))
-    whole = original(video.data, 16, 24, 3)
+    monkeypatch.setattr(blocks, "decode_jpeg", lambda files, out: decoded.extend(files) or original(files, out))
+    whole = np.empty((12, 16, 24, 3), np.uint8)
+    original(video.data, whole)
     remembered = RememberedVideo.of(video)
     for _ in range(60):
         chosen = rng.integers(0, 12, rng.integers(0, 9))

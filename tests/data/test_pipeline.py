@@ -113,17 +113,22 @@ def test_a_modality_that_is_not_sampled_does_not_stretch_the_window(data, rng):
     frames = Frames(rng.integers(0, 255, (25, 8, 8, 3), dtype=np.uint8), np.arange(25) / 25)
     sound = Waveform(np.zeros(160_000, np.int16), 16_000)
     record = Record("clip", "test", "", {"label": 1}, {}, Audio.encode(sound), Video.encode(frames, "raw"))
-    crop = Crop(dataclasses.replace(data, audio=None), Records(data.records).description)
-    for place in (0.0, 0.5, 1.0):
-        assert crop.row(record, 0, place).streams["video"].valid.all()
+    description = dataclasses.replace(Records(data.records).description, video={"height": 8, "width": 8, "channels": 3})
+    crop = Crop(dataclasses.replace(data, audio=None), description)
+    batch = crop.empty(3)
+    for row, place in enumerate((0.0, 0.5, 1.0)):
+        crop.fill(batch, row, record, 0, place)
+    assert batch.streams["video"].valid.all()
 
 
 @pytest.mark.parametrize(("label", "expected"), [(1, [0, 1]), ((0, 1), [1, 1]), ((), [0, 0])])
 def test_targets_hold_every_class_of_a_clip(data, label, expected):
     record = dataclasses.replace(Records(data.records).split("train")[0], labels={"label": label})
     record = decode_record(encode_record(record))
-    target = Crop(data, Records(data.records).description).row(record, 0, 0.0).target["label"]
-    np.testing.assert_array_equal(target, expected)
+    crop = Crop(data, Records(data.records).description)
+    batch = crop.empty(2)
+    crop.fill(batch, 1, record, 0, 0.0)
+    np.testing.assert_array_equal(batch.target["label"], [[0, 0], expected])
 
 
 def test_every_declared_modality_is_present_though_absent(data):
@@ -166,3 +171,32 @@ def test_another_sample_rate_is_refused(data):
     wrong = dataclasses.replace(data, audio=AudioSampling(100, rate=8000))
     with pytest.raises(ValueError, match="recorded at 16000 Hz"):
         next(training_batches(wrong, seed=0, start=0, steps=1))
+
+
+def test_a_clip_of_another_size_is_refused_by_name(data, rng):
+    frames = Frames(rng.integers(0, 255, (25, 8, 8, 3), dtype=np.uint8), np.arange(25) / 25)
+    record = Record("odd", "test", "", {"label": 1}, {}, None, Video.encode(frames, "raw"))
+    crop = Crop(data, Records(data.records).description)
+    with pytest.raises(ValueError, match=r"odd: frames of \(8, 8, 3\), where most clips have \(16, 16, 3\).*--size"):
+        crop.fill(crop.empty(1), 0, record, 0, 0.0)
+
+
+def test_pictures_that_no_clip_has_are_not_asked_for(data):
+    description = dataclasses.replace(Records(data.records).description, video=None)
+    with pytest.raises(ValueError, match="no clip of .* has pictures"):
+        Crop(data, description).empty(1)
+
+
+def test_rows_are_written_whole(data):
+    """Memory of a batch is not cleared: what a clip does not fill must be."""
+    crop = Crop(data, Records(data.records).description)
+    split = Records(data.records).split("train")
+    batch = crop.empty(len(split) + 1)
+    for stream in batch.streams.values():
+        stream.values[...] = 77
+    for row in range(len(split)):
+        crop.fill(batch, row, split[row], row, 1.0)
+    crop.fill_with_nothing(batch, len(split))
+    for stream in batch.streams.values():
+        assert not stream.valid.all()
+        assert not stream.values[~stream.valid].any()

@@ -66,4 +66,4 @@ def steps(model: nnx.Module, optimizer=None, **changes) -> tuple[Steps, nnx.Stat
     optimizer = optimizer or optax.sgd(0.1)
     objective = changes.pop("objective", Classification())
     made = Steps(graph, constants, Frontend(audio=None, video=None), objective, optimizer, **changes)
-    return made, params, buffers
+    return made, nnx.as_pure(params), nnx.as_pure(buffers)

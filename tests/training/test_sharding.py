@@ -39,12 +39,12 @@ def batches():
 def trained(shape: MeshShape, devices: int):
     """State and losses after three steps; the state is born sharded, as in the loop."""
     mesh = shape.build(jax.devices()[:devices])
-    made, params, buffers = tiny.steps(nnx.eval_shape(build), optimizer=optax.sgd(0.3, momentum=0.9), average=0.9)
-    made = dataclasses.replace(made, constants=split_model(build())[3])
-    shardings = state_sharding(mesh, Rules(), jax.eval_shape(made.create, params, buffers))
+    made, *_ = tiny.steps(build(), optimizer=optax.sgd(0.3, momentum=0.9), average=0.9)
+    _, *variables, _ = split_model(nnx.eval_shape(build))
+    shardings = nnx.as_pure(state_sharding(mesh, Rules(), jax.eval_shape(made.create, *variables)))
 
     def initialise():
-        _, params, buffers, _ = split_model(build())
+        _, params, buffers, _ = nnx.as_pure(split_model(build()))
         # The classifier starts at zero, from where little would move.
         params = jax.tree.map(lambda x: x + 0.1, params)
         return made.create(params, buffers)
@@ -91,7 +91,7 @@ def check_parts(state, shape: MeshShape) -> None:
             "down": block(tree)["feed_forward"]["down"]["kernel"],
             "positions": tree["embed"]["audio"]["positions"],
         }
-        sizes = {name: x.get_value().addressable_shards[0].data.shape for name, x in local.items()}
+        sizes = {name: x.addressable_shards[0].data.shape for name, x in local.items()}
         assert sizes == {
             "query": (16 // shape.fsdp, 16 // shape.tensor),
             "up": (16 // shape.fsdp, 64 // shape.tensor),

@@ -314,7 +314,7 @@ def _initialise_flags() -> None:
 
 
 def _aligned(shape: tuple[int, ...], dtype: type) -> np.ndarray:
-    """An array that is not written yet; it begins at a multiple of 64 bytes, where JAX on CPU uses it without a copy."""
+    """An array that is not written yet; it begins at a multiple of 64 bytes, where JAX on CPU uses it in place."""
     size = math.prod(shape) * np.dtype(dtype).itemsize
     room = np.empty(size + 64, np.uint8)
     begin = -room.ctypes.data % 64

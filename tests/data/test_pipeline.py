@@ -183,7 +183,7 @@ def test_a_clip_of_another_size_is_refused_by_name(data, rng):
 
 def test_pictures_that_no_clip_has_are_not_asked_for(data):
     description = dataclasses.replace(Records(data.records).description, video=None)
-    with pytest.raises(ValueError, match="no clip of .* has pictures"):
+    with pytest.raises(ValueError, match=r"no clip of .* has pictures"):
         Crop(data, description).empty(1)
 
 

@@ -283,10 +283,10 @@ from avjax.experiment import Experiment
 class Stalling(AudioSampling):
     file: str = ""
 
-    def read(self, record, start):
+    def read(self, record, start, values, valid):
         while self.file and Path(self.file).exists():
             time.sleep(0.05)
-        return super().read(record, start)
+        super().read(record, start, values, valid)
 
 
 def experiment() -> Experiment:

@@ -60,7 +60,7 @@ class LateFusion(nnx.Module):
         self.modalities = names
         self.embed = nnx.Dict({p.modality: PatchEmbedding(p, size.width, rngs=rngs) for p in config.modalities})
         self.class_token = nnx.Dict({m: learned_tokens(1, size.width, rngs, deviation=0.0) for m in names})
-        self.layers = Stack([UnimodalLayer({m: block(rate) for m in names}, names) for rate in rates])
+        self.layers = Stack("unimodal", [UnimodalLayer({m: block(rate) for m in names}, names) for rate in rates])
         self.norm = nnx.Dict({m: layer_norm(size.width, rngs) for m in names})
         self.classify = nnx.Dict({m: Classifier(size.width, config.classes, rngs=rngs) for m in names})
 

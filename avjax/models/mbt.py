@@ -105,8 +105,8 @@ class MBT(nnx.Module):
                 case "merged":
                     return MergedFusion(block(layer), names)
 
-        self.unimodal = Stack([UnimodalLayer(blocks(layer), names) for layer in range(config.fusion_layer)])
-        self.fusion = Stack([fusion(layer) for layer in range(config.fusion_layer, depth)])
+        self.unimodal = Stack("unimodal", [UnimodalLayer(blocks(layer), names) for layer in range(config.fusion_layer)])
+        self.fusion = Stack("fusion", [fusion(layer) for layer in range(config.fusion_layer, depth)])
         bottlenecks = config.bottlenecks if config.fusion == "bottleneck" and config.fusion_layer < depth else 0
         self.bottleneck = nnx.data(learned_tokens(bottlenecks, width, rngs) if bottlenecks else None)
         self.norm = layer_norm(width, rngs)

@@ -10,9 +10,10 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Shaped
 
+from avjax.nn import statistics
 from avjax.nn.dense import HEADS
 from avjax.nn.placement import BATCH, SEQUENCE, Placement, current
-from kernels.attention import Layout, Mask, attention
+from kernels.attention import Attended, Layout, Mask, attention
 
 __all__ = ["attend", "cross_mask", "self_mask", "towers_mask"]
 
@@ -22,27 +23,32 @@ def attend(
     key: Float[Array, "B Nk Hkv D"],
     value: Float[Array, "B Nk Hkv D"],
     mask: Mask | None = None,
+    *,
+    site: str | None = None,
 ) -> Float[Array, "B Nq H D"]:
     """Multi-head attention softmax(Q K^T / sqrt(D)) V through the kernels.
 
     On a mesh every device attends for its own rows, heads and queries; keys and values of a row are gathered along
-    the mesh axes of ``sequence``.
+    the mesh axes of ``sequence``. Statistics are recorded where they are asked for (statistics.py).
+
+    Args:
+      site: under which name, in the stack of layers that calls; by default the groups of the queries.
     """
-    placement = current()
+    mask = Mask(Layout.of(tokens=query.shape[1]), Layout.of(tokens=key.shape[1])) if mask is None else mask
+    placement, names = current(), statistics.wanted()
     if placement is None:
-        return _attend(query, key, value, mask)
-    if mask is None:
-        mask = Mask(Layout.of(tokens=query.shape[1]), Layout.of(tokens=key.shape[1]))
-    return _on_mesh(placement, query, key, value, mask)
+        attended = attention(query, key, value, mask=mask, statistics=names)
+    else:
+        attended = _on_mesh(placement, query, key, value, mask, names)
+    if names:
+        name = "+".join(mask.queries.names) if site is None else site
+        statistics.record(name, attended.statistics, mask.queries, mask.keys)
+    return attended.output
 
 
-def _attend(query: jax.Array, key: jax.Array, value: jax.Array, mask: Mask | None) -> jax.Array:
-    # Float32 inputs ask for float32 products: the default on TPU would be bfloat16 passes.
-    precision = jax.lax.Precision.HIGHEST if query.dtype == "float32" else None
-    return attention(query, key, value, mask=mask, precision=precision).output
-
-
-def _on_mesh(placement: Placement, query: jax.Array, key: jax.Array, value: jax.Array, mask: Mask) -> jax.Array:
+def _on_mesh(
+    placement: Placement, query: jax.Array, key: jax.Array, value: jax.Array, mask: Mask, names: tuple[str, ...]
+) -> Attended:
     """Under ``jax.shard_map``: a kernel is a program for one device, which XLA cannot cut up itself."""
     # Queries are filled up to what the mesh divides, so what matters is the mesh alone, not their number.
     sequence = placement.places(SEQUENCE, placement.mesh.size)
@@ -56,21 +62,35 @@ def _on_mesh(placement: Placement, query: jax.Array, key: jax.Array, value: jax.
     # The same cut of heads for queries and keys, also where several query heads share a key head.
     heads = placement.places(HEADS, key.shape[2]) or None
 
-    def kernel(query: jax.Array, query_masks: dict, key: jax.Array, value: jax.Array, key_masks: dict) -> jax.Array:
+    def kernel(
+        query: jax.Array, query_masks: dict, key: jax.Array, value: jax.Array, key_masks: dict, weights: jax.Array
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
         local = parts.local(mask, query_masks, key_masks)
-        return _attend(query[:, 0], key, value, local)[:, None]
+        received = {"received_weights": weights[:, 0]} if "received" in names else {}
+        output, found = attention(query[:, 0], key, value, mask=local, statistics=names, **received)
+        return output[:, None], {name: array[:, None] for name, array in found.items()}
 
     query_masks, key_masks = parts.masks(mask)
     of_queries = PartitionSpec(rows, sequence or None, None, heads, None)
     of_keys = PartitionSpec(rows, None, heads, None)
-    attended = jax.shard_map(
+    # The rows with which parts are filled up give nothing to what keys receive.
+    weights = parts.cut(jnp.ones((*query.shape[:2], 1)))
+    output, found = jax.shard_map(
         kernel,
         mesh=placement.mesh,
-        in_specs=(of_queries, PartitionSpec(rows, sequence or None), of_keys, of_keys, PartitionSpec(rows)),
-        out_specs=of_queries,
+        in_specs=(
+            of_queries, PartitionSpec(rows, sequence or None), of_keys, of_keys, PartitionSpec(rows),
+            PartitionSpec(rows, sequence or None),
+        ),
+        out_specs=(of_queries, PartitionSpec(rows, sequence or None, heads)),
         check_vma=False,
-    )(parts.cut(query), query_masks, key, value, key_masks)
-    return parts.join(attended)
+    )(parts.cut(query), query_masks, key, value, key_masks, weights)  # fmt: skip
+    # [B, parts, H, tokens of a part, ...]: rows of queries are joined, what keys received is added up.
+    found = {
+        name: array.sum(1) if name == "received" else jnp.swapaxes(parts.join(jnp.swapaxes(array, 2, 3)), 1, 2)
+        for name, array in found.items()
+    }
+    return Attended(parts.join(output), found)
 
 
 class Parts:
@@ -136,28 +156,22 @@ class Parts:
         )
 
 
-def self_mask(valid: Bool[Array, "B N"]) -> Mask:
-    """Every token sees every valid token of its own sequence."""
-    layout = Layout(("tokens",), (valid.shape[1],))
-    return Mask(queries=layout, keys=layout, sees=(("tokens", "tokens"),), key_valid=valid)
+def self_mask(valid: Bool[Array, "B N"], layout: Layout | None = None) -> Mask:
+    """Every token sees every valid token of its own sequence, whose groups ``layout`` names."""
+    layout = Layout.of(tokens=valid.shape[1]) if layout is None else layout
+    return Mask(queries=layout, keys=layout, key_valid=valid)
 
 
-def cross_mask(queries: int, valid: Bool[Array, "B N"]) -> Mask:
-    """``queries`` tokens see every valid token of another sequence."""
-    return Mask(
-        queries=Layout(("queries",), (queries,)),
-        keys=Layout(("keys",), (valid.shape[1],)),
-        sees=(("queries", "keys"),),
-        key_valid=valid,
-    )
+def cross_mask(queries: Layout, keys: Layout, valid: Bool[Array, "B N"]) -> Mask:
+    """Every query sees every valid token of another sequence."""
+    return Mask(queries=queries, keys=keys, key_valid=valid)
 
 
-def towers_mask(names: Sequence[str], valid: Sequence[Bool[Array, "B _"]]) -> Mask:
+def towers_mask(towers: Sequence[Layout], valid: Sequence[Bool[Array, "B _"]]) -> Mask:
     """Several sequences side by side in one call, each of which sees itself alone."""
-    layout = Layout(tuple(names), tuple(v.shape[1] for v in valid))
-    return Mask(
-        queries=layout,
-        keys=layout,
-        sees=tuple((name, name) for name in names),
-        key_valid=jnp.concatenate(list(valid), axis=1),
+    layout = Layout(
+        tuple(name for tower in towers for name in tower.names),
+        tuple(length for tower in towers for length in tower.lengths),
     )
+    sees = tuple((query, key) for tower in towers for query in tower.names for key in tower.names)
+    return Mask(queries=layout, keys=layout, sees=sees, key_valid=jnp.concatenate(list(valid), axis=1))

@@ -15,8 +15,10 @@ from jaxtyping import Array, Float
 
 from avjax.nn.attention import attend, cross_mask, self_mask, towers_mask
 from avjax.nn.pooling import mean_of_present
+from avjax.nn.statistics import replay, returning_records
 from avjax.nn.transformer import Block
 from avjax.streams import Stream
+from kernels.attention import Layout
 
 Tokens = Mapping[str, Stream]
 Bottleneck = Float[Array, "B M C"] | None
@@ -43,9 +45,12 @@ class Layer(nnx.Module):
 
     def __call__(self, tokens: Tokens, bottleneck: Bottleneck = None) -> tuple[dict[str, Stream], Bottleneck]:
         mix = type(self).mix
-        if self.remat != "none":
-            mix = nnx.remat(mix, policy=REMAT_POLICIES[self.remat])
-        return mix(self, dict(tokens), bottleneck)
+        if self.remat == "none":
+            return mix(self, dict(tokens), bottleneck)
+        mix = nnx.remat(returning_records(mix), policy=REMAT_POLICIES[self.remat])
+        result, records = mix(self, dict(tokens), bottleneck)
+        replay(records)
+        return result
 
     def set_view(self, remat: str | None = None) -> None:
         """Called by ``nnx.view``.
@@ -85,7 +90,11 @@ class BottleneckFusion(Layer):
         # One call for all modalities: the mask is a list of towers, and a kernel launches once.
         attended = attend(
             *(jnp.concatenate(part, axis=1) for part in zip(*projected, strict=True)),
-            mask=towers_mask(self.modalities, [joined[m].valid for m in self.modalities]),
+            mask=towers_mask(
+                [_with_bottleneck(m, tokens[m], bottleneck) for m in self.modalities],
+                [joined[m].valid for m in self.modalities],
+            ),
+            site="",
         )
         ends = [sum(joined[m].values.shape[1] for m in self.modalities[: i + 1]) for i in range(len(joined) - 1)]
         fused, updates = {}, {}
@@ -101,7 +110,8 @@ class BottleneckFusion(Layer):
         fused, there = {}, present(tokens)
         for m in self.modalities:
             joined = _append(tokens[m], bottleneck)
-            values = self.blocks[m](joined.values, self_mask(joined.valid))
+            layout = _with_bottleneck(m, tokens[m], bottleneck)
+            values = self.blocks[m](joined.values, self_mask(joined.valid, layout))
             fused[m], update = _part(tokens[m], values)
             bottleneck = jnp.where(there[m][:, None, None], update, bottleneck)
         return fused, bottleneck
@@ -122,7 +132,9 @@ class CrossAttentionFusion(Layer):
         valid = jnp.concatenate([tokens[m].valid for m in self.modalities], axis=1)
         return {
             m: tokens[m].replace(
-                values=self.blocks[m](tokens[m].values, cross_mask(tokens[m].values.shape[1], valid), union)
+                values=self.blocks[m](
+                    tokens[m].values, cross_mask(_layout([m], tokens), _layout(self.modalities, tokens), valid), union
+                )
             )
             for m in self.modalities
         }, bottleneck
@@ -138,7 +150,8 @@ class MergedFusion(Layer):
     def mix(self, tokens: Tokens, bottleneck: Bottleneck) -> tuple[dict[str, Stream], Bottleneck]:
         union = jnp.concatenate([tokens[m].values for m in self.modalities], axis=1)
         valid = jnp.concatenate([tokens[m].valid for m in self.modalities], axis=1)
-        values, fused, begin = self.block(union, self_mask(valid)), {}, 0
+        values = self.block(union, self_mask(valid, _layout(self.modalities, tokens)))
+        fused, begin = {}, 0
         for m in self.modalities:
             end = begin + tokens[m].values.shape[1]
             fused[m] = tokens[m].replace(values=values[:, begin:end])
@@ -155,9 +168,21 @@ class UnimodalLayer(Layer):
 
     def mix(self, tokens: Tokens, bottleneck: Bottleneck) -> tuple[dict[str, Stream], Bottleneck]:
         return {
-            m: tokens[m].replace(values=self.blocks[m](tokens[m].values, self_mask(tokens[m].valid)))
+            m: tokens[m].replace(
+                values=self.blocks[m](tokens[m].values, self_mask(tokens[m].valid, _layout([m], tokens)))
+            )
             for m in self.modalities
         }, bottleneck
+
+
+def _layout(modalities: Sequence[str], tokens: Tokens) -> Layout:
+    """Groups of tokens side by side."""
+    return Layout(tuple(modalities), tuple(tokens[m].values.shape[1] for m in modalities))
+
+
+def _with_bottleneck(modality: str, tokens: Stream, bottleneck: jax.Array) -> Layout:
+    """Groups of [X | Z]."""
+    return Layout((modality, f"bottleneck_{modality}"), (tokens.values.shape[1], bottleneck.shape[1]))
 
 
 def _append(tokens: Stream, bottleneck: jax.Array) -> Stream:

@@ -9,12 +9,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from avjax.nn import statistics
 from avjax.nn.fusion import Bottleneck, Layer
+from avjax.nn.statistics import Records, replay, returning_records
 from avjax.streams import Stream
 
 
 class Stack(nnx.List):
-    """Layers, each of which maps (tokens, bottleneck) to the same.
+    """Layers, each of which maps (tokens, bottleneck) to the same; ``name`` is that of its sites (statistics.py).
 
     With ``scan``, set from outside with ``nnx.view(model, scan=True)``, layers that are alike run as one program over
     their stacked weights: XLA compiles one layer instead of all. Weights are stacked inside the step and every layer
@@ -23,18 +25,21 @@ class Stack(nnx.List):
     """
 
     scan = False
+    name = ""
 
-    def __init__(self, layers: Sequence[Layer]):
+    def __init__(self, name: str, layers: Sequence[Layer]):
         super().__init__(layers)
+        self.name = name
 
     def __call__(
         self, tokens: Mapping[str, Stream], bottleneck: Bottleneck = None
     ) -> tuple[dict[str, Stream], Bottleneck]:
-        for layers in self._alike() if self.scan else [[layer] for layer in self]:
-            if len(layers) == 1:
-                tokens, bottleneck = layers[0](tokens, bottleneck)
-            else:
-                tokens, bottleneck = scanned(layers, dict(tokens), bottleneck)
+        with statistics.site(self.name):
+            for layers in self._alike() if self.scan else [[layer] for layer in self]:
+                if len(layers) == 1:
+                    tokens, bottleneck = layers[0](tokens, bottleneck)
+                else:
+                    tokens, bottleneck = scanned(layers, dict(tokens), bottleneck)
         return dict(tokens), bottleneck
 
     def _alike(self) -> list[list[Layer]]:
@@ -71,12 +76,13 @@ def scanned(
     graph = nnx.graphdef(layers[0])
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(nnx.state(layer) for layer in layers))
 
-    def step(carry: tuple[dict[str, Stream], Bottleneck], state: nnx.State) -> tuple[Any, nnx.State]:
+    def step(carry: tuple[dict[str, Stream], Bottleneck], state: nnx.State) -> tuple[Any, tuple[nnx.State, Records]]:
         layer = nnx.merge(graph, state, copy=True)
-        carry = layer(*carry)
-        return carry, nnx.state(layer, nnx.Not(nnx.Param))
+        carry, records = returning_records(layer)(*carry)
+        return carry, (nnx.state(layer, nnx.Not(nnx.Param)), records)
 
-    carry, changed = jax.lax.scan(step, (tokens, bottleneck), stacked)
+    carry, (changed, records) = jax.lax.scan(step, (tokens, bottleneck), stacked)
+    replay(records, stacked=True)
     for number, layer in enumerate(layers):
         nnx.update(layer, jax.tree.map(lambda leaf, number=number: leaf[number], changed))
     return carry

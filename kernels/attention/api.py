@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from kernels.attention import reference
+from kernels.attention import blockwise, reference
 from kernels.attention.mask import Mask
 from kernels.attention.statistics import check_names
 
@@ -46,6 +46,7 @@ class Implementation(NamedTuple):
 
 
 IMPLEMENTATIONS: dict[str, Implementation] = {
+    "blockwise": Implementation(blockwise.attend, blockwise.unable),
     "reference": Implementation(reference.attend, lambda *arguments, **options: None),
 }
 
@@ -98,11 +99,9 @@ def attention(
     query, key, value = jnp.asarray(query), jnp.asarray(key), jnp.asarray(value)
     bias = None if bias is None else jnp.asarray(bias)
     received_weights = None if received_weights is None else jnp.asarray(received_weights)
-    statistics = _check(query, key, value, bias, mask, softcap, dropout, statistics, received_weights)
+    statistics = check(query, key, value, bias, mask, softcap, dropout, statistics, received_weights)
     mask = jax.tree.map(jnp.asarray, mask)
-    if precision is None:
-        wide = jnp.promote_types(query.dtype, jnp.float32) == query.dtype
-        precision = jax.lax.Precision.HIGHEST if wide else jax.lax.Precision.DEFAULT
+    precision = default_precision(query.dtype) if precision is None else precision
     options = {
         "bias": bias,
         "mask": mask,
@@ -115,6 +114,12 @@ def attention(
     }
     name = _choose(implementation, query, key, value, options)
     return Attended(*IMPLEMENTATIONS[name].attend(query, key, value, **options))
+
+
+def default_precision(dtype: jnp.dtype) -> jax.lax.Precision:
+    """Of products where none is named: float32 stays float32, which TPU would multiply in bfloat16."""
+    wide = jnp.promote_types(dtype, jnp.float32) == dtype
+    return jax.lax.Precision.HIGHEST if wide else jax.lax.Precision.DEFAULT
 
 
 def _choose(implementation: str | None, query: Array, key: Array, value: Array, options: dict[str, Any]) -> str:
@@ -140,7 +145,7 @@ def _choose(implementation: str | None, query: Array, key: Array, value: Array, 
     raise ValueError(f"no implementation can serve this call: {'; '.join(passed)}.")
 
 
-def _check(query, key, value, bias, mask, softcap, dropout, statistics, received_weights) -> tuple[str, ...]:
+def check(query, key, value, bias, mask, softcap, dropout, statistics, received_weights) -> tuple[str, ...]:
     """Raises ValueError where the arguments do not fit together; returns the statistics as a tuple."""
     for name, array in (("query", query), ("key", key), ("value", value)):
         if array.ndim != 4:

@@ -249,47 +249,80 @@ def _gaps(begin: int, end: int, ranges: list[Range], left: int | None, right: in
     return not seen.all()
 
 
-def visible(mask: Mask, pair: Pair) -> Bool[Array, "#B #q k"] | None:
-    """Which columns each row of the pair sees, by position, validity, presence and segment; None is all of them."""
-    parts = []
-    if pair.band is not None:
-        left, right = pair.band
-        distance = jnp.asarray(pair.columns)[None, :] - jnp.arange(*pair.queries)[:, None]
-        if left is not None:
-            parts.append((distance >= -left)[None])
-        if right is not None:
-            parts.append((distance <= right)[None])
-    if mask.key_valid is not None:
-        parts.append(pair.take_keys(mask.key_valid, 1)[:, None, :])
-    if mask.presence is not None:
-        present = _of_tokens(mask.presence, mask.keys, range(len(mask.keys.names)))
-        parts.append(pair.take_keys(present, 1)[:, None, :])
-    if mask.segments is not None:
-        of_queries, of_keys = mask.segments
-        parts.append(pair.take_queries(of_queries, 1)[:, :, None] == pair.take_keys(of_keys, 1)[:, None, :])
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["keys", "rows", "segments"], meta_fields=["pair"])
+@dataclasses.dataclass(frozen=True)
+class Sight:
+    """What a mask shows of one pair, in memory of its tokens; ``visible`` makes the table of any of its rows.
+
+    Attributes:
+      pair: the static half.
+      keys: columns that are there, [B, k] bool; None is all of them.
+      rows: rows that ask at all, [B, q] bool; None is all of them.
+      segments: numbers [B, q] of the rows and [B, k] of the columns that must agree.
+    """
+
+    pair: Pair
+    keys: Any
+    rows: Any
+    segments: Any
+
+    @classmethod
+    def of(cls, mask: Mask, pair: Pair) -> Sight:
+        keys, rows, segments = [], [], None
+        if mask.key_valid is not None:
+            keys.append(pair.take_keys(mask.key_valid, 1))
+        if mask.query_valid is not None:
+            rows.append(pair.take_queries(mask.query_valid, 1))
+        if mask.presence is not None:
+            present = _of_tokens(mask.presence, mask.keys, range(len(mask.keys.names)))
+            keys.append(pair.take_keys(present, 1))
+            if set(mask.queries.names) & set(mask.keys.names):
+                # Query groups without a namesake among the keys are always there: column G of the padded presence.
+                names, always = mask.keys.names, len(mask.keys.names)
+                groups = [names.index(name) if name in names else always for name in mask.queries.names]
+                present = jnp.pad(mask.presence, ((0, 0), (0, 1)), constant_values=True)
+                rows.append(pair.take_queries(_of_tokens(present, mask.queries, groups), 1))
+        if mask.segments is not None:
+            of_queries, of_keys = mask.segments
+            segments = (pair.take_queries(of_queries, 1), pair.take_keys(of_keys, 1))
+        return cls(pair, _all(keys), _all(rows), segments)
+
+    def visible(self, tokens: Any) -> Bool[Array, "#B #q k"] | None:
+        """Which columns each row sees, by position, validity, presence and segment; None is all of them.
+
+        Args:
+          tokens: [q] numbers of the query tokens; ``rows`` and ``segments`` must be theirs.
+        """
+        parts = []
+        if self.pair.band is not None:
+            left, right = self.pair.band
+            distance = jnp.asarray(self.pair.columns)[None, :] - jnp.asarray(tokens)[:, None]
+            if left is not None:
+                parts.append((distance >= -left)[None])
+            if right is not None:
+                parts.append((distance <= right)[None])
+        if self.keys is not None:
+            parts.append(self.keys[:, None, :])
+        if self.segments is not None:
+            of_rows, of_columns = self.segments
+            parts.append(of_rows[:, :, None] == of_columns[:, None, :])
+        return _all(parts)
+
+    def nonempty(self, seen: Bool[Array, "#B #q k"] | None) -> Bool[Array, "#B #q"] | None:
+        """Which rows have anything to attend to, of those that ``seen`` is about; None is all of them."""
+        parts = [] if self.rows is None else [self.rows]
+        if seen is not None and (self.keys is not None or self.segments is not None or self.pair.gaps):
+            parts.append(seen.any(-1))
+        return _all(parts)
+
+
+def _all(parts: list[Array]) -> Array | None:
     return functools.reduce(jnp.logical_and, parts) if parts else None
 
 
 def additive(seen: Bool[Array, "B q k"] | None, dtype: Any) -> Float[Array, "B 1 q k"] | None:
     """The term added to the scores: 0 where a column is seen, HIDDEN where not."""
     return None if seen is None else jnp.where(seen, 0.0, HIDDEN).astype(dtype)[:, None]
-
-
-def nonempty(mask: Mask, pair: Pair, seen: Bool[Array, "#B #q k"] | None) -> Bool[Array, "#B #q"] | None:
-    """Which rows of the pair have anything to attend to; None is all of them."""
-    parts = []
-    dynamic = mask.key_valid is not None or mask.presence is not None or mask.segments is not None
-    if seen is not None and (dynamic or pair.gaps):
-        parts.append(seen.any(-1))
-    if mask.query_valid is not None:
-        parts.append(pair.take_queries(mask.query_valid, 1))
-    if mask.presence is not None and set(mask.queries.names) & set(mask.keys.names):
-        # Query groups without a namesake among the keys are always there: column G of the padded presence.
-        always = len(mask.keys.names)
-        groups = [mask.keys.names.index(name) if name in mask.keys.names else always for name in mask.queries.names]
-        present = jnp.pad(mask.presence, ((0, 0), (0, 1)), constant_values=True)
-        parts.append(pair.take_queries(_of_tokens(present, mask.queries, groups), 1))
-    return functools.reduce(jnp.logical_and, parts) if parts else None
 
 
 def _of_tokens(presence: Bool[Array, "B G"], layout: Layout, groups) -> Bool[Array, "B N"]:

@@ -29,6 +29,10 @@ from jaxtyping import Array, Bool, Float
 NAMES = ("lse", "mass", "entropy", "group_entropy", "second_moment", "peak", "received", "group_output")
 
 
+# What adds up over queries, a number a key; ``relevance`` is asked for through kernels.attention.relevance alone.
+OVER_KEYS = ("received", "relevance")
+
+
 def check_names(names: Sequence[str]) -> None:
     """Raises ValueError for statistics that do not exist or are named twice."""
     if isinstance(names, str):
@@ -53,6 +57,7 @@ def shapes(
         "second_moment": rows,
         "peak": rows,
         "received": (batch, heads, keys, columns),
+        "relevance": (batch, heads, keys, columns),
         "group_output": (*rows, groups, width),
     }
     result = {name: table[name] for name in names}

@@ -32,8 +32,10 @@ def masks(rng) -> dict[str, tuple[int, int, Mask | None]]:
     return {
         "none": (6, 7, None),
         "self": (8, 8, self_mask(jnp.asarray(valid))),
-        "cross": (6, 8, cross_mask(6, jnp.asarray(valid))),
-        "towers": (8, 8, towers_mask(("audio", "video"), [jnp.asarray(audio), jnp.asarray(video)])),
+        "cross": (6, 8, cross_mask(Layout.of(queries=6), Layout.of(keys=8), jnp.asarray(valid))),
+        "towers": (8, 8, towers_mask(
+            [Layout.of(audio=5), Layout.of(video=3)], [jnp.asarray(audio), jnp.asarray(video)]
+        )),
         "everything": (8, 8, Mask(
             layout, layout, sees=(("audio", "video"), ("video", "audio"), ("video", "video")),
             query_valid=jnp.asarray(rng.random((ROWS, 8)) < 0.8), key_valid=jnp.asarray(valid),

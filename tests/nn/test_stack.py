@@ -83,7 +83,7 @@ def test_what_layers_change_of_themselves_is_written_back(rng):
     for scan in (False, True):
         rngs = nnx.Rngs(0)
         # The third layer is of another width inside, and stands by itself.
-        stack = Stack([Counting(4, rngs), Counting(4, rngs), Odd(4, rngs), Counting(4, rngs)])
+        stack = Stack("", [Counting(4, rngs), Counting(4, rngs), Odd(4, rngs), Counting(4, rngs)])
         viewed = nnx.view(stack, scan=scan)
         assert [len(layers) for layers in viewed._alike()] == [2, 1, 1]
         for _ in range(2):

@@ -10,6 +10,7 @@ from flax import nnx
 from avjax.nn.attention import cross_mask, self_mask
 from avjax.nn.transformer import SIZES, Block, Size, StochasticDepth, stochastic_depth_rates
 from avjax.training.step import split_model
+from kernels.attention import Layout
 from tests.models import reference, tiny
 
 SIZE = Size(width=12, depth=1, heads=3, hidden=2)
@@ -23,7 +24,8 @@ def test_block_equals_the_equations(other, rng):
     y = rng.normal(size=(3, 7, 12)).astype(np.float32) if other else x
     valid = rng.random((3, y.shape[1])) < 0.6
     valid[:, 0] = True
-    mask = cross_mask(5, jnp.asarray(valid)) if other else self_mask(jnp.asarray(valid))
+    layout = Layout.of(queries=5), Layout.of(keys=y.shape[1])
+    mask = cross_mask(*layout, jnp.asarray(valid)) if other else self_mask(jnp.asarray(valid))
     given = jnp.asarray(y) if other else None
     out = tiny.jit(lambda p, *a: nnx.merge(graph, p, *rest)(*a))(params, jnp.asarray(x), mask, given)
     weights = tiny.plain(params)

@@ -1,0 +1,184 @@
+"""What a model's attention reports: statistics of the kernels, asked for from outside.
+
+Models know nothing of it. Whoever calls one under ``recording`` is given the statistics of every attention in it,
+by site; a site is one place in a stack of layers (``fusion``, ``unimodal.audio``), with one entry a layer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool
+
+from avjax.streams import Batch, Output
+from kernels.attention import Layout
+from kernels.attention.statistics import check_names
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["statistics"], meta_fields=["queries", "keys", "stacked"]
+)
+@dataclasses.dataclass(frozen=True)
+class Site:
+    """The statistics of one place in a model, ``site["mass"]`` and so on.
+
+    Attributes:
+      statistics: name -> [layer, B, H, N, ...]; see ``kernels.attention.statistics`` for what each means.
+      queries, keys: groups of tokens, which mass counts by; a modality without further words is its own tokens.
+      stacked: whether the axis of layers is there already.
+    """
+
+    statistics: Mapping[str, Array]
+    queries: Layout
+    keys: Layout
+    stacked: bool = True
+
+    def __getitem__(self, name: str) -> Array:
+        return self.statistics[name]
+
+    def share(self, modality: str) -> Array:
+        """Attention mass on the tokens of one group of keys: [layer, B, H, N]. Needs ``mass``."""
+        return self.statistics["mass"][..., self.keys.names.index(modality)]
+
+
+Records = dict[str, list[Site]]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Recorder:
+    names: tuple[str, ...]
+    records: Records
+    prefix: str = ""
+
+
+_current: contextvars.ContextVar[_Recorder | None] = contextvars.ContextVar("statistics", default=None)
+
+
+def wanted() -> tuple[str, ...]:
+    """Names of the statistics that are being recorded."""
+    recorder = _current.get()
+    return () if recorder is None else recorder.names
+
+
+def record(name: str, statistics: Mapping[str, Array], queries: Layout, keys: Layout) -> None:
+    """Keeps the statistics of one call of attention at the site of this name in the stack that is running."""
+    recorder = _current.get()
+    site = ".".join(part for part in (recorder.prefix, name) if part) or "attention"
+    recorder.records.setdefault(site, []).append(Site(dict(statistics), queries, keys, stacked=False))
+
+
+@contextlib.contextmanager
+def recording(names: Sequence[str]) -> Iterator[dict[str, Site]]:
+    """Collects statistics of what is called inside; the dictionary, site -> Site, is filled at the end.
+
+    Raises:
+      ValueError: for statistics that do not exist.
+    """
+    check_names(names)
+    recorder, sites = _Recorder(tuple(names), {}), {}
+    token = _current.set(recorder)
+    try:
+        yield sites
+    finally:
+        _current.reset(token)
+    sites |= {site: _joined(site, found) for site, found in recorder.records.items()}
+
+
+@contextlib.contextmanager
+def site(name: str) -> Iterator[None]:
+    """Names the sites inside: what is recorded as ``audio`` in the site ``unimodal`` is ``unimodal.audio``."""
+    recorder = _current.get()
+    token = None
+    if recorder is not None:
+        prefix = ".".join(part for part in (recorder.prefix, name) if part)
+        token = _current.set(dataclasses.replace(recorder, prefix=prefix))
+    try:
+        yield
+    finally:
+        if token is not None:
+            _current.reset(token)
+
+
+def returning_records(function: Callable[..., Any]) -> Callable[..., tuple[Any, Records]]:
+    """``function`` with what it records as a second result.
+
+    For functions that JAX traces by themselves (scanned, rematerialised): what they compute leaves them as a result or
+    not at all. ``replay`` records it again outside.
+    """
+
+    @functools.wraps(function)
+    def traced(*arguments: Any) -> tuple[Any, Records]:
+        recorder = _current.get()
+        if recorder is None:
+            return function(*arguments), {}
+        inner = dataclasses.replace(recorder, records={})
+        token = _current.set(inner)
+        try:
+            result = function(*arguments)
+        finally:
+            _current.reset(token)
+        return result, inner.records
+
+    return traced
+
+
+def replay(records: Records, *, stacked: bool = False) -> None:
+    """Records what a traced function has returned; ``stacked``: with the axis of a scan over layers in front."""
+    recorder = _current.get()
+    for name, found in records.items():
+        found = [dataclasses.replace(one, stacked=True) for one in found] if stacked else found
+        recorder.records.setdefault(name, []).extend(found)
+
+
+def _joined(name: str, found: list[Site]) -> Site:
+    """The layers of a site along a first axis."""
+    kinds = {(one.queries, one.keys) for one in found}
+    if len(kinds) > 1:
+        raise ValueError(
+            f"the calls of attention at {name!r} differ in their tokens ({kinds}): run them under"
+            " avjax.nn.statistics.site with a name each"
+        )
+    parts = [one.statistics if one.stacked else {n: x[None] for n, x in one.statistics.items()} for one in found]
+    # Scanned layers that call a site twice would need their order restored: each call is a site of its own there.
+    return Site({n: jnp.concatenate([part[n] for part in parts]) for n in parts[0]}, found[0].queries, found[0].keys)
+
+
+def call_and_capture(
+    model: nnx.Module,
+    batch: Batch,
+    names: Sequence[str],
+    keep: Mapping[str, Bool[Array, "B _"]] | None = None,
+) -> tuple[Output, dict[str, Site]]:
+    """The model's output, and the statistics of its attention (see ``capture_statistics``)."""
+    with recording(names) as sites:
+        output = model(batch, keep)
+    return output, sites
+
+
+def capture_statistics(
+    model: nnx.Module,
+    batch: Batch,
+    names: Sequence[str],
+    keep: Mapping[str, Bool[Array, "B _"]] | None = None,
+) -> dict[str, Site]:
+    """What the attention of a model does with a batch: site -> statistic -> [layer, B, H, N, ...].
+
+    ``capture_statistics(model, batch, ("mass", "entropy"))["fusion"]["mass"]`` are the shares of attention that every
+    token pays to each group of keys, ``["fusion"].keys.names``. May be called under jit and differentiated.
+
+    Args:
+      names: of ``kernels.attention.STATISTICS``.
+      keep: modality -> [B, N], False hides a token.
+
+    Raises:
+      ValueError: for statistics that do not exist.
+    """
+    return call_and_capture(model, batch, names, keep)[1]

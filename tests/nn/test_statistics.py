@@ -1,0 +1,192 @@
+"""Statistics of a model's attention, asked for from outside: sites, layers, the same under scan, remat and meshes."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from avjax.models import late_fusion
+from avjax.nn.attention import attend
+from avjax.nn.placement import Placement, placed_on
+from avjax.nn.statistics import call_and_capture, capture_statistics, recording, site, wanted
+from avjax.nn.transformer import Size
+from avjax.training.sharding import MeshShape, Rules
+from avjax.training.step import split_model
+from kernels.attention import STATISTICS, attention
+from tests.models import tiny
+
+SIZE = Size(8, 4, 2)
+ROWS = 8
+NAMES = tuple(name for name in STATISTICS if name != "group_output")
+SITES = {
+    "bottleneck": (
+        tiny.config(size=SIZE, fusion_layer=1),
+        {"unimodal.audio": 1, "unimodal.video": 1, "fusion": 3},
+    ),
+    "in turn": (
+        tiny.config(size=SIZE, fusion_layer=3, update="sequential"),
+        {
+            "unimodal.audio": 3, "unimodal.video": 3,
+            "fusion.audio+bottleneck_audio": 1, "fusion.video+bottleneck_video": 1,
+        },
+    ),
+    "cross, shared": (
+        tiny.config(size=SIZE, fusion_layer=2, fusion="cross", shared_encoder=True),
+        {"unimodal.audio": 2, "unimodal.video": 2, "fusion.audio": 2, "fusion.video": 2},
+    ),
+    "merged": (tiny.config(size=SIZE, fusion_layer=0, fusion="merged"), {"fusion.audio+video": 4}),
+    "late": (
+        late_fusion.Config((tiny.AUDIO, tiny.VIDEO), {"emotion": 4}, SIZE),
+        {"unimodal.audio": 4, "unimodal.video": 4},
+    ),
+}  # fmt: skip
+
+
+def batch(rng):
+    """Some steps invalid, a row without sound, one without anything."""
+    made = tiny.batch(rng, rows=ROWS)
+    valid = {
+        name: np.array(stream.valid) & (rng.random(stream.valid.shape) < 0.8) for name, stream in made.streams.items()
+    }
+    valid["audio"][1] = False
+    for flags in valid.values():
+        flags[2] = False
+    return made.replace(streams={name: s.replace(valid=valid[name]) for name, s in made.streams.items()})
+
+
+def captured(config, batch, names=NAMES, placement=None, **views):
+    """As a training step does it: under jit, from split parameters."""
+    graph, params, *rest = split_model(config.build(nnx.Rngs(0)))
+    params = tiny.randomise(params, np.random.default_rng(0))
+
+    def call(params, batch):
+        model = nnx.merge(graph, params, *rest, copy=True)
+        model = nnx.view(model, deterministic=True, raise_if_not_found=False)
+        model = nnx.view(model, **views) if views else model
+        with placed_on(placement):
+            return call_and_capture(model, batch, names)
+
+    return tiny.jit(call)(params, batch)
+
+
+@pytest.mark.parametrize("name", [n if n == "bottleneck" else pytest.param(n, marks=pytest.mark.slow) for n in SITES])
+def test_every_site_has_every_layer(name, rng):
+    config, layers = SITES[name]
+    given = batch(rng)
+    output, sites = captured(config, given)
+    assert {site: len(found["mass"]) for site, found in sites.items()} == layers
+    for found in sites.values():
+        shape = (len(found["mass"]), ROWS, SIZE.heads, found.queries.length)
+        assert found["entropy"].shape == shape
+        assert found["mass"].shape == (*shape, len(found.keys.names))
+        assert found["received"].shape == (*shape[:3], found.keys.length, 1)
+        alive = np.asarray(found["nonempty"])
+        np.testing.assert_allclose(found["mass"].sum(-1), alive, atol=1e-5)
+        np.testing.assert_allclose(found["received"].sum((-2, -1)), alive.sum(-1), rtol=1e-5)
+    # Asking changes nothing.
+    plain, nothing = captured(config, given, names=())
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), output.logits, plain.logits)
+    assert nothing == {}
+
+
+def test_masses_tell_modality_from_bottleneck(rng):
+    config, _ = SITES["bottleneck"]
+    given = batch(rng)
+    _, sites = captured(config, given, names=("mass",))
+    found = sites["fusion"]
+    assert found.keys.names == ("video", "bottleneck_video", "audio", "bottleneck_audio")
+    asking = slice(*found.queries.ranges[2])
+    # Sound looks at sound and its bottleneck, never at pictures; in a row without sound at the bottleneck alone.
+    assert not np.asarray(found.share("video"))[..., asking].any()
+    there = np.array(given.streams["audio"].valid).any(axis=1)
+    audio = np.asarray(found.share("audio"))[..., asking]
+    assert audio[:, there].all()
+    assert not audio[:, ~there].any()
+    assert 2 <= (~there).sum() < ROWS
+
+
+@pytest.mark.parametrize("name", [n if n == "bottleneck" else pytest.param(n, marks=pytest.mark.slow) for n in SITES])
+@pytest.mark.parametrize("views", [{"scan": True}, {"remat": "full"}, {"scan": True, "remat": "dots"}], ids=str)
+def test_scan_and_remat_report_the_same(name, views, rng):
+    config, _ = SITES[name]
+    given = batch(rng)
+    _, plain = captured(config, given)
+    _, other = captured(config, given, **views)
+    assert plain.keys() == other.keys()
+    for site_name, found in plain.items():
+        assert (found.queries, found.keys) == (other[site_name].queries, other[site_name].keys)
+        for statistic, values in found.statistics.items():
+            np.testing.assert_allclose(values, other[site_name][statistic], rtol=1e-4, atol=1e-5, err_msg=statistic)
+
+
+@pytest.mark.parametrize(
+    "shape", [MeshShape(2, 1, 2, 2), pytest.param(MeshShape(1, 2, 1, 4), marks=pytest.mark.slow)], ids=str
+)
+def test_a_mesh_reports_the_same(shape, rng):
+    if jax.device_count() < 8:
+        pytest.skip("needs 8 devices: XLA_FLAGS=--xla_force_host_platform_device_count=8")
+    config, _ = SITES["bottleneck"]
+    given = batch(rng)
+    _, alone = captured(config, given)
+    _, sharded = captured(config, given, placement=Placement(shape.build(jax.devices()[:8]), Rules()))
+    for name, found in alone.items():
+        for statistic, values in found.statistics.items():
+            np.testing.assert_allclose(values, sharded[name][statistic], rtol=1e-4, atol=1e-5, err_msg=statistic)
+
+
+@pytest.mark.parametrize("views", [{}, {"scan": True, "remat": "full"}], ids=str)
+def test_statistics_have_gradients(views, rng):
+    """Of a loss on the masses, in all parameters that they depend on."""
+    config, _ = SITES["bottleneck"]
+    graph, params, *rest = split_model(config.build(nnx.Rngs(0)))
+    params = tiny.randomise(params, np.random.default_rng(0))
+
+    def loss(params, batch):
+        model = nnx.view(nnx.merge(graph, params, *rest, copy=True), deterministic=True, raise_if_not_found=False)
+        model = nnx.view(model, **views) if views else model
+        found = capture_statistics(model, batch, ("mass", "entropy"))
+        return jnp.mean(found["fusion"].share("audio") ** 2) + jnp.mean(found["unimodal.audio"]["entropy"])
+
+    given = batch(rng)
+    gradient = tiny.jit(jax.grad(loss))(params, given)
+    sizes = {"/".join(map(str, path)): float(jnp.abs(x).max()) for path, x in nnx.to_flat_state(nnx.as_pure(gradient))}
+    assert sizes["fusion/2/blocks/audio/query/kernel"] > 1e-4
+    assert sizes["unimodal/0/blocks/audio/key/kernel"] > 1e-4
+    assert sizes["classify/heads/emotion/kernel"] == 0
+    direction = tiny.randomise(jax.tree.map(jnp.zeros_like, params), np.random.default_rng(1))
+    step = 2e-3
+    ahead, behind = (
+        float(tiny.jit(loss)(jax.tree.map(lambda p, d, s=s: p + s * step * d, params, direction), given))
+        for s in (1, -1)
+    )
+    slope = sum(
+        float(jnp.vdot(g, d)) for g, d in zip(jax.tree.leaves(gradient), jax.tree.leaves(direction), strict=True)
+    )
+    assert slope == pytest.approx((ahead - behind) / (2 * step), rel=0.02)
+
+
+def test_calls_of_one_name_are_layers_and_must_be_alike(rng):
+    query = jnp.asarray(rng.normal(size=(1, 4, 2, 8)), jnp.float32)
+    with recording(("entropy",)) as sites:
+        attend(query, query, query)
+        with site("head"):
+            attend(query[:, :2], query, query, site="pool")
+        attend(query, 2 * query, query)
+    assert set(sites) == {"tokens", "head.pool"}
+    expected = [attention(query, k * query, query, statistics=("entropy",)).statistics["entropy"] for k in (1, 2)]
+    np.testing.assert_allclose(sites["tokens"]["entropy"], jnp.stack(expected), rtol=1e-6)
+
+    def unlike():
+        with recording(("entropy",)):
+            attend(query, query, query)
+            attend(query[:, :2], query, query)
+
+    with pytest.raises(ValueError, match="calls of attention at 'tokens' differ"):
+        unlike()
+    with pytest.raises(ValueError, match="no 'masss'"), recording(("masss",)):
+        pass
+    # Nothing is left behind by what failed.
+    assert wanted() == ()

@@ -39,19 +39,22 @@ class Implementation(NamedTuple):
     Attributes:
       attend: the computation; takes checked and completed arguments.
       unable: same arguments -> why this call cannot be served, or None where it can.
+      slower: same arguments -> why a later one of FALLBACK is faster for this call, or None where none is.
     """
 
     attend: Callable[..., tuple[Array, dict[str, Array]]]
     unable: Callable[..., str | None]
+    slower: Callable[..., str | None] = lambda *arguments, **options: None
 
 
 IMPLEMENTATIONS: dict[str, Implementation] = {
-    "blockwise": Implementation(blockwise.attend, blockwise.unable),
+    "blockwise": Implementation(blockwise.attend, blockwise.unable, blockwise.slower),
     "reference": Implementation(reference.attend, lambda *arguments, **options: None),
 }
 
-# The order in which implementations are tried where none is named: the first that can serve the call does.
-FALLBACK = ("reference",)
+# The order in which implementations are tried where none is named: the first that can serve the call, and is not slower
+# there than a later one, does. What is slower is measured: `avjax bench attention`.
+FALLBACK = ("blockwise", "reference")
 
 
 def attention(
@@ -136,12 +139,13 @@ def _choose(implementation: str | None, query: Array, key: Array, value: Array, 
         return implementation
     passed = []
     for name in FALLBACK:
-        reason = IMPLEMENTATIONS[name].unable(query, key, value, **options)
+        candidate = IMPLEMENTATIONS[name]
+        reason = candidate.unable(query, key, value, **options) or candidate.slower(query, key, value, **options)
         if reason is None:
             why = "; ".join([*passed, f"first of {FALLBACK} that can"])
             _log.debug("attention %s %s: %s, none named: %s", list(query.shape), list(key.shape), name, why)
             return name
-        passed.append(f"{name} cannot: {reason}")
+        passed.append(f"not {name}: {reason}")
     raise ValueError(f"no implementation can serve this call: {'; '.join(passed)}.")
 
 

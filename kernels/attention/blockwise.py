@@ -1,25 +1,26 @@
 """Attention in O(N) memory for XLA: a loop over blocks of queries, recomputed in the backward pass.
 
 A block sees all keys of its pair at once, so its softmax is an ordinary one, whose scores stay in cache. The backward
-pass is given the row statistics of the forward pass and rebuilds P = exp(S - L) block by block:
+pass is given the row statistics of the forward pass and makes the weights P again, block by block:
 
-    dP_ij = <dO_i, V_j> + w_i dC_j
-    dS_ij = P_ij (dP_ij + a_ig - b_ig log P_ij + 2 dR_i P_ij)                    g the group of key j
-    a_ig  = dM_ig - D_i + dL_i - dH_i H_i + B_ig (log M_ig - H_ig) - 2 dR_i R_i - dX_i X_i,    b_ig = dH_i + B_ig
-    B_ig  = dH_ig / M_ig,    D_i = <dO_i, O_i> + sum_g (<dO_ig, O_ig> + dM_ig M_ig) + w_i sum_j P_ij dC_j
+    G_ij  = <dO_i + dO_ig, V_j> + a_ig - b_ig log P_ij + 2 dR_i P_ij + w_i dC_j           g the group of key j
+    dS_ij = P_ij (G_ij - sum_k P_ik G_ik) + dL_i P_ij + dX_i X_i (1[j is the peak] - P_ij)
+    a_ig  = dM_ig + (dH_ig / M_ig) (log M_ig - H_ig),    b_ig = dH_i + dH_ig / M_ig
 
-with M mass, H entropy (H_ig of a group), R second moment, X peak, C received and L lse; the gradient of the peak falls
-to the key that is it. Statistics that nobody differentiates cost nothing there.
+with M mass, H entropy (H_ig of a group), R second moment, X peak, C received, O_ig group output and L lse. Statistics
+that nobody differentiates cost nothing there.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array
 
@@ -30,6 +31,15 @@ from kernels.attention.dropout import kept
 from kernels.attention.pairwise import Operands, Settings
 from kernels.attention.statistics import OVER_KEYS
 
+# Sums of the statistics are float32 whatever precision is asked for the products.
+HIGHEST = jax.lax.Precision.HIGHEST
+# Of scores, in float32: up to here the dense computation is the faster one (`avjax bench attention --sizes`).
+DENSE_BYTES = 2 * 2**20
+# What the backward pass is given of every row to make its weights again: the highest score m, and 1 / sum exp(S - m), 0
+# for an empty row. From L = m + log sum exp(S - m) alone they would come with the rounding error of L.
+SOFTMAX = ("highest", "inverse")
+# Of the statistics, those whose values are in the gradients.
+NEEDED = ("mass", "group_entropy", "peak")
 # Below this the logarithm of a weight is cut off: exp() of it is 0 in float32 and in float64, times anything finite.
 LOWEST = -1e4
 # Where a group has less mass than this, its entropy has no gradient (and in float32 hardly a value).
@@ -42,7 +52,7 @@ class Block(NamedTuple):
     Attributes:
       query: [c, r, D].
       key, value: [c, k, D] and [c, k, Dv].
-      scale: of the products.
+      scale: of the products; None where the query has it already.
       bias: [#c, #r, #k], or None.
       seen: [1, #r, k] bool, which columns each row sees; None is all.
       alive: [1, #r] bool, rows that see anything; None is all.
@@ -77,6 +87,12 @@ class Blocks(NamedTuple):
     sight: masks.Sight
     seeds: Array | None
 
+    @property
+    def folded(self) -> bool:
+        """Whether queries are scaled instead of scores: a pass less over all scores, where it rounds nothing away."""
+        wide = self.operands.query.dtype == _accumulate(self.operands)
+        return wide or (self.settings.scale is not None and abs(math.frexp(self.settings.scale)[0]) == 0.5)
+
     @classmethod
     def of(cls, settings: Settings, operands: Operands, sight: masks.Sight, seeds: Array | None) -> Blocks:
         batch, heads, queries, _ = operands.query.shape
@@ -93,8 +109,10 @@ class Blocks(NamedTuple):
 
     def rows(self) -> tuple[Array, Array | None]:
         """Queries, and upstream gradient where there is one, of every block: [units, blocks, c, r, ...]."""
-        upstream = self.operands.upstream
-        return self.cut.split_rows(self.operands.query), None if upstream is None else self.cut.split_rows(upstream)
+        query, upstream = self.operands.query, self.operands.upstream
+        if self.folded:
+            query = (query * self.settings.scale_of(self.operands)).astype(query.dtype)
+        return self.cut.split_rows(query), None if upstream is None else self.cut.split_rows(upstream)
 
     def keys(self) -> tuple[Array, Array]:
         """Keys and values of every unit: [units, c, k, ...]."""
@@ -131,8 +149,9 @@ class Blocks(NamedTuple):
         weights = of_sample(self.operands.weights, rows=True)
         query, upstream = rows
         return Block(
-            query, key, value, settings.scale_of(self.operands), self._bias(sample, first, begin),
-            self._every_head(seen), self._every_head(alive), keep, None if weights is None else weights[0], upstream,
+            query, key, value, None if self.folded else settings.scale_of(self.operands),
+            self._bias(sample, first, begin), self._every_head(seen), self._every_head(alive),
+            keep, None if weights is None else weights[0], upstream,
         )  # fmt: skip
 
     def _place(self, unit: Array) -> tuple[Array, Array]:
@@ -200,6 +219,16 @@ def unable(query: Array, key: Array, value: Array, **options: Any) -> str | None
     return None
 
 
+def slower(query: Array, key: Array, value: Array, **options: Any) -> str | None:
+    """Why the dense computation is faster for a call, or None."""
+    mask = options["mask"] or masks.everything(query.shape[1], key.shape[1])
+    scores = sum((pair.queries[1] - pair.queries[0]) * len(pair.columns) for pair in masks.pairs(mask))
+    scores *= 4 * query.shape[0] * query.shape[2]
+    if scores <= DENSE_BYTES:
+        return f"dense is faster up to {DENSE_BYTES / 2**20:.0f} MiB of scores, and these are {scores / 2**20:.2g}"
+    return None
+
+
 # ---------------------------------------------------------------------------------------------- the derivative
 
 
@@ -227,18 +256,17 @@ def _attend_forward(settings: Settings, operands: Any, sight: Any, seeds: Any) -
     operands, sight, seeds = jax.tree.map(
         lambda x: x.value, (operands, sight, seeds), is_leaf=lambda x: hasattr(x, "perturbed")
     )
-    # The backward pass is given these beside the statistics that are named.
-    more = {"lse", "mass"} if "group_entropy" in settings.statistics else {"lse"}
-    names = (*settings.statistics, *sorted(more - set(settings.statistics)))
-    output, found = _forward(Blocks.of(settings, operands, sight, seeds), names)
+    # The gradient of a group's entropy takes its mass too.
+    more = ("mass",) if "group_entropy" in settings.statistics and "mass" not in settings.statistics else ()
+    output, found = _forward(Blocks.of(settings, operands, sight, seeds), (*settings.statistics, *more, *SOFTMAX))
     named = {*settings.statistics, *(("nonempty",) if "lse" in settings.statistics else ())}
     result = {name: array for name, array in found.items() if name in named}
-    found.pop("received", None)
-    return (output, result), (operands, sight, seeds, output, found, differentiated)
+    kept = {name: found[name] for name in (*SOFTMAX, *NEEDED) if name in found}
+    return (output, result), (operands, sight, seeds, kept, differentiated)
 
 
 def _attend_backward(settings: Settings, residuals: Any, cotangents: Any) -> tuple[Any, None, None]:
-    operands, sight, seeds, output, found, differentiated = residuals
+    operands, sight, seeds, found, differentiated = residuals
     of_output, of_statistics = cotangents
     accumulate = _accumulate(operands)
     given = {
@@ -248,7 +276,7 @@ def _attend_backward(settings: Settings, residuals: Any, cotangents: Any) -> tup
     }
     of_output = None if isinstance(of_output, SymbolicZero) else of_output
     blocks = Blocks.of(settings, operands, sight, seeds)
-    return _backward(blocks, output, found, of_output, given, differentiated), None, None
+    return _backward(blocks, found, of_output, given, differentiated), None, None
 
 
 _attend.defvjp(_attend_forward, _attend_backward, symbolic_zeros=True)
@@ -287,13 +315,6 @@ def _of_block(settings: Settings, block: Block, names: tuple[str, ...]) -> tuple
     """Output [c, r, Dv] of one block, and statistics [c, r, ...]; those of OVER_KEYS [c * multiple, k, R]."""
     scores, _ = _scores(settings, block)
     alive = jnp.ones((1, 1), scores.dtype) if block.alive is None else block.alive.astype(scores.dtype)
-    if not names:
-        # In this order XLA on CPU makes one fused call of everything.
-        weights = jax.nn.softmax(scores, axis=-1)
-        output = _product("crk,ckd->crd", _dropped(weights, block), block.value, settings)
-        output = output if block.alive is None else output * alive[..., None]
-        return output.astype(block.value.dtype), {}
-
     groups = settings.pair.groups
     highest = scores.max(-1, keepdims=True)
     shifted = scores - highest
@@ -304,6 +325,8 @@ def _of_block(settings: Settings, block: Block, names: tuple[str, ...]) -> tuple
     dropped = _dropped(weights, block)
     output = _product("crk,ckd->crd", dropped, block.value, settings) * inverse[..., None]
     found = {}
+    if "highest" in names:
+        found |= {"highest": highest[..., 0], "inverse": inverse}
     if "lse" in names:
         rows = jnp.broadcast_to(True if block.alive is None else block.alive, total.shape)
         found["lse"] = jnp.where(rows, highest[..., 0] + jnp.log(total), -jnp.inf)
@@ -320,7 +343,8 @@ def _of_block(settings: Settings, block: Block, names: tuple[str, ...]) -> tuple
             mass = jnp.where(some, of_groups, 1)
             found["group_entropy"] = jnp.where(some, jnp.log(mass) - shifts / mass, 0) * alive[..., None]
     if "second_moment" in names:
-        found["second_moment"] = jnp.square(weights).sum(-1) * jnp.square(inverse)
+        squares = jnp.einsum("crk,crk->cr", weights, weights, precision=HIGHEST)
+        found["second_moment"] = squares * jnp.square(inverse)
     if "peak" in names:
         found["peak"] = inverse
     if "received" in names:
@@ -344,7 +368,6 @@ def _of_block(settings: Settings, block: Block, names: tuple[str, ...]) -> tuple
 
 def _backward(
     blocks: Blocks,
-    output: Array,
     found: dict[str, Array],
     of_output: Array | None,
     given: dict[str, Array],
@@ -353,9 +376,9 @@ def _backward(
     """Gradients of the operands; ``given`` are the cotangents of the statistics that have any."""
     cut, operands = blocks.cut, blocks.operands
     accumulate = _accumulate(operands)
-    terms = _row_terms(output, found, of_output, given)
+    terms = _row_terms(found, given)
     terms |= {} if of_output is None else {"of_output": of_output}
-    terms |= {"of_groups": given["group_output"]} if "group_output" in given else {}
+    terms |= {"of_parts": given["group_output"]} if "group_output" in given else {}
     terms = {name: cut.split_rows(array) for name, array in terms.items()}
     of_received = given.get("received")
     if of_received is not None:
@@ -385,12 +408,13 @@ def _backward(
     # Without the scale: a product with the queries, it is the scale's own gradient.
     of_query, of_key = cut.join_rows(of_query), cut.join_keys(of_key)
     scale = blocks.settings.scale_of(operands)
+    of_key = of_key if blocks.folded else of_key * scale
     of_scale = jnp.sum(of_query * operands.query) if differentiated.scale else None
     if of_bias is not None and of_bias.shape[2] > 1:
         of_bias = of_bias[:, :, : cut.queries]
     return Operands(
         (of_query * scale).astype(operands.query.dtype),
-        (of_key * scale).astype(operands.key.dtype),
+        of_key.astype(operands.key.dtype),
         cut.join_keys(of_value).astype(operands.value.dtype),
         None if of_scale is None else of_scale.astype(operands.scale.dtype),
         None if of_bias is None else of_bias.astype(operands.bias.dtype),
@@ -398,64 +422,54 @@ def _backward(
     )
 
 
-def _row_terms(
-    output: Array, found: dict[str, Array], of_output: Array | None, given: dict[str, Array]
-) -> dict[str, Array]:
-    """What a block's gradient needs of every row, for all rows at once.
+def _row_terms(found: dict[str, Array], given: dict[str, Array]) -> dict[str, Array]:
+    """What a block's gradient needs of every row beside the upstream gradient, for all rows at once.
 
     Returns:
-      lse: so large in an empty row that all its weights are 0; [B, H, q].
-      constant: a_i, or a_ig [B, H, q, G] where a group's statistic is differentiated; without w_i sum_j P_ij dC_j.
-      slope: b_i or b_ig; absent where no entropy is differentiated.
-      moment: 2 dR_i; absent where it is 0.
-      peak: dX_i X_i, likewise.
+      highest, inverse: see ``SOFTMAX``; [B, H, q].
+      of_groups: a_ig [B, H, q, G], where a group's statistic is differentiated.
+      slope: b_i or b_ig, where an entropy is. With it log_inverse, 0 for an empty row.
+      moment: 2 dR_i, where the second moment is.
+      lse: dL_i, where lse is. peak: dX_i X_i, likewise.
     """
-    terms = {"lse": jnp.where(found["nonempty"], found["lse"], -masks.HIDDEN)}
-    constant = jnp.zeros_like(terms["lse"])
-    if of_output is not None:
-        constant -= jnp.sum(of_output.astype(constant.dtype) * output.astype(constant.dtype), -1)
-    if "group_output" in given:
-        constant -= jnp.sum(given["group_output"] * found["group_output"], (-2, -1))
+    terms = {name: found[name] for name in SOFTMAX}
     if "mass" in given:
-        constant -= jnp.sum(given["mass"] * found["mass"], -1)
-    if "lse" in given:
-        constant += given["lse"]
+        terms["of_groups"] = given["mass"]
     if "entropy" in given:
-        constant -= given["entropy"] * found["entropy"]
         terms["slope"] = given["entropy"]
-    if "second_moment" in given:
-        terms["moment"] = 2 * given["second_moment"]
-        constant -= terms["moment"] * found["second_moment"]
-    if "peak" in given:
-        terms["peak"] = given["peak"] * found["peak"]
-        constant -= terms["peak"]
-    if "mass" in given or "group_entropy" in given:
-        constant = constant[..., None]
-    if "mass" in given:
-        constant += given["mass"]
     if "group_entropy" in given:
         some = found["mass"] > LEAST_MASS
         mass = jnp.where(some, found["mass"], 1)
         share = jnp.where(some, given["group_entropy"] / mass, 0)
-        constant += share * (jnp.log(mass) - found["group_entropy"])
+        constant = share * (jnp.log(mass) - found["group_entropy"])
+        terms["of_groups"] = constant + terms["of_groups"] if "of_groups" in terms else constant
         terms["slope"] = share + terms["slope"][..., None] if "slope" in terms else share
-    return terms | {"constant": constant}
+    if "slope" in terms:
+        terms["log_inverse"] = jnp.log(jnp.where(found["inverse"] > 0, found["inverse"], 1))
+    if "second_moment" in given:
+        terms["moment"] = 2 * given["second_moment"]
+    if "lse" in given:
+        terms["lse"] = given["lse"]
+    if "peak" in given:
+        terms["peak"] = given["peak"] * found["peak"]
+    return terms
 
 
 def _of_block_backward(
     settings: Settings, block: Block, terms: dict[str, Array], of_received: Array | None
 ) -> Operands:
-    """Gradients of one block: of query and key without the scale, value, bias [c, r, k] and weights [c, r, R]."""
+    """Gradients of one block: of query and key without ``block.scale``, value, bias [c, r, k] and weights [c, r, R]."""
     groups, dtype = settings.pair.groups, block.value.dtype
     scores, slope_of_cap = _scores(settings, block)
-    logarithm = scores - terms["lse"][..., None]
-    weights = jnp.exp(logarithm)
+    shifted = scores - terms["highest"][..., None]
+    weights = jnp.exp(shifted) * terms["inverse"][..., None]
     dropped = _dropped(weights, block)
 
+    # What every weight is worth: G_ij.
     gradient, of_value, of_weights = 0.0, jnp.zeros(block.value.shape, scores.dtype), None
-    if "of_groups" in terms:
+    if "of_parts" in terms:
         # Every group's columns have an upstream of their own.
-        upstream = terms["of_groups"] + (terms["of_output"][:, :, None] if "of_output" in terms else 0)
+        upstream = terms["of_parts"] + (terms["of_output"][:, :, None] if "of_output" in terms else 0)
         parts = [(upstream[:, :, g].astype(dtype), begin, end) for g, (begin, end) in enumerate(groups) if begin < end]
         gradient = [_product("crd,ckd->crk", up, block.value[:, begin:end], settings) for up, begin, end in parts]
         of_value = [_product("crk,crd->ckd", dropped[..., begin:end], up, settings) for up, begin, end in parts]
@@ -465,21 +479,23 @@ def _of_block_backward(
         of_value = _product("crk,crd->ckd", dropped, terms["of_output"], settings)
     if block.keep is not None:
         gradient = gradient * block.keep
-    constant = terms["constant"]
     if of_received is not None:
         columns = block.weights.astype(scores.dtype)
-        # y_i = sum_j P_ij dC_j is the gradient of w_i.
         of_heads = _product("hqk,hkr->hqr", _by_head(weights, block), of_received, settings)
         of_weights = of_heads.reshape(*weights.shape[:2], -1)
-        shift = jnp.sum(of_heads * columns, -1).reshape(weights.shape[:2])
-        constant = constant - (shift if constant.ndim == 2 else shift[..., None])
         gradient = gradient + _product("qr,hkr->hqk", columns, of_received, settings).reshape(weights.shape)
-    gradient = gradient + _spread(constant, groups)
+    if "of_groups" in terms:
+        gradient = gradient + _spread(terms["of_groups"], groups)
     if "slope" in terms:
-        gradient = gradient - _spread(terms["slope"], groups) * jnp.maximum(logarithm, LOWEST)
+        logarithm = jnp.maximum(shifted + terms["log_inverse"][..., None], LOWEST)
+        gradient = gradient - _spread(terms["slope"], groups) * logarithm
     if "moment" in terms:
         gradient = gradient + terms["moment"][..., None] * weights
-    of_bias = weights * gradient
+
+    # Through the softmax. The sum is taken of the very numbers it is taken from, so that rows of dS add up to dL_i.
+    shift = jnp.einsum("crk,crk->cr", weights, jnp.broadcast_to(gradient, weights.shape), precision=HIGHEST)
+    shift = shift + terms.get("peak", 0) - terms.get("lse", 0)
+    of_bias = weights * (gradient - shift[..., None])
     if "peak" in terms:
         # Equal shares where several keys tie.
         highest = scores == scores.max(-1, keepdims=True)
@@ -510,7 +526,8 @@ def _product(equation: str, left: Array, right: Array, settings: Settings) -> Ar
 
 def _scores(settings: Settings, block: Block) -> tuple[Array, Array | None]:
     """S [c, r, k], with bias and mask; and the derivative of the softcap, None without one."""
-    scores, slope = _product("crd,ckd->crk", block.query, block.key, settings) * block.scale, None
+    scores, slope = _product("crd,ckd->crk", block.query, block.key, settings), None
+    scores = scores if block.scale is None else scores * block.scale
     if settings.softcap is not None:
         bent = jnp.tanh(scores / settings.softcap)
         scores, slope = settings.softcap * bent, 1 - jnp.square(bent)
@@ -534,7 +551,13 @@ def _by_head(array: Array, block: Block) -> Array:
 
 def _sums(array: Array, groups: tuple[masks.Range, ...]) -> Array:
     """Sums over the columns of each group, [c, r, k] to [c, r, G]."""
-    return jnp.stack([array[..., begin:end].sum(-1) for begin, end in groups], -1)
+    if sum(begin < end for begin, end in groups) == 1:
+        total = array.sum(-1)
+        return jnp.stack([total if begin < end else jnp.zeros_like(total) for begin, end in groups], -1)
+    # A product with the groups' indicators: XLA on CPU would copy every slice before it sums it.
+    columns = np.arange(array.shape[-1])
+    members = np.stack([(columns >= begin) & (columns < end) for begin, end in groups], -1)
+    return jnp.einsum("crk,kg->crg", array, members.astype(array.dtype), precision=HIGHEST)
 
 
 def _spread(array: Array, groups: tuple[masks.Range, ...]) -> Array:

@@ -29,6 +29,10 @@ UNSHRUNK = tuple(
 )
 
 
+# One test for several classes is what a contract is.
+SHARED = (hypothesis.HealthCheck.differing_executors,)
+
+
 def normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
     return rng.normal(size=shape).astype(np.float32)
 
@@ -89,13 +93,13 @@ class AttentionContract:
         assert np.all(found["lse"][:, :, 12:] == -np.inf)
         assert not found["nonempty"][:, :, 12:].any()
 
-    @hypothesis.settings(max_examples=4, phases=UNSHRUNK)
+    @hypothesis.settings(max_examples=4, phases=UNSHRUNK, suppress_health_check=SHARED)
     @hypothesis.given(recipe=recipes(longest=64), seed=st.integers(0, 2**32 - 1))
     def test_any_call(self, recipe, seed):
         check(recipe.build(), self.implementation, np.float32, np.random.default_rng(seed), quick=True)
 
     @pytest.mark.slow
-    @hypothesis.settings(max_examples=30, phases=UNSHRUNK)
+    @hypothesis.settings(max_examples=30, phases=UNSHRUNK, suppress_health_check=SHARED)
     @hypothesis.given(
         recipe=recipes(longest=64),
         dtype=st.sampled_from([np.float32, ml_dtypes.bfloat16]),
@@ -105,12 +109,12 @@ class AttentionContract:
         check(recipe.build(), self.implementation, dtype, np.random.default_rng(seed), quick=True)
 
     @pytest.mark.slow
-    @hypothesis.settings(max_examples=6, phases=UNSHRUNK)
+    @hypothesis.settings(max_examples=6, phases=UNSHRUNK, suppress_health_check=SHARED)
     @hypothesis.given(recipe=recipes(longest=700), seed=st.integers(0, 2**32 - 1))
     def test_any_long_call(self, recipe, seed):
         check(recipe.build(), self.implementation, np.float32, np.random.default_rng(seed), quick=True)
 
-    @hypothesis.settings(max_examples=25)
+    @hypothesis.settings(max_examples=25, suppress_health_check=SHARED)
     @hypothesis.given(seed=st.integers(0, 2**32 - 1))
     def test_any_validity(self, seed):
         """Random validity, presence and segments on one layout: empty rows, absent modalities, empty samples."""

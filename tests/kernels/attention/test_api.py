@@ -61,7 +61,7 @@ def call(**options):
             {"statistics": ("received",), "received_weights": jnp.ones((2, 6, 1))},
             r"needs \[B, Nq, R\] = \[2, 5, R\], got \[2, 6, 1\]",
         ),
-        ({"implementation": "flash"}, "no 'flash'; there are reference"),
+        ({"implementation": "flash"}, "no 'flash'; there are blockwise, reference"),
     ],
 )
 def test_what_does_not_fit_is_refused(options, message):
@@ -110,7 +110,7 @@ def test_fallback_in_order_with_one_line_why(narrow, caplog):
         assert api.attention(*arrays(queries=5)).output[0, 0, 0, 0] == 0
     first, second = (record.getMessage() for record in caplog.records)
     assert "narrow, none named: first of ('narrow', 'reference') that can" in first
-    assert "reference, none named: narrow cannot: it takes at most 4 queries; first of" in second
+    assert "reference, none named: not narrow: it takes at most 4 queries; first of" in second
 
 
 def test_named_and_unable_raises(narrow):
@@ -119,6 +119,16 @@ def test_named_and_unable_raises(narrow):
         ValueError, match=r"'narrow' cannot serve query float32\[2, 5, 4, 8\].*at most 4 queries.*'reference'"
     ):
         api.attention(*arrays(queries=5), implementation="narrow")
+
+
+def test_small_calls_are_dense_and_large_ones_blockwise(caplog):
+    with caplog.at_level(logging.DEBUG, logger="kernels.attention"):
+        jax.eval_shape(api.attention, *arrays())
+        large = [jax.ShapeDtypeStruct((2, 2048, 4, 8), jnp.float32)] * 3
+        jax.eval_shape(api.attention, *large)
+    small, large = (record.getMessage() for record in caplog.records)
+    assert "reference, none named: not blockwise: dense is faster" in small
+    assert "blockwise, none named" in large
 
 
 def test_every_fallback_exists():

@@ -105,6 +105,8 @@ class Experiment(Generic[M, L, O]):
       objective: from the model's output to the loss.
       optimizer: configuration of the optimizer.
       training: how long and how.
+      second_view: how training sees the same clips a second time, for objectives that compare two views; None where
+        none does.
       seed: of parameters, order, crops, augmentation and dropout.
     """
 
@@ -114,6 +116,7 @@ class Experiment(Generic[M, L, O]):
     objective: L
     optimizer: O
     training: Training
+    second_view: Frontend | None = None
     seed: int = 0
 
     def build_model(self) -> nnx.Module:
@@ -126,6 +129,11 @@ class Experiment(Generic[M, L, O]):
           mesh: of devices, or an abstract one to compile for; None for one device.
         """
         training = self.training
+        if getattr(self.objective, "needs_second_view", False) and self.second_view is None:
+            raise ValueError(
+                "the objective compares two views of a clip: give the experiment a second_view, a Frontend that shows"
+                " it in another way"
+            )
         graph, params, buffers, constants = split_model(nnx.eval_shape(self.build_model))
         del constants  # Abstract; the real ones are a few hundred bytes.
         return (
@@ -141,6 +149,7 @@ class Experiment(Generic[M, L, O]):
                 remat=training.remat,
                 scan=training.scan,
                 average=training.average,
+                second_view=self.second_view,
                 skip_non_finite=training.non_finite == "skip",
                 placement=None if mesh is None else Placement(mesh, training.rules),
             ),

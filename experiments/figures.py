@@ -4,6 +4,7 @@
 
 demo         the quickstart's experiments on the synthetic demo corpus, three seeds
 interaction  late fusion and MBT where the label lies in heard and seen together (synthetic)
+attention    losses on attention statistics, each beside a run without it (synthetic)
 digits       spoken and handwritten digits, each speaker held out in turn, with logistic regression beside them
 
 Everything is kept below --out and gone on with, so a second run costs what is missing. Each part prints a Markdown
@@ -30,7 +31,7 @@ from avjax import __version__
 from avjax.cli import main as avjax
 
 HERE = Path(__file__).resolve().parent
-Part = Literal["demo", "interaction", "digits"]
+Part = Literal["demo", "interaction", "attention", "digits"]
 SPEAKERS = ("george", "jackson", "lucas", "nicolas")
 
 
@@ -48,7 +49,7 @@ class Options:
       speakers: held out in turn, in the digits part.
     """
 
-    parts: tyro.conf.Positional[tuple[Part, ...]] = ("demo", "interaction", "digits")
+    parts: tyro.conf.Positional[tuple[Part, ...]] = ("demo", "interaction", "attention", "digits")
     out: Path = Path("runs/figures")
     digits_data: Path | None = None
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -88,6 +89,36 @@ def interaction(options: Options) -> list[str]:
         right = _right(run, "congruence")
         rows.append([name, *_mean_and_interval(right[None])])
     return _table(["experiment (synthetic data)", "accuracy", "95 % interval"], rows)
+
+
+# Term of the objective -> its weight, and what else its run is given.
+TERMS = {
+    "balance": ("1", ()),
+    "entropy": ("30", ("--objective.floor", "0.95")),
+    "decorrelation": ("1", ()),
+    "stability": ("10", ()),
+}
+
+
+def attention(options: Options) -> list[str]:
+    """Each term of ``AttentionTerms`` on the test split, in a run without any term and in one with it."""
+    folder = options.out / "attention"
+    records = _prepare(folder, "demo", "--corpus.clips-per-actor", str(options.clips_per_actor))
+
+    def trained(name: str, *words: str) -> dict[str, float]:
+        _train("demo_attention", folder / name, records, options, *words)
+        results = json.loads((folder / name / "results.json").read_text())["test"]
+        return {"accuracy": results["metrics"]["emotion"]["accuracy"]["value"], **results["losses"]}
+
+    rows = []
+    for term, (weight, words) in TERMS.items():
+        without = trained(f"without_{term}", *words) if words else trained("without")
+        with_it = trained(term, f"--objective.{term}", weight, *words)
+        numbers = [found[f"attention/{term}"] for found in (without, with_it)]
+        accuracies = [found["accuracy"] for found in (without, with_it)]
+        rows.append([term, weight, *(f"{value:.4f}" for value in numbers), *(f"{value:.3f}" for value in accuracies)])
+    heading = ["term (synthetic data)", "weight", "without", "with", "accuracy without", "accuracy with"]
+    return _table(heading, rows)
 
 
 def digits(options: Options) -> list[str]:
@@ -163,7 +194,7 @@ def _table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 def main(options: Options) -> None:
     """Makes each part's table, prints it, and keeps it with the command that made it."""
-    makers = {"demo": demo, "interaction": interaction, "digits": digits}
+    makers = {"demo": demo, "interaction": interaction, "attention": attention, "digits": digits}
     for part in options.parts:
         table = makers[part](options)
         command = f"python experiments/figures.py {part}" + (" --digits-data FOLDER" if part == "digits" else "")

@@ -42,7 +42,7 @@ def attend(
         attended = _on_mesh(placement, query, key, value, mask, names)
     if names:
         name = "+".join(mask.queries.names) if site is None else site
-        statistics.record(name, attended.statistics, mask.queries, mask.keys)
+        statistics.record(name, attended.statistics, mask)
     return attended.output
 
 

@@ -19,12 +19,15 @@ from flax import nnx
 from jaxtyping import Array, Bool
 
 from avjax.streams import Batch, Output
-from kernels.attention import Layout
+from kernels.attention import Layout, Mask
+from kernels.attention.mask import pairs
 from kernels.attention.statistics import check_names
 
 
 @functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["statistics"], meta_fields=["queries", "keys", "stacked"]
+    jax.tree_util.register_dataclass,
+    data_fields=["statistics"],
+    meta_fields=["queries", "keys", "in_sight", "stacked"],
 )
 @dataclasses.dataclass(frozen=True)
 class Site:
@@ -33,12 +36,14 @@ class Site:
     Attributes:
       statistics: name -> [layer, B, H, N, ...]; see ``kernels.attention.statistics`` for what each means.
       queries, keys: groups of tokens, which mass counts by; a modality without further words is its own tokens.
+      in_sight: for each group of queries the number of keys that it may see, missing ones counted.
       stacked: whether the axis of layers is there already.
     """
 
     statistics: Mapping[str, Array]
     queries: Layout
     keys: Layout
+    in_sight: tuple[int, ...]
     stacked: bool = True
 
     def __getitem__(self, name: str) -> Array:
@@ -68,11 +73,17 @@ def wanted() -> tuple[str, ...]:
     return () if recorder is None else recorder.names
 
 
-def record(name: str, statistics: Mapping[str, Array], queries: Layout, keys: Layout) -> None:
+def record(name: str, statistics: Mapping[str, Array], mask: Mask) -> None:
     """Keeps the statistics of one call of attention at the site of this name in the stack that is running."""
     recorder = _current.get()
     site = ".".join(part for part in (recorder.prefix, name) if part) or "attention"
-    recorder.records.setdefault(site, []).append(Site(dict(statistics), queries, keys, stacked=False))
+    in_sight = [0] * len(mask.queries.names)
+    for pair in pairs(mask):
+        for group, (begin, end) in enumerate(mask.queries.ranges):
+            if pair.queries[0] <= begin < end <= pair.queries[1]:
+                in_sight[group] = len(pair.columns)
+    found = Site(dict(statistics), mask.queries, mask.keys, tuple(in_sight), stacked=False)
+    recorder.records.setdefault(site, []).append(found)
 
 
 @contextlib.contextmanager
@@ -140,7 +151,7 @@ def replay(records: Records, *, stacked: bool = False) -> None:
 
 def _joined(name: str, found: list[Site]) -> Site:
     """The layers of a site along a first axis."""
-    kinds = {(one.queries, one.keys) for one in found}
+    kinds = {(one.queries, one.keys, one.in_sight) for one in found}
     if len(kinds) > 1:
         raise ValueError(
             f"the calls of attention at {name!r} differ in their tokens ({kinds}): run them under"
@@ -148,7 +159,12 @@ def _joined(name: str, found: list[Site]) -> Site:
         )
     parts = [one.statistics if one.stacked else {n: x[None] for n, x in one.statistics.items()} for one in found]
     # Scanned layers that call a site twice would need their order restored: each call is a site of its own there.
-    return Site({n: jnp.concatenate([part[n] for part in parts]) for n in parts[0]}, found[0].queries, found[0].keys)
+    return Site(
+        {n: jnp.concatenate([part[n] for part in parts]) for n in parts[0]},
+        found[0].queries,
+        found[0].keys,
+        found[0].in_sight,
+    )
 
 
 def call_and_capture(

@@ -12,11 +12,14 @@ from flax import nnx
 
 from avjax.data.frontend import Frontend
 from avjax.nn.placement import Placement, placed_on
+from avjax.nn.statistics import recording
 from avjax.nn.transformer import Constant
 from avjax.streams import Batch, Mean, Output
 
 Metrics = dict[str, jax.Array]
 Means = dict[str, Mean]
+# The features of a batch, and where an objective compares them those of a second view of it.
+Views = tuple[Batch, ...]
 # An nnx.State or a tree of them; a tree map over the training state puts shapes or shardings in its place.
 Tree = Any
 
@@ -25,7 +28,8 @@ Tree = Any
 class Objective(Protocol):
     """What a step asks of an objective: the loss, its parts by name, and probabilities from logits.
 
-    The loss is a mean over rows by ``batch.weight``; a part says itself over which rows it is one.
+    The loss is a mean over rows by ``batch.weight``; a part says itself over which rows it is one. An objective may
+    have a field ``statistics``, names of what attention is to report: ``output.aux["attention"]`` holds them then.
     """
 
     def __call__(self, output: Output, batch: Batch) -> tuple[jax.Array, Means]: ...
@@ -69,6 +73,7 @@ class Steps:
         all but the products with weights.
       scan: layers that are alike run as one program over their stacked weights.
       average: decay of the moving average of the parameters; 0 for none.
+      second_view: how the same clips are seen a second time, for objectives that compare; None where none does.
       skip_non_finite: a step whose loss or gradient is no number leaves everything but the step's number as it was.
       placement: the mesh that the step is for, and how activations lie on it; None for one device.
     """
@@ -83,8 +88,14 @@ class Steps:
     remat: Literal["none", "full", "dots"] = "none"
     scan: bool = False
     average: float = 0.0
+    second_view: Frontend | None = None
     skip_non_finite: bool = False
     placement: Placement | None = None
+
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        """Of attention, that the objective asks for; it finds them in ``output.aux["attention"]``."""
+        return getattr(self.objective, "statistics", ())
 
     def create(self, params: nnx.State, buffers: nnx.State) -> TrainState:
         """The state before the first step: of arrays, or of variables where their logical axes are asked for."""
@@ -103,8 +114,10 @@ class Steps:
         place in the global batch, which is the same for any number of processes and devices.
         """
         augment_key, model_key = jax.random.split(jax.random.fold_in(seed, state.step))
-        features = self.frontend(batch, augment_key)
-        gradients, means, buffers = self._gradients(state, features, model_key)
+        views: Views = (self.frontend(batch, augment_key),)
+        if self.second_view is not None:
+            views = (*views, self.second_view(batch, jax.random.fold_in(augment_key, 1)))
+        gradients, means, buffers = self._gradients(state, views, model_key)
         updates, optimizer = self.optimizer.update(gradients, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
         average = state.average
@@ -121,22 +134,27 @@ class Steps:
         return after, metrics
 
     def evaluate(self, state: TrainState, batch: Batch) -> tuple[dict[str, jax.Array], Means]:
-        """Probabilities by head (and ``head/modality``), and the parts of the loss; no augmentation, no dropout."""
+        """Probabilities by head (and ``head/modality``), and the parts of the loss; no augmentation, no dropout.
+
+        A second view, where there is one, is drawn with a key of its own, by clip, the same every time.
+        """
         params = state.params if state.average is None else state.average
         features = self.frontend(batch, None)
-        output, _ = self._forward(params, state.buffers, features, None)
+        views = (features,) if self.second_view is None else (features, self.second_view(batch, jax.random.key(0)))
+        output, _ = self._outputs(params, state.buffers, views, None)
         loss, parts = self.objective(output, features)
         probabilities = {head: self.objective.probabilities(logits) for head, logits in output.logits.items()}
         return probabilities, self._means(loss, parts, features)
 
-    def _gradients(self, state: TrainState, features: Batch, key: jax.Array) -> tuple[nnx.State, Means, nnx.State]:
+    def _gradients(self, state: TrainState, views: Views, key: jax.Array) -> tuple[nnx.State, Means, nnx.State]:
         """Gradient and metrics of the batch, over microbatches where there are several."""
         gradient = jax.grad(self._loss, has_aux=True)
         if self.accumulate == 1:
-            gradients, (means, buffers) = gradient(state.params, state.buffers, features, key)
+            gradients, (means, buffers) = gradient(state.params, state.buffers, views, key)
             return gradients, means, buffers
 
-        rows = features.weight.shape[0]
+        weight = views[0].weight
+        rows = weight.shape[0]
         if rows % self.accumulate:
             raise ValueError(
                 f"a batch of {rows} rows cannot be divided into {self.accumulate} microbatches; set --data.batch to a"
@@ -147,34 +165,45 @@ class Steps:
             # Row i goes to microbatch i modulo their number, so that every device keeps its own rows.
             return jnp.moveaxis(x.reshape(-1, self.accumulate, *x.shape[1:]), 1, 0)
 
-        def add(carry: tuple, part: tuple[Batch, jax.Array]) -> tuple[tuple, None]:
+        def add(carry: tuple, part: tuple[Views, jax.Array]) -> tuple[tuple, None]:
             sums, means, buffers = carry
             micro, number = part
             gradients, (more, buffers) = gradient(state.params, buffers, micro, jax.random.fold_in(key, number))
             return (
-                optax.tree.add_scale(sums, micro.weight.sum(), gradients),
+                optax.tree.add_scale(sums, micro[0].weight.sum(), gradients),
                 optax.tree.add(means, more),
                 buffers,
             ), None
 
-        micros = jax.tree.map(split, features)
+        micros = jax.tree.map(split, views)
         first = jax.tree.map(lambda x: x[0], micros)
         _, (means, _) = jax.eval_shape(gradient, state.params, state.buffers, first, key)
         start = (*optax.tree.zeros_like((state.params, means)), state.buffers)
         (sums, means, buffers), _ = jax.lax.scan(add, start, (micros, jnp.arange(self.accumulate)))
-        gradients = optax.tree.scale(1 / jnp.maximum(features.weight.sum(), 1e-8), sums)
+        gradients = optax.tree.scale(1 / jnp.maximum(weight.sum(), 1e-8), sums)
         return gradients, means, buffers
 
     def _loss(
-        self, params: nnx.State, buffers: nnx.State, features: Batch, key: jax.Array
+        self, params: nnx.State, buffers: nnx.State, views: Views, key: jax.Array
     ) -> tuple[jax.Array, tuple[Means, nnx.State]]:
-        output, buffers = self._forward(params, buffers, features, key)
-        loss, parts = self.objective(output, features)
-        return loss, (self._means(loss, parts, features), buffers)
+        output, buffers_after = self._outputs(params, buffers, views, key)
+        loss, parts = self.objective(output, views[0])
+        return loss, (self._means(loss, parts, views[0]), buffers_after)
 
     def _means(self, loss: jax.Array, parts: Means, features: Batch) -> Means:
         weight = jnp.asarray(features.weight).sum()
         return {"loss": Mean(loss * weight, weight), **parts}
+
+    def _outputs(
+        self, params: nnx.State, buffers: nnx.State, views: Views, key: jax.Array | None
+    ) -> tuple[Output, nnx.State]:
+        """The output for the first view; with the second's in ``aux["second_view"]`` where there is one."""
+        output, buffers_after = self._forward(params, buffers, views[0], key)
+        if len(views) == 2:
+            # With the same draws of dropout, so that what differs comes from what was seen.
+            second, _ = self._forward(params, buffers, views[1], key)
+            output = dataclasses.replace(output, aux={**output.aux, "second_view": second})
+        return output, buffers_after
 
     def _forward(
         self, params: nnx.State, buffers: nnx.State, features: Batch, key: jax.Array | None
@@ -193,8 +222,10 @@ class Steps:
             model = nnx.view(model, scan=True)
         # Values alone: bfloat16 would round seconds.
         streams = {name: s.replace(values=self._cast(s.values)) for name, s in features.streams.items()}
-        with placed_on(self.placement):
+        with placed_on(self.placement), recording(self.statistics) as sites:
             output = model(features.replace(streams=streams))
+        if self.statistics:
+            output = dataclasses.replace(output, aux={**output.aux, "attention": sites})
         _, _, buffers_after, _ = split_model(model)
         return output, jax.tree.map(lambda new, old: new.astype(old.dtype), nnx.as_pure(buffers_after), buffers)
 

@@ -1,4 +1,4 @@
-"""The command line: avjax prepare | train | eval | predict | compare | launch.
+"""The command line: avjax prepare | train | eval | predict | compare | launch | bench.
 
 Each command is one function in one file of ``commands``; ``main`` finds it, and turns errors that a user can mend
 into one line. Results go to standard output (as JSON with --json), everything else to standard error.
@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from avjax.commands import UsageError, Words, nearest
+from avjax.commands.bench import bench
 from avjax.commands.compare import compare
 from avjax.commands.evaluate import evaluate
 from avjax.commands.launch import launch
@@ -31,6 +32,7 @@ COMMANDS: dict[str, Callable[[Words], int]] = {
     "predict": predict,
     "compare": compare,
     "launch": launch,
+    "bench": bench,
 }
 
 

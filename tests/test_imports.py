@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "avjax.run": BASE | {"avjax.experiment"},
     "avjax.training": RUN | {"avjax.launch"},
     "avjax.diagnostics": RUN,
-    "avjax.commands": RUN | {"avjax.pretrained", "avjax.diagnostics", "avjax.launch"},
+    "avjax.commands": RUN | {"kernels"} | {"avjax.pretrained", "avjax.diagnostics", "avjax.launch"},
     "avjax.cli": {"avjax", "avjax.commands"},
     "experiments": RUN | {"avjax.pretrained", "avjax.diagnostics", "avjax.cli"},
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,9 +11,11 @@ import optax
 import pytest
 from flax import nnx
 
+from avjax.data.frontend import Frontend
 from avjax.nn.dense import Dense
 from avjax.nn.transformer import Size
-from avjax.streams import Output
+from avjax.objectives.classification import Classification
+from avjax.streams import Mean, Output
 from avjax.training.step import TrainState
 from tests.models import tiny
 
@@ -247,3 +251,35 @@ def test_one_step_by_hand(rng):
     moved = jax.tree.map(lambda a, b: (a - b) / 0.2, tiny.plain(params), tiny.plain(state.params))
     norm = np.sqrt(sum((x**2).sum() for x in jax.tree.leaves(moved)))
     np.testing.assert_allclose(metrics["gradient_norm"], norm, rtol=1e-4)
+
+
+def test_an_objective_is_given_attention_and_a_second_view(rng):
+    """What the objective sees in ``aux`` is what the model reports for each view, in training and in evaluation."""
+    seen = []
+
+    @dataclasses.dataclass(frozen=True)
+    class Looking(Classification):
+        statistics = ("mass",)
+
+        def __call__(self, output, batch):
+            seen.append(output.aux)
+            loss, parts = super().__call__(output, batch)
+            one, two = (aux["attention"]["fusion"]["mass"] for aux in (output.aux, output.aux["second_view"].aux))
+            weight = batch.weight.sum()
+            return loss + jnp.mean(one * two), {**parts, "apart": Mean(jnp.abs(one - two).max() * weight, weight)}
+
+    @dataclasses.dataclass(frozen=True)
+    class Louder(Frontend):
+        def __call__(self, batch, key=None):
+            return batch.replace(streams={n: s.replace(values=3 * s.values) for n, s in batch.streams.items()})
+
+    second = Louder(audio=None, video=None)
+    made, state = mbt(np.random.default_rng(0), objective=Looking(), second_view=second)
+    batch = tiny.batch(rng, rows=ROWS, classes=CLASSES)
+    _, metrics = tiny.jit(made.train)(state, batch, SEED)
+    assert float(metrics["apart"]) > 1e-3
+    _, means = tiny.jit(made.evaluate)(state, batch)
+    assert float(means["apart"].value) > 1e-3
+    assert all(set(aux) == {"attention", "second_view"} for aux in seen)
+    one_view, state = mbt(np.random.default_rng(0), objective=Classification())
+    assert one_view.statistics == ()

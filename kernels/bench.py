@@ -1,0 +1,256 @@
+"""Measures implementations of attention against one another: time, rate, memory.
+
+Contestants take turns within one run, so that all meet the same machine; figures are medians of wall and CPU time with
+their spread. Peak memory is what the compiler plans for a program beside its arguments, and of a peer in another
+process what that process grew by.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kernels.attention import attention
+from kernels.attention.mask import pairs
+from kernels.attention.specs import Spec
+
+Direction = Literal["forward", "both"]
+PEERS = Path(__file__).with_name("bench_torch.py")
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One thing to measure.
+
+    Attributes:
+      spec: shapes and mask.
+      batch: samples.
+      dtype: float32 or bfloat16.
+      direction: the forward pass, or forward and backward.
+      statistics: reported beside the output; of our own implementations alone.
+    """
+
+    spec: Spec
+    batch: int
+    dtype: str = "float32"
+    direction: Direction = "forward"
+    statistics: tuple[str, ...] = ()
+
+    @property
+    def operations(self) -> float:
+        """Floating-point operations of the products that the mask leaves: 2 products forward, 5 more backward."""
+        spec, mask = self.spec, self.spec.mask()
+        scores = sum((pair.queries[1] - pair.queries[0]) * len(pair.columns) for pair in pairs(mask))
+        width = (spec.width + (spec.value_width or spec.width)) / 2
+        return 2.0 * self.batch * spec.heads * scores * width * (2 if self.direction == "forward" else 7)
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What was measured of one contestant.
+
+    Attributes:
+      name: of the contestant.
+      wall, cpu: seconds of every round.
+      memory: bytes at the peak, beside the arguments; None where it is not known.
+    """
+
+    name: str
+    wall: list[float]
+    cpu: list[float]
+    memory: int | None
+
+    def plain(self, case: Case, first: Measured | None = None) -> dict[str, Any]:
+        """As JSON takes it; ratios are to the first contestant."""
+        result: dict[str, Any] = {"name": self.name}
+        for kind, seconds in (("wall", self.wall), ("cpu", self.cpu)):
+            low, middle, high = np.percentile(seconds, [25, 50, 75])
+            result[kind] = {"median": float(middle), "low": float(low), "high": float(high)}
+            if first is not None:
+                # Round by round: neighbours in time are compared.
+                result[kind]["ratio"] = float(np.median(np.array(seconds) / np.array(getattr(first, kind))))
+        result["gflops"] = case.operations / result["wall"]["median"] / 1e9
+        result["memory"] = self.memory
+        return result
+
+
+@runtime_checkable
+class Contestant(Protocol):
+    """Something that can run a case again and again."""
+
+    name: str
+    memory: int | None
+
+    def run(self) -> tuple[float, float]:
+        """Once; wall and CPU seconds."""
+        ...
+
+
+class Compiled:
+    """A JAX function, compiled for a case.
+
+    Args:
+      name: of the contestant.
+      function: (query, key, value) -> a tree whose first leaf is the output.
+      case: its shapes and direction; the backward pass is of a random cotangent of the output.
+    """
+
+    def __init__(self, name: str, function: Callable[..., Any], case: Case):
+        self.name = name
+        self._arrays = tuple(case.spec.arrays(case.batch, jnp.dtype(case.dtype)).values())
+
+        def both(query: jax.Array, key: jax.Array, value: jax.Array) -> Any:
+            output, pull, rest = jax.vjp(lambda *qkv: _split(function(*qkv)), query, key, value, has_aux=True)
+            return output, rest, pull(output)
+
+        self._compiled = jax.jit(function if case.direction == "forward" else both).lower(*self._arrays).compile()
+        analysis = self._compiled.memory_analysis()
+        self.memory = None if analysis is None else analysis.temp_size_in_bytes + analysis.output_size_in_bytes
+        self.run()
+
+    def run(self) -> tuple[float, float]:
+        cpu, wall = time.process_time(), time.perf_counter()
+        jax.block_until_ready(self._compiled(*self._arrays))
+        return time.perf_counter() - wall, time.process_time() - cpu
+
+
+def _split(result: Any) -> tuple[jax.Array, Any]:
+    output, *rest = result if isinstance(result, tuple) else (result,)
+    return output, rest
+
+
+class Peer:
+    """A contestant in another Python, which has PyTorch: bench_torch.py, asked line by line.
+
+    Args:
+      python: that Python.
+      name: of the contestant: sdpa or compile.
+      case: its shapes and direction.
+
+    Raises:
+      RuntimeError: with its last words, if it does not start.
+    """
+
+    def __init__(self, python: str, name: str, case: Case):
+        self.name = f"torch {name}"
+        spec = case.spec
+        asked = {
+            "kind": name,
+            "shapes": case.spec.shapes(case.batch),
+            "dtype": case.dtype,
+            "direction": case.direction,
+            "pairs": [[pair.queries, pair.keys] for pair in pairs(spec.mask())],
+            "causal": spec.causal,
+        }
+        self._process = subprocess.Popen(
+            [python, str(PEERS), json.dumps(asked)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        self.memory = self._ask()["memory"]
+
+    def _ask(self) -> dict[str, Any]:
+        line = self._process.stdout.readline()
+        if not line:
+            _, errors = self._process.communicate()
+            raise RuntimeError(f"{self.name} ended: {errors.strip()[-400:]}")
+        return json.loads(line)
+
+    def run(self) -> tuple[float, float]:
+        self._process.stdin.write("run\n")
+        self._process.stdin.flush()
+        answer = self._ask()
+        return answer["wall"], answer["cpu"]
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+def own(name: str, case: Case, label: str = "") -> Compiled:
+    """One of our implementations, with the statistics of the case."""
+    mask = case.spec.mask()
+
+    def function(query: jax.Array, key: jax.Array, value: jax.Array) -> Any:
+        attended = attention(query, key, value, mask=mask, statistics=case.statistics, implementation=name)
+        return attended.output, attended.statistics
+
+    return Compiled(label or name, function, case)
+
+
+def jax_nn(case: Case) -> Compiled:
+    """jax.nn.dot_product_attention, with a dense mask where the case hides pairs."""
+    seen = None if _sees_all(case.spec) else jnp.asarray(dense_mask(case.spec))[None, None]
+
+    def function(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+        return jax.nn.dot_product_attention(query, key, value, mask=seen)
+
+    return Compiled("jax.nn", function, case)
+
+
+def einsum(case: Case) -> Compiled:
+    """What one writes by hand: einsum, softmax, einsum, heads before tokens, an additive mask."""
+    hidden = None if _sees_all(case.spec) else jnp.where(jnp.asarray(dense_mask(case.spec)), 0.0, -1e30)
+
+    def function(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+        query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
+        key, value = (jnp.repeat(x, query.shape[1] // x.shape[1], axis=1) for x in (key, value))
+        scores = jnp.einsum("bhqd,bhkd->bhqk", query, key, preferred_element_type=jnp.float32)
+        scores = scores / math.sqrt(query.shape[-1])
+        scores = scores if hidden is None else scores + hidden
+        weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+        return jnp.swapaxes(jnp.einsum("bhqk,bhkd->bhqd", weights, value), 1, 2)
+
+    return Compiled("einsum", function, case)
+
+
+def tokamax(case: Case, implementation: str) -> Compiled:
+    """tokamax's XLA paths, where it is installed.
+
+    Raises:
+      ImportError: where it is not.
+    """
+    import tokamax as library
+
+    seen = None if _sees_all(case.spec) else jnp.asarray(dense_mask(case.spec))[None, None]
+
+    def function(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+        return library.dot_product_attention(query, key, value, mask=seen, implementation=implementation)
+
+    return Compiled(f"tokamax {implementation}", function, case)
+
+
+def _sees_all(spec: Spec) -> bool:
+    return spec.sees is None and not spec.causal
+
+
+def dense_mask(spec: Spec) -> np.ndarray:
+    """bool [Nq, Nk]: who sees whom."""
+    seen = np.zeros((spec.queries.length, spec.keys.length), bool)
+    for pair in pairs(spec.mask()):
+        for keys in pair.keys:
+            seen[slice(*pair.queries), slice(*keys)] = True
+    return np.tril(seen) if spec.causal else seen
+
+
+def compete(contestants: Sequence[Contestant], rounds: int, after: Callable[[int], None] = lambda done: None) -> list:
+    """Lets contestants run in turn; each round begins with another one."""
+    wall: list[list[float]] = [[] for _ in contestants]
+    cpu: list[list[float]] = [[] for _ in contestants]
+    for number in range(rounds):
+        for place in range(len(contestants)):
+            index = (place + number) % len(contestants)
+            seconds = contestants[index].run()
+            wall[index].append(seconds[0])
+            cpu[index].append(seconds[1])
+        after(number + 1)
+    return [Measured(c.name, w, p, c.memory) for c, w, p in zip(contestants, wall, cpu, strict=True)]

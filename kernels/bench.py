@@ -91,9 +91,8 @@ class Contestant(Protocol):
     name: str
     memory: int | None
 
-    def run(self) -> tuple[float, float]:
-        """Once; wall and CPU seconds."""
-        ...
+    # Once; wall and CPU seconds.
+    def run(self) -> tuple[float, float]: ...
 
 
 class Compiled:

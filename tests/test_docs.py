@@ -51,6 +51,8 @@ COMMANDS: dict[str, Held] = {
     "python experiments/figures.py interaction": Held("run", "--steps 2 --clips-per-actor 4"),
     "python experiments/figures.py digits": Held("run", "--steps 2 --speakers george", data="fsdd", seconds=900),
     "python experiments/benchmarks/prepare.py": Held("run", "--rounds 1 --clips 2 --seconds 1"),
+    "avjax bench attention": Held("run", "--specs odd_7 --rounds 2"),
+    "python experiments/figures.py attention": Held("run", "--steps 2 --clips-per-actor 4"),
     "avjax launch": Held("run", "--training.steps 3"),
     "sbatch": Held("elsewhere", by="tests/test_launch.py::test_the_slurm_script_hands_over_its_words"),
     "kubectl apply": Held("elsewhere", by="tests/test_launch.py::test_the_jobset_s_command_parses"),

@@ -65,30 +65,45 @@ class Blocks(NamedTuple):
 
     @classmethod
     def of(cls, settings: Settings, operands: Operands, sight: masks.Sight, seeds: Array | None) -> Blocks:
-        batch, heads, queries, _ = operands.query.shape
-        _, shared, keys, _ = operands.key.shape
+        batch, queries, heads, _ = operands.query.shape
+        _, keys, shared, _ = operands.key.shape
         cut = Cut.of(batch, heads, shared, queries, keys)
         bias, weights, rows, segments = operands.bias, operands.weights, sight.rows, sight.segments
         if bias is not None and bias.shape[2] > 1:
             bias = cut.fill(bias, 2)
         weights = None if weights is None else cut.fill(weights, 1)
+        query = cut.fill(operands.query, 1)
+        upstream = None if operands.upstream is None else cut.fill(operands.upstream, 1)
         rows = None if rows is None else cut.fill(rows, 1)
         segments = None if segments is None else (cut.fill(segments[0], 1), segments[1])
         sight = dataclasses.replace(sight, rows=rows, segments=segments)
-        return cls(settings, cut, operands._replace(bias=bias, weights=weights), sight, seeds)
+        return cls(
+            settings, cut, operands._replace(query=query, bias=bias, weights=weights, upstream=upstream), sight, seeds
+        )
 
-    def rows(self) -> tuple[Array, Array | None]:
-        """Queries, and upstream gradient where there is one, of every block: [units, blocks, c, r, ...]."""
-        query, upstream = self.operands.query, self.operands.upstream
-        if self.folded:
-            query = (query * self.settings.scale_of(self.operands)).astype(query.dtype)
-        return self.cut.split_rows(query), None if upstream is None else self.cut.split_rows(upstream)
+    def rows_of(self, array: Array, unit: Array, number: Array) -> Array:
+        """A block's rows [c, r, X] of an array [B, q, H, X] whose queries are filled up.
 
-    def keys(self) -> tuple[Array, Array]:
-        """Keys and values of every unit: [units, c, k, ...]."""
-        return self.cut.split_keys(self.operands.key), self.cut.split_keys(self.operands.value)
+        Cut out block by block: heads before tokens for the whole array at once would cost as much as a product.
+        """
+        cut, (sample, first) = self.cut, self._place(unit)
+        heads = cut.together * cut.multiple
+        size = (1, cut.rows, heads, array.shape[3])
+        part = jax.lax.dynamic_slice(array, (sample, number * cut.rows, first, 0), size)[0]
+        return jnp.swapaxes(part, 0, 1).reshape(cut.together, cut.multiple * cut.rows, -1)
 
-    def block(self, unit: Array, number: Array, rows: tuple[Array, Array | None], key: Array, value: Array) -> Block:
+    def keys_of(self, unit: Array) -> tuple[Array, Array]:
+        """Keys and values of a unit, [c, k, ...]."""
+        sample, first = self._place(unit)
+
+        def of(array: Array) -> Array:
+            size = (1, self.cut.keys, self.cut.together, array.shape[3])
+            part = jax.lax.dynamic_slice(array, (sample, 0, first // self.cut.multiple, 0), size)[0]
+            return jnp.swapaxes(part, 0, 1)
+
+        return of(self.operands.key), of(self.operands.value)
+
+    def block(self, unit: Array, number: Array, key: Array, value: Array) -> Block:
         """One block, from the numbers of its unit and of itself in it."""
         cut, settings = self.cut, self.settings
         sample, first = self._place(unit)
@@ -117,7 +132,10 @@ class Blocks(NamedTuple):
             survives = kept(settings.rate, seeds, tokens, settings.pair.columns)
             keep = survives.reshape(cut.together, -1, cut.keys) * (1 / (1 - settings.rate))
         weights = of_sample(self.operands.weights, rows=True)
-        query, upstream = rows
+        query, upstream = self.rows_of(self.operands.query, unit, number), self.operands.upstream
+        if self.folded:
+            query = (query * settings.scale_of(self.operands)).astype(query.dtype)
+        upstream = None if upstream is None else self.rows_of(upstream, unit, number)
         return Block(
             query, key, value, None if self.folded else settings.scale_of(self.operands),
             self._bias(sample, first, begin), self._every_head(seen), self._every_head(alive),

@@ -31,7 +31,7 @@ DENSE_BYTES = 2 * 2**20
 def of_pair(
     settings: Settings, operands: Operands, sight: masks.Sight, seeds: Array | None
 ) -> tuple[Array, dict[str, Array]]:
-    """Output [B, H, q, Dv] and statistics of one range of queries, with a derivative of its own."""
+    """Output [B, q, H, Dv] and statistics of one range of queries, with a derivative of its own."""
     return _attend(settings, operands, sight, seeds)
 
 
@@ -121,12 +121,11 @@ _attend.defvjp(_attend_forward, _attend_backward, symbolic_zeros=True)
 def _forward(blocks: Blocks, names: tuple[str, ...]) -> tuple[Array, dict[str, Array]]:
     cut, operands = blocks.cut, blocks.operands
 
-    def of_unit(_: None, given: tuple) -> tuple[None, tuple]:
-        unit, rows, key, value = given
+    def of_unit(_: None, unit: Array) -> tuple[None, tuple]:
+        key, value = blocks.keys_of(unit)
 
-        def of_block(totals: dict[str, Array], given: tuple) -> tuple[dict[str, Array], tuple]:
-            number, rows = given
-            block = blocks.block(unit, number, rows, key, value)
+        def of_block(totals: dict[str, Array], number: Array) -> tuple[dict[str, Array], tuple]:
+            block = blocks.block(unit, number, key, value)
             output, found = one_block.forward(blocks.settings, block, names)
             return {name: total + found.pop(name) for name, total in totals.items()}, (output, found)
 
@@ -135,13 +134,13 @@ def _forward(blocks: Blocks, names: tuple[str, ...]) -> tuple[Array, dict[str, A
             if name in names:
                 shape = (cut.together * cut.multiple, cut.keys, operands.weights.shape[2])
                 totals[name] = jnp.zeros(shape, accumulate(operands))
-        totals, results = jax.lax.scan(of_block, totals, (jnp.arange(cut.blocks), rows))
+        totals, results = jax.lax.scan(of_block, totals, jnp.arange(cut.blocks))
         return None, (totals, results)
 
-    _, (totals, (output, found)) = jax.lax.scan(of_unit, None, (jnp.arange(cut.units), blocks.rows(), *blocks.keys()))
+    _, (totals, (output, found)) = jax.lax.scan(of_unit, None, jnp.arange(cut.units))
     result = {name: cut.join_rows(array) for name, array in found.items()}
     result |= {name: total.reshape(cut.batch, -1, *total.shape[2:]) for name, total in totals.items()}
-    return cut.join_rows(output), result
+    return jnp.swapaxes(cut.join_rows(output), 1, 2), result
 
 
 # ---------------------------------------------------------------------------------------------- backward
@@ -158,7 +157,7 @@ def _backward(
     cut, operands = blocks.cut, blocks.operands
     wide = accumulate(operands)
     terms = one_block.row_terms(found, given)
-    terms |= {} if of_output is None else {"of_output": of_output}
+    of_output = None if of_output is None else cut.fill(of_output, 1)
     terms |= {"of_parts": given["group_output"]} if "group_output" in given else {}
     terms = {name: cut.split_rows(array) for name, array in terms.items()}
     of_received = given.get("received")
@@ -166,12 +165,15 @@ def _backward(
         of_received = of_received.reshape(cut.units, -1, *of_received.shape[2:])
 
     def of_unit(of_bias: Array | None, given: tuple) -> tuple[Array | None, tuple]:
-        unit, rows, key, value, terms, of_received = given
+        unit, terms, of_received = given
+        key, value = blocks.keys_of(unit)
 
         def of_block(carry: tuple, given: tuple) -> tuple[tuple, tuple]:
             of_key, of_value, of_bias = carry
-            number, rows, terms = given
-            block = blocks.block(unit, number, rows, key, value)
+            number, terms = given
+            block = blocks.block(unit, number, key, value)
+            if of_output is not None:
+                terms = {**terms, "of_output": blocks.rows_of(of_output, unit, number)}
             gradient = one_block.backward(blocks.settings, block, terms, of_received)
             if of_bias is not None:
                 of_bias = blocks.add_bias(of_bias, gradient.bias, unit, number)
@@ -179,24 +181,25 @@ def _backward(
 
         start = (jnp.zeros(key.shape, wide), jnp.zeros(value.shape, wide), of_bias)
         (of_key, of_value, of_bias), (of_query, of_weights) = jax.lax.scan(
-            of_block, start, (jnp.arange(cut.blocks), rows, terms)
+            of_block, start, (jnp.arange(cut.blocks), terms)
         )
         return of_bias, (of_query, of_key, of_value, of_weights)
 
     of_bias = jnp.zeros(operands.bias.shape, wide) if differentiated.bias else None
-    given = (jnp.arange(cut.units), blocks.rows(), *blocks.keys(), terms, of_received)
+    given = (jnp.arange(cut.units), terms, of_received)
     of_bias, (of_query, of_key, of_value, of_weights) = jax.lax.scan(of_unit, of_bias, given)
     # Without the scale: a product with the queries, it is the scale's own gradient.
-    of_query, of_key = cut.join_rows(of_query), cut.join_keys(of_key)
+    of_query = jnp.swapaxes(cut.join_rows(of_query), 1, 2)
+    of_key, of_value = (jnp.swapaxes(cut.join_keys(array), 1, 2) for array in (of_key, of_value))
     scale = blocks.settings.scale_of(operands)
     of_key = of_key if blocks.folded else of_key * scale
-    of_scale = jnp.sum(of_query * operands.query) if differentiated.scale else None
+    of_scale = jnp.sum(of_query * operands.query[:, : cut.queries]) if differentiated.scale else None
     if of_bias is not None and of_bias.shape[2] > 1:
         of_bias = of_bias[:, :, : cut.queries]
     return Operands(
         (of_query * scale).astype(operands.query.dtype),
         of_key.astype(operands.key.dtype),
-        cut.join_keys(of_value).astype(operands.value.dtype),
+        of_value.astype(operands.value.dtype),
         None if of_scale is None else of_scale.astype(operands.scale.dtype),
         None if of_bias is None else of_bias.astype(operands.bias.dtype),
         None if of_weights is None else cut.join_rows(of_weights).sum(1).astype(operands.weights.dtype),

@@ -80,10 +80,6 @@ class Cut:
         array = array.reshape(self.batch, self.shared * self.multiple, self.blocks * self.rows, *rest)
         return array[:, :, : self.queries]
 
-    def split_keys(self, array: Array) -> Array:
-        """[B, Hkv, k, ...] to [units, together, k, ...]."""
-        return array.reshape(self.units, self.together, *array.shape[2:])
-
     def join_keys(self, array: Array) -> Array:
         """[units, together, ...] to [B, Hkv, ...]."""
         return array.reshape(self.batch, self.shared, *array.shape[2:])

@@ -24,13 +24,13 @@ class Operands(NamedTuple):
     """The arrays of one pair that may be differentiated.
 
     Attributes:
-      query: [B, H, q, D].
-      key: [B, Hkv, k, D].
-      value: [B, Hkv, k, Dv].
+      query: [B, q, H, D].
+      key: [B, k, Hkv, D].
+      value: [B, k, Hkv, Dv].
       scale: of the products where it is an array; else None, and in the settings.
       bias: [#B, #H, #q, #k], or None.
       weights: of the queries in ``received`` and ``relevance``, [B, q, R]; or None.
-      upstream: the gradient of something at the output, [B, H, q, Dv], in ``relevance``; or None.
+      upstream: the gradient of something at the output, [B, q, H, Dv], in ``relevance``; or None.
     """
 
     query: Any
@@ -69,7 +69,7 @@ class Settings:
         return np.arange(*self.pair.queries)
 
 
-# (settings, operands, sight, seeds of dropout [B, H]) -> output [B, H, q, Dv] and the statistics of these queries;
+# (settings, operands, sight, seeds of dropout [B, H]) -> output [B, q, H, Dv] and the statistics of these queries;
 # those of OVER_KEYS are [B, H, k, R], of the pair's own columns.
 OfPair = Callable[[Settings, Operands, masks.Sight, Any], tuple[Array, dict[str, Array]]]
 
@@ -105,8 +105,6 @@ def attend(
     if dropout is not None:
         rate, seed = dropout
         seeds = seed if jnp.ndim(seed) == 2 else dropout_seeds(seed, batch, heads)
-    query, key, value = (jnp.swapaxes(array, 1, 2) for array in (query, key, value))
-    upstream = None if upstream is None else jnp.swapaxes(upstream, 1, 2)
     number, scale = (float(scale), None) if isinstance(scale, (int, float, np.number)) else (None, scale)
 
     parts = []
@@ -115,21 +113,21 @@ def attend(
     over_keys = {name: jnp.zeros(shape, accumulate) for name, shape in wanted.items() if name in OVER_KEYS}
     for pair in masks.pairs(mask):
         operands = Operands(
-            pair.take_queries(query, 2), pair.take_keys(key, 2), pair.take_keys(value, 2), scale,
+            pair.take_queries(query, 1), pair.take_keys(key, 1), pair.take_keys(value, 1), scale,
             _of_bias(bias, pair), None if received_weights is None else pair.take_queries(received_weights, 1),
-            None if upstream is None else pair.take_queries(upstream, 2),
+            None if upstream is None else pair.take_queries(upstream, 1),
         )  # fmt: skip
         settings = Settings(pair, number, softcap, rate, statistics, precision)
         output, found = of_pair(settings, operands, masks.Sight.of(mask, pair), seeds)
         over_keys = {name: _add_columns(total, found.pop(name), pair) for name, total in over_keys.items()}
         parts.append((pair.queries, {"output": output, **found}))
 
-    output = _rows(parts, "output", (batch, heads, queries, width), value.dtype)
+    output = _rows(parts, "output", (batch, queries, heads, width), value.dtype, axis=1)
     result = {}
     for name, shape in wanted.items():
         dtype = jnp.bool_ if name == "nonempty" else accumulate
         result[name] = over_keys[name] if name in over_keys else _rows(parts, name, shape, dtype)
-    return jnp.swapaxes(output, 1, 2), result
+    return output, result
 
 
 def _of_bias(bias: Array | None, pair: masks.Pair) -> Array | None:
@@ -140,18 +138,22 @@ def _of_bias(bias: Array | None, pair: masks.Pair) -> Array | None:
 
 
 def _rows(
-    parts: list[tuple[masks.Range, dict[str, Array] | None]], name: str, shape: tuple[int, ...], dtype: Any
+    parts: list[tuple[masks.Range, dict[str, Array] | None]],
+    name: str,
+    shape: tuple[int, ...],
+    dtype: Any,
+    axis: int = 2,
 ) -> Array:
-    """Puts the ranges of queries together; rows in no pair see nothing."""
+    """Puts the ranges of queries together along an axis; rows in no pair see nothing."""
     empty = -jnp.inf if name == "lse" else 0
     pieces, reached = [], 0
-    for (begin, end), found in [*parts, ((shape[2], shape[2]), None)]:
+    for (begin, end), found in [*parts, ((shape[axis], shape[axis]), None)]:
         if begin > reached:
-            pieces.append(jnp.full((*shape[:2], begin - reached, *shape[3:]), empty, dtype))
+            pieces.append(jnp.full((*shape[:axis], begin - reached, *shape[axis + 1 :]), empty, dtype))
         if found is not None:
             pieces.append(found[name])
         reached = end
-    return pieces[0] if len(pieces) == 1 else jnp.concatenate(pieces, axis=2)
+    return pieces[0] if len(pieces) == 1 else jnp.concatenate(pieces, axis)
 
 
 def _add_columns(total: Array, columns: Array, pair: masks.Pair) -> Array:

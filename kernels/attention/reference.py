@@ -22,9 +22,10 @@ from kernels.attention.statistics import dense
 def of_pair(
     settings: Settings, operands: Operands, sight: masks.Sight, seeds: Array | None
 ) -> tuple[Array, dict[str, Array]]:
-    """Output [B, H, q, Dv] and statistics of one range of queries."""
+    """Output [B, q, H, Dv] and statistics of one range of queries."""
     pair, precision, statistics = settings.pair, settings.precision, settings.statistics
-    query, key, value, _, bias, received_weights, upstream = operands
+    query, key, value = (jnp.swapaxes(array, 1, 2) for array in operands[:3])
+    bias, received_weights = operands.bias, operands.weights
     accumulate = jnp.promote_types(query.dtype, jnp.float32)
     scores = _product(query, jnp.swapaxes(key, 2, 3), accumulate, precision)
     scores = scores * settings.scale_of(operands)
@@ -64,9 +65,10 @@ def of_pair(
     if "received" in statistics:
         result["received"] = columns(weights, received_weights)
     if "relevance" in statistics:
+        upstream = jnp.swapaxes(operands.upstream, 1, 2)
         through = _product(upstream, jnp.swapaxes(value, 2, 3), accumulate, precision)
         result["relevance"] = columns(jax.nn.relu(weights * through), received_weights)
-    return output, result
+    return jnp.swapaxes(output, 1, 2), result
 
 
 attend = functools.partial(pairwise.attend, of_pair)

@@ -37,7 +37,7 @@ SITES = {
         tiny.config(size=SIZE, fusion_layer=2, fusion="cross", shared_encoder=True),
         {"unimodal.audio": 2, "unimodal.video": 2, "fusion.audio": 2, "fusion.video": 2},
     ),
-    "merged": (tiny.config(size=SIZE, fusion_layer=0, fusion="merged"), {"fusion.audio+video": 4}),
+    "merged": (tiny.config(size=SIZE, fusion_layer=0, fusion="merged"), {"fusion.video+audio": 4}),
     "late": (
         late_fusion.Config((tiny.AUDIO, tiny.VIDEO), {"emotion": 4}, SIZE),
         {"unimodal.audio": 4, "unimodal.video": 4},

@@ -47,12 +47,10 @@ class AttentionBench:
 
 def bench(words: Words) -> int:
     """attention [--specs NAME ...] [--out FOLDER]    kernels against their peers: time, rate, memory"""
+    words = ["attention", *words] if words and words[0] in ("-h", "--help") else list(words)
     if not words or words[0] != "attention":
-        if words and words[0] in ("-h", "--help"):
-            print(USAGE)
-            return 0
         raise UsageError(f"there is one benchmark, attention. {USAGE}")
-    options = tyro.cli(AttentionBench, prog="avjax bench attention", args=list(words[1:]))
+    options = tyro.cli(AttentionBench, prog="avjax bench attention", args=words[1:])
     found = measure(options)
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)

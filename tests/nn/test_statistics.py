@@ -109,7 +109,11 @@ def test_masses_tell_modality_from_bottleneck(rng):
 
 
 @pytest.mark.parametrize("name", [n if n == "bottleneck" else pytest.param(n, marks=pytest.mark.slow) for n in SITES])
-@pytest.mark.parametrize("views", [{"scan": True}, {"remat": "full"}, {"scan": True, "remat": "dots"}], ids=str)
+@pytest.mark.parametrize(
+    "views",
+    [*(pytest.param(v, marks=pytest.mark.slow) for v in ({"scan": True}, {"remat": "full"})),
+     {"scan": True, "remat": "dots"}], ids=str,
+)  # fmt: skip
 def test_scan_and_remat_report_the_same(name, views, rng):
     config, _ = SITES[name]
     given = batch(rng)
@@ -137,7 +141,7 @@ def test_a_mesh_reports_the_same(shape, rng):
             np.testing.assert_allclose(values, sharded[name][statistic], rtol=1e-4, atol=1e-5, err_msg=statistic)
 
 
-@pytest.mark.parametrize("views", [{}, {"scan": True, "remat": "full"}], ids=str)
+@pytest.mark.parametrize("views", [{}, pytest.param({"scan": True, "remat": "full"}, marks=pytest.mark.slow)], ids=str)
 def test_statistics_have_gradients(views, rng):
     """Of a loss on the masses, in all parameters that they depend on."""
     config, _ = SITES["bottleneck"]

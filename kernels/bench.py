@@ -101,7 +101,7 @@ class Compiled:
     Args:
       name: of the contestant.
       function: (query, key, value) -> a tree whose first leaf is the output.
-      case: its shapes and direction; the backward pass is of a random cotangent of the output.
+      case: its shapes and direction; the backward pass is of the output, with itself for cotangent.
     """
 
     def __init__(self, name: str, function: Callable[..., Any], case: Case):

@@ -27,7 +27,8 @@ class AttentionBench:
       batch: samples of a call.
       dtypes: of query, key and value.
       directions: the forward pass, or forward and backward.
-      statistics: also measures our own with these, beside the plain ones; none given, none measured.
+      statistics: also measures our own with these, reported and not differentiated, beside the plain ones; none given,
+        none measured.
       rounds: in which every contestant runs once.
       torch_python: a Python with PyTorch, for its attention and its compiler; `make bench-peers` makes one.
       out: folder for attention.json and attention.png.

@@ -90,8 +90,10 @@ def record(name: str, statistics: Mapping[str, Array], mask: Mask) -> None:
 def recording(names: Sequence[str]) -> Iterator[dict[str, Site]]:
     """Collects statistics of what is called inside; the dictionary, site -> Site, is filled at the end.
 
+    Where something is jitted, this belongs inside: a program that is compiled already reports nothing.
+
     Raises:
-      ValueError: for statistics that do not exist.
+      ValueError: for statistics that do not exist, and where nothing attended.
     """
     check_names(names)
     recorder, sites = _Recorder(tuple(names), {}), {}
@@ -100,6 +102,11 @@ def recording(names: Sequence[str]) -> Iterator[dict[str, Site]]:
         yield sites
     finally:
         _current.reset(token)
+    if names and not recorder.records:
+        raise ValueError(
+            "statistics were asked for, but no attention was traced: the model has none, or it was jitted before; put"
+            " the recording inside the function that is jitted"
+        )
     sites |= {site: _joined(site, found) for site, found in recorder.records.items()}
 
 
@@ -145,6 +152,11 @@ def replay(records: Records, *, stacked: bool = False) -> None:
     """Records what a traced function has returned; ``stacked``: with the axis of a scan over layers in front."""
     recorder = _current.get()
     for name, found in records.items():
+        if stacked and len(found) > 1:
+            raise ValueError(
+                f"a scanned layer attends {len(found)} times at {name!r}, and its calls would lie in another order than"
+                " in a loop: run each under avjax.nn.statistics.site with a name of its own"
+            )
         found = [dataclasses.replace(one, stacked=True) for one in found] if stacked else found
         recorder.records.setdefault(name, []).extend(found)
 
@@ -158,7 +170,6 @@ def _joined(name: str, found: list[Site]) -> Site:
             " avjax.nn.statistics.site with a name each"
         )
     parts = [one.statistics if one.stacked else {n: x[None] for n, x in one.statistics.items()} for one in found]
-    # Scanned layers that call a site twice would need their order restored: each call is a site of its own there.
     return Site(
         {n: jnp.concatenate([part[n] for part in parts]) for n in parts[0]},
         found[0].queries,

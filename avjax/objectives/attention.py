@@ -4,7 +4,7 @@ The statistics come from the kernels (``avjax.nn.statistics``), with exact gradi
 read off one site of the model, from the tokens that attend to anything:
 
     balance        sum over layers of KL(pi || m),  m the mean mass of each group, pi its prior
-    entropy        mean of max(0, h0 - H / log N)^2, N the keys in sight
+    entropy        mean of max(0, h0 - H / log N)^2, N the keys that a query may see, missing ones counted
     decorrelation  mean over pairs of heads of <M_h, M_h'>
     stability      mean of JSD(M, M') / log 2, M' the same clips in a second view
 """
@@ -100,17 +100,23 @@ class AttentionTerms:
 
 
 def balance(site: Site, prior: Float[np.ndarray, " G"], weight: Float[Array, " B"]) -> Mean:
-    """sum_l KL(prior || mean mass in layer l), in nats; 0 where every layer attends as the prior has it."""
+    """sum_l KL(prior || mean mass in layer l), in nats; 0 where every layer attends as the prior has it.
+
+    A number of the whole (micro)batch: that of two halves is not the mean of theirs.
+    """
     mass = site["mass"]
     rows = _rows(mass, weight)
     mean = (mass * rows[..., None]).sum((1, 2, 3)) / jnp.maximum(rows.sum((1, 2, 3)), 1e-8)[:, None]
-    divergence = jnp.sum(prior * (jnp.log(prior) - jnp.log(jnp.maximum(mean, 1e-8))), axis=-1)
+    divergence = jnp.sum(prior * (jnp.log(prior) - jnp.log(mean + 1e-8)), axis=-1)
     # One number for the batch.
     return Mean(divergence.sum() * weight.sum(), weight.sum())
 
 
 def entropy_floor(site: Site, floor: float, weight: Float[Array, " B"]) -> Mean:
-    """Mean of max(0, floor - H / log N)^2 over layers, heads and queries, N the keys in sight of a query."""
+    """Mean of max(0, floor - H / log N)^2 over layers, heads and queries.
+
+    N is the number of keys that the mask's groups allow; where many of them are padding, a high floor is out of reach.
+    """
     highest = np.repeat(np.log(np.maximum(site.in_sight, 2)), site.queries.lengths)
     lacking = jnp.square(jax.nn.relu(floor - site["entropy"] / highest))
     return _mean(lacking, _rows(site["mass"], weight))

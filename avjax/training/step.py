@@ -115,7 +115,7 @@ class Steps:
         """
         augment_key, model_key = jax.random.split(jax.random.fold_in(seed, state.step))
         views: Views = (self.frontend(batch, augment_key),)
-        if self.second_view is not None:
+        if self.second_view is not None and getattr(self.objective, "needs_second_view", True):
             views = (*views, self.second_view(batch, jax.random.fold_in(augment_key, 1)))
         gradients, means, buffers = self._gradients(state, views, model_key)
         updates, optimizer = self.optimizer.update(gradients, state.optimizer, state.params)

@@ -90,7 +90,8 @@ def attention(
       precision: of the products; default HIGHEST for float32 and float64 (TPU would otherwise multiply float32 in
         bfloat16) and DEFAULT for narrower inputs.
       implementation: one of IMPLEMENTATIONS, which raises where it cannot serve the call; default the first of
-        FALLBACK that can.
+        FALLBACK that can and is not slower than a later one. So the size decides, and with it whether forward mode
+        works: name "reference" for that.
 
     Returns:
       Attended(output [B, Nq, H, Dv], statistics). A query that sees no key has output 0, lse -inf, other statistics 0

@@ -18,8 +18,6 @@ from kernels.attention import mask as masks
 from kernels.attention.blocks import Block
 from kernels.attention.pairwise import Operands, Settings
 
-# Sums of the statistics are float32 whatever precision is asked for the products.
-HIGHEST = jax.lax.Precision.HIGHEST
 # What the backward pass is given of every row to make its weights again: the highest score m, and 1 / sum exp(S - m), 0
 # for an empty row. From L = m + log sum exp(S - m) alone they would come with the rounding error of L.
 SOFTMAX = ("highest", "inverse")
@@ -63,17 +61,17 @@ def forward(settings: Settings, block: Block, names: tuple[str, ...]) -> tuple[A
             mass = jnp.where(some, of_groups, 1)
             found["group_entropy"] = jnp.where(some, jnp.log(mass) - shifts / mass, 0) * alive[..., None]
     if "second_moment" in names:
-        squares = jnp.einsum("crk,crk->cr", weights, weights, precision=HIGHEST)
+        squares = _exact("crk,crk->cr", weights, weights)
         found["second_moment"] = squares * jnp.square(inverse)
     if "peak" in names:
         found["peak"] = inverse
     if "received" in names:
         shares = _by_head(inverse[..., None], block) * block.weights.astype(inverse.dtype)
-        found["received"] = _product("hqk,hqr->hkr", _by_head(weights, block), shares, settings)
+        found["received"] = _exact("hqk,hqr->hkr", _by_head(weights, block), shares)
     if "relevance" in names:
         through = _product("crd,ckd->crk", block.upstream, block.value, settings)
         passed = _by_head(jax.nn.relu(weights * inverse[..., None] * through), block)
-        found["relevance"] = _product("hqk,qr->hkr", passed, block.weights.astype(passed.dtype), settings)
+        found["relevance"] = _exact("hqk,qr->hkr", passed, block.weights.astype(passed.dtype))
     if "group_output" in names:
         parts = [
             _product("crk,ckd->crd", dropped[..., begin:end], block.value[:, begin:end], settings)
@@ -110,7 +108,8 @@ def row_terms(found: dict[str, Array], given: dict[str, Array]) -> dict[str, Arr
     if "second_moment" in given:
         terms["moment"] = 2 * given["second_moment"]
     if "lse" in given:
-        terms["lse"] = given["lse"]
+        # That of an empty row is -inf, and what is made of it may have no derivative.
+        terms["lse"] = jnp.where(found["inverse"] > 0, given["lse"], 0)
     if "peak" in given:
         terms["peak"] = given["peak"] * found["peak"]
     return terms
@@ -140,9 +139,9 @@ def backward(settings: Settings, block: Block, terms: dict[str, Array], of_recei
         gradient = gradient * block.keep
     if of_received is not None:
         columns = block.weights.astype(scores.dtype)
-        of_heads = _product("hqk,hkr->hqr", _by_head(weights, block), of_received, settings)
+        of_heads = _exact("hqk,hkr->hqr", _by_head(weights, block), of_received)
         of_weights = of_heads.reshape(*weights.shape[:2], -1)
-        gradient = gradient + _product("qr,hkr->hqk", columns, of_received, settings).reshape(weights.shape)
+        gradient = gradient + _exact("qr,hkr->hqk", columns, of_received).reshape(weights.shape)
     if "of_groups" in terms:
         gradient = gradient + _spread(terms["of_groups"], groups)
     if "slope" in terms:
@@ -152,7 +151,7 @@ def backward(settings: Settings, block: Block, terms: dict[str, Array], of_recei
         gradient = gradient + terms["moment"][..., None] * weights
 
     # Through the softmax. The sum is taken of the very numbers it is taken from, so that rows of dS add up to dL_i.
-    shift = jnp.einsum("crk,crk->cr", weights, jnp.broadcast_to(gradient, weights.shape), precision=HIGHEST)
+    shift = _exact("crk,crk->cr", weights, jnp.broadcast_to(gradient, weights.shape))
     shift = shift + terms.get("peak", 0) - terms.get("lse", 0)
     of_bias = weights * (gradient - shift[..., None])
     if "peak" in terms:
@@ -174,6 +173,11 @@ def _product(equation: str, left: Array, right: Array, settings: Settings) -> Ar
     """Added up in float32 or wider."""
     accumulate = jnp.promote_types(left.dtype, jnp.float32)
     return jnp.einsum(equation, left, right, precision=settings.precision, preferred_element_type=accumulate)
+
+
+def _exact(equation: str, left: Array, right: Array) -> Array:
+    """A sum of a statistic: in float32 whatever precision is asked for the products."""
+    return jnp.einsum(equation, left, right, precision=jax.lax.Precision.HIGHEST)
 
 
 def _scores(settings: Settings, block: Block) -> tuple[Array, Array | None]:
@@ -209,7 +213,7 @@ def _sums(array: Array, groups: tuple[masks.Range, ...]) -> Array:
     # A product with the groups' indicators: XLA on CPU would copy every slice before it sums it.
     columns = np.arange(array.shape[-1])
     members = np.stack([(columns >= begin) & (columns < end) for begin, end in groups], -1)
-    return jnp.einsum("crk,kg->crg", array, members.astype(array.dtype), precision=HIGHEST)
+    return _exact("crk,kg->crg", array, jnp.asarray(members, array.dtype))
 
 
 def _spread(array: Array, groups: tuple[masks.Range, ...]) -> Array:

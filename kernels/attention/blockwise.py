@@ -109,6 +109,8 @@ def _attend_backward(settings: Settings, residuals: Any, cotangents: Any) -> tup
         if name != "nonempty" and not isinstance(cotangent, SymbolicZero)
     }
     of_output = None if isinstance(of_output, SymbolicZero) else of_output
+    if "received" not in given:
+        operands = operands._replace(weights=None)
     blocks = Blocks.of(settings, operands, sight, seeds)
     return _backward(blocks, found, of_output, given, differentiated), None, None
 
@@ -160,7 +162,9 @@ def _backward(
     terms = one_block.row_terms(found, given)
     of_output = None if of_output is None else cut.fill(of_output, 1)
     terms |= {"of_parts": given["group_output"]} if "group_output" in given else {}
-    terms = {name: cut.split_rows(array) for name, array in terms.items()}
+    # In rows that are filled up scores are whatever the bias is, and no exp() of them must overflow.
+    fills = {"highest": -masks.HIDDEN}
+    terms = {name: cut.split_rows(array, fills.get(name, 0)) for name, array in terms.items()}
     of_received = given.get("received")
     if of_received is not None:
         of_received = of_received.reshape(cut.units, -1, *of_received.shape[2:])

@@ -56,17 +56,18 @@ class Cut:
     def units(self) -> int:
         return self.batch * self.shared // self.together
 
-    def fill(self, array: Array, axis: int) -> Array:
-        """An axis of queries filled up with zeros to whole blocks."""
+    def fill(self, array: Array, axis: int, value: float | int = 0) -> Array:
+        """An axis of queries filled up to whole blocks."""
         missing = self.blocks * self.rows - array.shape[axis]
         if not missing:
             return array
-        return jnp.pad(array, [(0, missing if number == axis else 0) for number in range(array.ndim)])
+        width = [(0, missing if number == axis else 0) for number in range(array.ndim)]
+        return jnp.pad(array, width, constant_values=value)
 
-    def split_rows(self, array: Array) -> Array:
-        """[B, H, q, ...] to [units, blocks, together, multiple * rows, ...], filled up with zeros."""
+    def split_rows(self, array: Array, value: float | int = 0) -> Array:
+        """[B, H, q, ...] to [units, blocks, together, multiple * rows, ...], filled up with a value."""
         batch, _, _, *rest = array.shape
-        array = self.fill(array, 2)
+        array = self.fill(array, 2, value)
         array = array.reshape(batch, -1, self.together, self.multiple, self.blocks, self.rows, *rest)
         array = jnp.moveaxis(array, 4, 2)
         return array.reshape(self.units, self.blocks, self.together, self.multiple * self.rows, *rest)

@@ -61,8 +61,10 @@ class Settings:
     precision: Any
 
     def scale_of(self, operands: Operands) -> Any:
-        """Of the products, as a number or an array."""
-        return operands.scale if self.scale is None else self.scale
+        """Of the products, as a number or an array in the dtype of scores."""
+        if self.scale is not None:
+            return self.scale
+        return jnp.asarray(operands.scale, jnp.promote_types(operands.query.dtype, jnp.float32))
 
     def positions(self) -> np.ndarray:
         """Token numbers of the queries."""

@@ -60,7 +60,7 @@ def of_pair(
         if rows is not None:
             received_weights = received_weights * rows[..., None]
     columns = functools.partial(
-        jnp.einsum, "bhqk,bqr->bhkr", precision=precision, preferred_element_type=accumulate
+        jnp.einsum, "bhqk,bqr->bhkr", precision=jax.lax.Precision.HIGHEST
     )  # fmt: skip
     if "received" in statistics:
         result["received"] = columns(weights, received_weights)

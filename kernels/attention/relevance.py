@@ -116,8 +116,10 @@ def rollout_shares(
     for layer in layers:
         shared = layer.key.shape[2]
         value = jnp.broadcast_to(start[:, :, None], (*start.shape[:2], shared, start.shape[2]))
+        # In the precision of the shares: rounded to that of the keys at every layer, they would no longer add up.
+        query, key = (array.astype(start.dtype) for array in (layer.query, layer.key))
         mixed = attention(
-            layer.query, layer.key, value.astype(layer.key.dtype), mask=layer.mask, bias=layer.bias, scale=layer.scale,
+            query, key, value, mask=layer.mask, bias=layer.bias, scale=layer.scale,
             implementation=implementation,
         ).output  # fmt: skip
         start = (mixed.mean(2).astype(start.dtype) + start) / 2

@@ -190,6 +190,8 @@ def test_calls_of_one_name_are_layers_and_must_be_alike(rng):
 
     with pytest.raises(ValueError, match="calls of attention at 'tokens' differ"):
         unlike()
+    with pytest.raises(ValueError, match="no attention was traced"), recording(("entropy",)):
+        pass
     with pytest.raises(ValueError, match="no 'masss'"), recording(("masss",)):
         pass
     # Nothing is left behind by what failed.

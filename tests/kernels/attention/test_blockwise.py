@@ -77,18 +77,45 @@ def test_second_derivatives_backwards_are_those_of_the_reference(rng):
 
 @pytest.mark.parametrize("given", [(), ("mass",), ("received", "entropy"), STATISTICS])
 def test_what_nobody_differentiates_costs_nothing(given, rng):
-    """Statistics that are only looked at leave the backward pass as it is without them."""
+    """Statistics that are only looked at leave the backward pass as it is without them; differentiated they do not."""
     arrays = [jnp.asarray(normal(rng, 2, 40, 2, 8)) for _ in range(3)]
 
-    def loss(arrays, statistics):
+    def loss(arrays, statistics, differentiated):
         attended = attention(*arrays, statistics=statistics, implementation="blockwise")
-        return jnp.sum(attended.output**2), attended.statistics
+        result = jnp.sum(attended.output**2)
+        if differentiated:
+            result += sum(jnp.sum(x**2) for name, x in attended.statistics.items() if name != "nonempty")
+        return result, attended.statistics
 
-    def backward(statistics):
-        _, pull, _ = jax.vjp(lambda arrays: loss(arrays, statistics), arrays, has_aux=True)
-        return str(jax.make_jaxpr(pull)(1.0)).count("dot_general")
+    def backward(statistics, differentiated=False):
+        _, pull, _ = jax.vjp(lambda arrays: loss(arrays, statistics, differentiated), arrays, has_aux=True)
+        return str(jax.make_jaxpr(pull)(1.0)).count(" = ")
 
     assert backward(given) == backward(())
+    for name in given:
+        assert backward((name,), differentiated=True) > backward(())
+
+
+@pytest.mark.parametrize("most", [64, 2**21])
+def test_a_large_bias_and_losses_on_empty_rows_stay_numbers(most, rng, monkeypatch):
+    """Rows that fill up the last block have no score of their own; lse of an empty row is -inf, with no slope."""
+    monkeypatch.setitem(cuts.BLOCK_BYTES, "cpu", most)
+    query, key, value = (jnp.asarray(normal(rng, 1, n, 1, 4)) for n in (7, 8, 8))
+    mask = Mask(Layout.of(a=7), Layout.of(b=8), query_valid=jnp.arange(7)[None] != 2)
+
+    def loss(query, key, value, bias, implementation):
+        attended = attention(
+            query, key, value, bias=bias, mask=mask, statistics=("lse",), implementation=implementation
+        )  # fmt: skip
+        square = jnp.where(attended.statistics["nonempty"], attended.statistics["lse"] ** 2, 0)
+        return jnp.sum(attended.output**2) + 1e-3 * jnp.sum(square)
+
+    arrays = (query, key, value, jnp.full((1, 1, 1, 8), 100.0))
+    found, expected = (
+        jax.grad(loss, argnums=(0, 1, 2, 3))(*arrays, name) for name in ("blockwise", "reference")
+    )  # fmt: skip
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
 
 
 def test_memory_does_not_grow_with_the_square():

@@ -119,7 +119,7 @@ def test_remat_keeps_less():
 
         def residuals(params, made=made, state=state, batch=batch):
             # The pullback is a pytree of what it keeps.
-            return jax.vjp(lambda p: made._loss(p, state.buffers, batch, SEED)[0], params)[1]
+            return jax.vjp(lambda p: made._loss(p, state.buffers, (batch,), SEED)[0], params)[1]
 
         held[remat] = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(jax.eval_shape(residuals, state.params)))
         work[remat] = jax.jit(made.train).lower(state, batch, SEED).cost_analysis()["flops"]

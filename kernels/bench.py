@@ -50,7 +50,7 @@ class Case:
     def operations(self) -> float:
         """Floating-point operations of the products that the mask leaves: 2 products forward, 5 more backward."""
         spec, mask = self.spec, self.spec.mask()
-        scores = sum((pair.queries[1] - pair.queries[0]) * len(pair.columns) for pair in pairs(mask))
+        scores = sum(pair.scores for pair in pairs(mask))
         width = (spec.width + (spec.value_width or spec.width)) / 2
         return 2.0 * self.batch * spec.heads * scores * width * (2 if self.direction == "forward" else 7)
 

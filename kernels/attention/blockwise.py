@@ -56,8 +56,7 @@ def unable(query: Array, key: Array, value: Array, **options: Any) -> str | None
 def slower(query: Array, key: Array, value: Array, **options: Any) -> str | None:
     """Why the dense computation is faster for a call, or None."""
     mask = options["mask"] or masks.everything(query.shape[1], key.shape[1])
-    scores = sum((pair.queries[1] - pair.queries[0]) * len(pair.columns) for pair in masks.pairs(mask))
-    scores *= 4 * query.shape[0] * query.shape[2]
+    scores = 4 * query.shape[0] * query.shape[2] * sum(pair.scores for pair in masks.pairs(mask))
     if scores <= DENSE_BYTES:
         return f"dense is faster up to {DENSE_BYTES / 2**20:.0f} MiB of scores, and these are {scores / 2**20:.2g}"
     return None

@@ -189,6 +189,11 @@ class Pair:
         """Key token of every column."""
         return np.concatenate([np.arange(*keys) for keys in self.keys])
 
+    @property
+    def scores(self) -> int:
+        """Number of scores of one sample and head."""
+        return (self.queries[1] - self.queries[0]) * len(self.columns)
+
     def take_queries(self, array: Array, axis: int) -> Array:
         """The rows of the pair."""
         return jax.lax.slice_in_dim(array, *self.queries, axis=axis)

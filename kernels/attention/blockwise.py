@@ -29,16 +29,6 @@ from kernels.attention.statistics import OVER_KEYS
 DENSE_BYTES = 8 * 2**20
 
 
-def of_pair(
-    settings: Settings, operands: Operands, sight: masks.Sight, seeds: Array | None
-) -> tuple[Array, dict[str, Array]]:
-    """Output [B, q, H, Dv] and statistics of one range of queries, with a derivative of its own."""
-    return _attend(settings, operands, sight, seeds)
-
-
-attend = functools.partial(pairwise.attend, of_pair)
-
-
 def relevance_of_pair(
     settings: Settings, operands: Operands, sight: masks.Sight, seeds: Array | None
 ) -> tuple[Array, dict[str, Array]]:
@@ -66,9 +56,10 @@ def slower(query: Array, key: Array, value: Array, **options: Any) -> str | None
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(
+def of_pair(
     settings: Settings, operands: Operands, sight: masks.Sight, seeds: Array | None
 ) -> tuple[Array, dict[str, Array]]:
+    """Output [B, q, H, Dv] and statistics of one range of queries, with a derivative of its own."""
     return _forward(Blocks.of(settings, operands, sight, seeds), settings.statistics)
 
 
@@ -114,7 +105,8 @@ def _attend_backward(settings: Settings, residuals: Any, cotangents: Any) -> tup
     return _backward(blocks, found, of_output, given, differentiated), None, None
 
 
-_attend.defvjp(_attend_forward, _attend_backward, symbolic_zeros=True)
+of_pair.defvjp(_attend_forward, _attend_backward, symbolic_zeros=True)
+attend = functools.partial(pairwise.attend, of_pair)
 
 
 # ---------------------------------------------------------------------------------------------- forward

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import random
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +26,8 @@ from kernels.attention.mask import pairs
 from kernels.attention.specs import Spec
 
 Direction = Literal["forward", "both"]
+# Seconds before every run, see ``compete``.
+PAUSE = 0.03
 PEERS = Path(__file__).with_name("bench_torch.py")
 
 
@@ -242,12 +245,19 @@ def dense_mask(spec: Spec) -> np.ndarray:
 
 
 def compete(contestants: Sequence[Contestant], rounds: int, after: Callable[[int], None] = lambda done: None) -> list:
-    """Lets contestants run in turn; each round begins with another one."""
+    """Lets contestants run in turn, every round in another order.
+
+    Threads of PyTorch and of XLA wait awake for a while after a run, so the next contestant starts when they sleep. Its
+    first run of a turn is not counted: it finds the memory that others have given back to the system, and the caches
+    they left.
+    """
     wall: list[list[float]] = [[] for _ in contestants]
     cpu: list[list[float]] = [[] for _ in contestants]
+    order = random.Random(0)
     for number in range(rounds):
-        for place in range(len(contestants)):
-            index = (place + number) % len(contestants)
+        for index in order.sample(range(len(contestants)), len(contestants)):
+            time.sleep(PAUSE)
+            contestants[index].run()
             seconds = contestants[index].run()
             wall[index].append(seconds[0])
             cpu[index].append(seconds[1])

@@ -37,8 +37,9 @@ def forward(settings: Settings, block: Block, names: tuple[str, ...]) -> tuple[A
     highest = scores.max(-1, keepdims=True)
     shifted = scores - highest
     weights = jnp.exp(shifted)
-    of_groups = _sums(weights, groups)
-    total = of_groups.sum(-1)
+    by_group = not {"mass", "entropy", "group_entropy"}.isdisjoint(names)
+    of_groups = _sums(weights, groups) if by_group else None
+    total = of_groups.sum(-1) if by_group else weights.sum(-1)
     inverse = alive / total
     dropped = _dropped(weights, block)
     output = _product("crk,ckd->crd", dropped, block.value, settings) * inverse[..., None]
@@ -124,17 +125,18 @@ def backward(settings: Settings, block: Block, terms: dict[str, Array], of_recei
     dropped = _dropped(weights, block)
 
     # What every weight is worth: G_ij.
-    gradient, of_value, of_weights = 0.0, jnp.zeros(block.value.shape, scores.dtype), None
+    of_value = jnp.zeros(jnp.swapaxes(block.value, 1, 2).shape, scores.dtype)
+    gradient, of_weights = 0.0, None
     if "of_parts" in terms:
         # Every group's columns have an upstream of their own.
         upstream = terms["of_parts"] + (terms["of_output"][:, :, None] if "of_output" in terms else 0)
         parts = [(upstream[:, :, g].astype(dtype), begin, end) for g, (begin, end) in enumerate(groups) if begin < end]
         gradient = [_product("crd,ckd->crk", up, block.value[:, begin:end], settings) for up, begin, end in parts]
-        of_value = [_product("crk,crd->ckd", dropped[..., begin:end], up, settings) for up, begin, end in parts]
-        gradient, of_value = jnp.concatenate(gradient, -1), jnp.concatenate(of_value, 1)
+        of_value = [_product("crd,crk->cdk", up, dropped[..., begin:end], settings) for up, begin, end in parts]
+        gradient, of_value = jnp.concatenate(gradient, -1), jnp.concatenate(of_value, 2)
     elif "of_output" in terms:
         gradient = _product("crd,ckd->crk", terms["of_output"], block.value, settings)
-        of_value = _product("crk,crd->ckd", dropped, terms["of_output"], settings)
+        of_value = _product("crd,crk->cdk", terms["of_output"], dropped, settings)
     if block.keep is not None:
         gradient = gradient * block.keep
     if of_received is not None:
@@ -161,7 +163,7 @@ def backward(settings: Settings, block: Block, terms: dict[str, Array], of_recei
     of_scores = (of_bias if slope_of_cap is None else of_bias * slope_of_cap).astype(dtype)
     return Operands(
         query=_product("crk,ckd->crd", of_scores, block.key, settings),
-        key=_product("crk,crd->ckd", of_scores, block.query, settings),
+        key=_product("crd,crk->cdk", block.query, of_scores, settings),
         value=of_value,
         scale=None,
         bias=of_bias,

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from kernels.attention import mask as masks
-from kernels.attention.cut import Cut
+from kernels.attention.cut import Cut, most_bytes
 from kernels.attention.dropout import kept
 from kernels.attention.pairwise import Operands, Settings
 
@@ -64,10 +64,13 @@ class Blocks(NamedTuple):
         return wide or (self.settings.scale is not None and abs(math.frexp(self.settings.scale)[0]) == 0.5)
 
     @classmethod
-    def of(cls, settings: Settings, operands: Operands, sight: masks.Sight, seeds: Array | None) -> Blocks:
+    def of(
+        cls, settings: Settings, operands: Operands, sight: masks.Sight, seeds: Array | None, *, alone: bool = False
+    ) -> Blocks:
+        """The blocks of a pair; ``alone``: only the output is asked for."""
         batch, queries, heads, _ = operands.query.shape
         _, keys, shared, _ = operands.key.shape
-        cut = Cut.of(batch, heads, shared, queries, keys)
+        cut = Cut.of(batch, heads, shared, queries, keys, most_bytes(alone=alone))
         bias, weights, rows, segments = operands.bias, operands.weights, sight.rows, sight.segments
         if bias is not None and bias.shape[2] > 1:
             bias = cut.fill(bias, 2)

@@ -60,7 +60,8 @@ def of_pair(
     settings: Settings, operands: Operands, sight: masks.Sight, seeds: Array | None
 ) -> tuple[Array, dict[str, Array]]:
     """Output [B, q, H, Dv] and statistics of one range of queries, with a derivative of its own."""
-    return _forward(Blocks.of(settings, operands, sight, seeds), settings.statistics)
+    blocks = Blocks.of(settings, operands, sight, seeds, alone=not settings.statistics)
+    return _forward(blocks, settings.statistics)
 
 
 @jax.tree_util.register_static
@@ -175,7 +176,7 @@ def _backward(
                 of_bias = blocks.add_bias(of_bias, gradient.bias, unit, number)
             return (of_key + gradient.key, of_value + gradient.value, of_bias), (gradient.query, gradient.weights)
 
-        start = (jnp.zeros(key.shape, wide), jnp.zeros(value.shape, wide), of_bias)
+        start = (*(jnp.zeros(jnp.swapaxes(array, 1, 2).shape, wide) for array in (key, value)), of_bias)
         (of_key, of_value, of_bias), (of_query, of_weights) = jax.lax.scan(
             of_block, start, (jnp.arange(cut.blocks), terms)
         )
@@ -186,7 +187,7 @@ def _backward(
     of_bias, (of_query, of_key, of_value, of_weights) = jax.lax.scan(of_unit, of_bias, given)
     # Without the scale: a product with the queries, it is the scale's own gradient.
     of_query = jnp.swapaxes(cut.join_rows(of_query), 1, 2)
-    of_key, of_value = (jnp.swapaxes(cut.join_keys(array), 1, 2) for array in (of_key, of_value))
+    of_key, of_value = (jnp.moveaxis(cut.join_keys(array), 3, 1) for array in (of_key, of_value))
     scale = blocks.settings.scale_of(operands)
     of_key = of_key if blocks.folded else of_key * scale
     of_scale = jnp.sum(of_query * operands.query[:, : cut.queries]) if differentiated.scale else None

@@ -37,9 +37,12 @@ def forward(settings: Settings, block: Block, names: tuple[str, ...]) -> tuple[A
     highest = scores.max(-1, keepdims=True)
     shifted = scores - highest
     weights = jnp.exp(shifted)
+    if not names:
+        # They are rounded before they are added up: XLA on CPU then keeps no wide ones, and they sum to 1 as they are.
+        weights = weights.astype(block.value.dtype)
     by_group = not {"mass", "entropy", "group_entropy"}.isdisjoint(names)
     of_groups = _sums(weights, groups) if by_group else None
-    total = of_groups.sum(-1) if by_group else weights.sum(-1)
+    total = of_groups.sum(-1) if by_group else weights.sum(-1, dtype=scores.dtype)
     inverse = alive / total
     dropped = _dropped(weights, block)
     output = _product("crk,ckd->crd", dropped, block.value, settings) * inverse[..., None]

@@ -14,7 +14,6 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 
-
 class Most(NamedTuple):
     """Bytes of the scores of one block.
 

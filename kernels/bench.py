@@ -10,8 +10,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import random
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,7 +30,7 @@ from kernels.attention.specs import Spec
 Direction = Literal["forward", "both"]
 # Seconds before every run, see ``compete``.
 PAUSE = 0.03
-PEERS = Path(__file__).with_name("bench_torch.py")
+PEERS = Path(__file__).with_name("peers")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,8 +75,8 @@ class Measured:
     cpu: list[float]
     memory: int | None
 
-    def plain(self, case: Case, first: Measured | None = None) -> dict[str, Any]:
-        """As JSON takes it; ratios are to the first contestant."""
+    def plain(self, case: Case | None = None, first: Measured | None = None) -> dict[str, Any]:
+        """As JSON takes it: with its rate where the case is given, and ratios to the first contestant."""
         result: dict[str, Any] = {"name": self.name}
         for kind, seconds in (("wall", self.wall), ("cpu", self.cpu)):
             low, middle, high = np.percentile(seconds, [25, 50, 75])
@@ -82,7 +84,8 @@ class Measured:
             if first is not None:
                 # Round by round: neighbours in time are compared.
                 result[kind]["ratio"] = float(np.median(np.array(seconds) / np.array(getattr(first, kind))))
-        result["gflops"] = case.operations / result["wall"]["median"] / 1e9
+        if case is not None:
+            result["gflops"] = case.operations / result["wall"]["median"] / 1e9
         result["memory"] = self.memory
         return result
 
@@ -131,51 +134,62 @@ def _split(result: Any) -> tuple[jax.Array, Any]:
     return output, rest
 
 
-class Peer:
-    """A contestant in another Python, which has PyTorch: bench_torch.py, asked line by line.
+class Program:
+    """A contestant in a process of its own, asked line by line (peers/line.py).
 
     Args:
-      python: that Python.
-      name: of the contestant: sdpa or compile.
-      case: its shapes and direction.
+      name: of the contestant.
+      command: the program and what it is told.
+      whole: its memory is all of the process at its peak, in place of what a run adds.
 
     Raises:
       RuntimeError: with its last words, if it does not start.
     """
 
-    def __init__(self, python: str, name: str, case: Case):
-        self.name = f"torch {name}"
-        spec = case.spec
-        asked = {
-            "kind": name,
-            "shapes": case.spec.shapes(case.batch),
-            "dtype": case.dtype,
-            "direction": case.direction,
-            "pairs": [[pair.queries, pair.keys] for pair in pairs(spec.mask())],
-            "causal": spec.causal,
-        }
+    def __init__(self, name: str, command: Sequence[str], *, whole: bool = False):
+        self.name, self._whole = name, whole
+        path = os.pathsep.join(filter(None, [str(PEERS), os.environ.get("PYTHONPATH")]))
+        # A file, not a pipe: nobody reads what a program says there until it has died.
+        self._errors = tempfile.TemporaryFile("w+")
         self._process = subprocess.Popen(
-            [python, str(PEERS), json.dumps(asked)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, text=True,
+            list(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True,
+            env={**os.environ, "PYTHONPATH": path},
         )  # fmt: skip
-        self.memory = self._ask()["memory"]
+        self.ready = self._answer()
+        self.memory = None if whole else self.ready["grown"]
 
-    def _ask(self) -> dict[str, Any]:
+    def _answer(self) -> dict[str, Any]:
         line = self._process.stdout.readline()
         if not line:
-            _, errors = self._process.communicate()
-            raise RuntimeError(f"{self.name} ended: {errors.strip()[-400:]}")
+            self.close()
+            self._errors.seek(0)
+            raise RuntimeError(f"{self.name} ended: {self._errors.read().strip()[-400:]}")
         return json.loads(line)
 
     def run(self) -> tuple[float, float]:
         self._process.stdin.write("run\n")
         self._process.stdin.flush()
-        answer = self._ask()
+        answer = self._answer()
+        if self._whole:
+            self.memory = answer["peak"]
         return answer["wall"], answer["cpu"]
 
     def close(self) -> None:
         self._process.kill()
         self._process.communicate()
+
+
+def torch_attention(python: str, kind: str, case: Case) -> Program:
+    """PyTorch's attention: ``kind`` is sdpa or compile, ``python`` one that has torch."""
+    asked = {
+        "kind": kind,
+        "shapes": case.spec.shapes(case.batch),
+        "dtype": case.dtype,
+        "direction": case.direction,
+        "pairs": [[pair.queries, pair.keys] for pair in pairs(case.spec.mask())],
+        "causal": case.spec.causal,
+    }
+    return Program(f"torch {kind}", [python, str(PEERS / "torch_attention.py"), json.dumps(asked)])
 
 
 def own(name: str, case: Case, label: str = "") -> Compiled:

@@ -99,7 +99,7 @@ def measure(options: AttentionBench) -> dict[str, Any]:
                 makers["+ received"] = lambda case=received: benches.own("blockwise", case, "+ received")
             if options.torch_python:
                 for kind in ("sdpa", "compile"):
-                    makers[f"torch {kind}"] = lambda kind=kind, case=case: benches.Peer(
+                    makers[f"torch {kind}"] = lambda kind=kind, case=case: benches.torch_attention(
                         options.torch_python, kind, case
                     )
             contestants = []
@@ -114,7 +114,7 @@ def measure(options: AttentionBench) -> dict[str, Any]:
                 )
             finally:
                 for contestant in contestants:
-                    if isinstance(contestant, benches.Peer):
+                    if isinstance(contestant, benches.Program):
                         contestant.close()
             results.append(
                 {

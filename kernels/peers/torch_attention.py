@@ -1,36 +1,15 @@
 """PyTorch's attention as a peer of the benchmark: run by a Python that has torch, and asked by kernels/bench.py.
 
-    python bench_torch.py '{"kind": "sdpa", "shapes": {"query": [8, 512, 12, 64], ...}, ...}'
-
-Answers with one line of JSON when it is ready, and one for every line it is given. It imports nothing of ``kernels``.
+    torch_attention.py '{"kind": "sdpa", "shapes": {"query": [8, 512, 12, 64], ...}, ...}'
 """
 
 from __future__ import annotations
 
 import json
 import sys
-import time
-from collections.abc import Callable
 
 import torch
-
-
-def growth(run: Callable[[], None]) -> int | None:
-    """Bytes that the process grows by at the peak of a run; None where the system does not tell."""
-    try:
-        with open("/proc/self/clear_refs", "w") as file:
-            file.write("5")  # The peak starts anew from what is used now.
-        before = status("VmRSS")
-        run()
-        return status("VmHWM") - before
-    except OSError:
-        return None
-
-
-def status(name: str) -> int:
-    """A size in bytes from what Linux says of this process."""
-    with open("/proc/self/status") as file:
-        return next(int(line.split()[1]) * 1024 for line in file if line.startswith(f"{name}:"))
+from line import answer
 
 
 def main() -> None:
@@ -69,13 +48,7 @@ def main() -> None:
             with torch.no_grad():
                 function()
 
-    run()
-    memory = growth(run)
-    print(json.dumps({"memory": memory, "version": torch.__version__}), flush=True)
-    for _ in sys.stdin:
-        cpu, wall = time.process_time(), time.perf_counter()
-        run()
-        print(json.dumps({"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}), flush=True)
+    answer(run, version=torch.__version__)
 
 
 if __name__ == "__main__":

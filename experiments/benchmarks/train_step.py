@@ -1,0 +1,154 @@
+"""Time and memory of a whole training step of MBT, against the same step in PyTorch.
+
+    python experiments/benchmarks/train_step.py [--torch-python PYTHON] [--rounds 9] [--json]
+
+MBT of ViT-S width, 12 layers, the last 4 fused through 4 bottleneck tokens; 392 tokens of video and 48 of sound; float32,
+AdamW with the gradient clipped. Every contestant is a process of its own and they take turns: ours as `avjax train` runs
+it, and with scanned layers; PyTorch eager, and compiled, both with its scaled_dot_product_attention. Memory is all of a
+process at its peak. PyTorch runs on the CPU, so compare on a machine without an accelerator.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from avjax.data.frontend import Frontend
+from avjax.data.pipeline import Data
+from avjax.experiment import Experiment, Training
+from avjax.models import mbt
+from avjax.nn.encoders import Patches
+from avjax.nn.transformer import SIZES, Size
+from avjax.objectives.classification import Classification
+from avjax.progress import progress
+from avjax.streams import Batch, Stream
+from avjax.training.on_mesh import DeviceBatches, build_state, jit_train
+from avjax.training.optimizer import AdamW
+from kernels.bench import Measured, Program, compete
+from kernels.peers.line import answer
+
+CLASSES = 309
+PEER = Path(__file__).with_name("torch_train_step.py")
+
+
+def experiment(batch: int, size: Size, scan: bool) -> Experiment:
+    """The step that is measured."""
+    modalities = (
+        Patches("video", shape=(2, 224, 224, 3), patch=(1, 16, 16)),
+        Patches("audio", shape=(128, 96), patch=(16, 16)),
+    )
+    return Experiment(
+        model=mbt.Config(modalities, classes={"class": CLASSES}, size=size, fusion_layer=size.depth - size.depth // 3),
+        data=Data("none", batch=batch),
+        frontend=Frontend(audio=None, video=None),
+        objective=Classification(),
+        optimizer=AdamW(),
+        training=Training(steps=1000, scan=scan),
+    )
+
+
+def serve(arguments: argparse.Namespace) -> None:
+    """Our own step, in this process, once for every line of standard input."""
+    made = experiment(arguments.batch, size_of(arguments.size), arguments.serve == "scan")
+    rng = np.random.default_rng(0)
+    rows = made.data.batch
+    streams = {
+        patches.modality: Stream(
+            values=rng.standard_normal((rows, *patches.shape), np.float32),
+            valid=np.ones((rows, patches.shape[0]), bool),
+            start=np.zeros(rows, np.float32),
+            rate=1.0,
+        )
+        for patches in made.model.modalities
+    }
+    target = np.eye(CLASSES, dtype=np.float32)[rng.integers(0, CLASSES, rows)]
+    mesh = made.training.mesh.build()
+    steps, initialise, abstract = build_state(made, mesh)
+    local = Batch(streams, {"class": target}, np.ones(rows, np.float32), np.arange(rows, dtype=np.int32))
+    batch = DeviceBatches(mesh, made.training.rules, rows)(local)
+    state, train, seed = initialise(), jit_train(steps, abstract), jax.random.key(0)
+
+    def run() -> None:
+        nonlocal state
+        state, metrics = train(state, batch, seed)
+        jax.block_until_ready((state, metrics))
+
+    answer(run, version=jax.__version__)
+
+
+def size_of(words: str) -> Size:
+    """A name of SIZES, or width,depth,heads."""
+    return SIZES[words] if words in SIZES else Size(*map(int, words.split(",")))
+
+
+def measure(arguments: argparse.Namespace) -> tuple[list[Measured], dict[str, str]]:
+    """Every contestant, and whom it had to do without: name -> why."""
+    size = size_of(arguments.size)
+    own = [sys.executable, __file__, "--batch", str(arguments.batch), "--size", arguments.size, "--serve"]
+    commands = {"avjax": [*own, "loop"], "avjax, scanned": [*own, "scan"]}
+    if arguments.torch_python:
+        shapes = {p.modality: [p.shape, p.patch] for p in experiment(arguments.batch, size, False).model.modalities}
+        asked = {
+            "modalities": shapes, "batch": arguments.batch, "width": size.width, "depth": size.depth,
+            "heads": size.heads, "fused": size.depth // 3, "classes": CLASSES,
+        }  # fmt: skip
+        for kind in ("eager", "compile"):
+            commands[f"torch {kind}"] = [arguments.torch_python, str(PEER), json.dumps({**asked, "kind": kind})]
+    programs, left_out = [], {}
+    try:
+        for name, command in commands.items():
+            try:
+                programs.append(Program(name, command, whole=True))
+            except (OSError, RuntimeError) as error:
+                left_out[name] = str(error)
+        if not programs:
+            raise SystemExit("\n".join(left_out.values()))
+        with progress("bench train step", arguments.rounds, quiet=arguments.json) as advance:
+            return compete(programs, arguments.rounds, advance), left_out
+    finally:
+        for program in programs:
+            program.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=9, help="in which every contestant takes one counted step")
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--size", default="S", help=f"{', '.join(SIZES)}, or WIDTH,DEPTH,HEADS")
+    parser.add_argument("--torch-python", help="a Python with PyTorch; `make bench-peers` makes one")
+    parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
+    parser.add_argument("--serve", choices=["loop", "scan"], help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.serve:
+        return serve(arguments)
+    measured, left_out = measure(arguments)
+    results = [one.plain(first=measured[0]) for one in measured]
+    if arguments.json:
+        facts = {"jax": jax.__version__, "processor": platform.processor() or platform.machine()}
+        json.dump({**facts, "size": arguments.size, "batch": arguments.batch, "rounds": arguments.rounds,
+                   "contestants": results, "left_out": left_out}, sys.stdout, indent=2)  # fmt: skip
+        return None
+    table = Table("", "wall ms", "±", "ratio", "CPU ms", "ratio", "MiB at the peak", title="A training step, medians")
+    for one in results:
+        wall, cpu, memory = one["wall"], one["cpu"], one["memory"]
+        numbers = (
+            f"{wall['median'] * 1e3:.0f}", f"{(wall['high'] - wall['low']) / 2 * 1e3:.0f}", f"{wall['ratio']:.3f}",
+            f"{cpu['median'] * 1e3:.0f}", f"{cpu['ratio']:.3f}", "" if memory is None else f"{memory / 2**20:.0f}",
+        )  # fmt: skip
+        table.add_row(one["name"], *numbers)
+    Console().print(table)
+    for name, why in left_out.items():
+        print(f"left out: {name}: {why}", file=sys.stderr)
+    return None
+
+
+if __name__ == "__main__":
+    main()

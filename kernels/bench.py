@@ -15,7 +15,7 @@ import random
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -141,19 +141,22 @@ class Program:
       name: of the contestant.
       command: the program and what it is told.
       whole: its memory is all of the process at its peak, in place of what a run adds.
+      variables: of its environment, beside our own.
 
     Raises:
       RuntimeError: with its last words, if it does not start.
     """
 
-    def __init__(self, name: str, command: Sequence[str], *, whole: bool = False):
+    def __init__(
+        self, name: str, command: Sequence[str], *, whole: bool = False, variables: Mapping[str, str] | None = None
+    ):
         self.name, self._whole = name, whole
         path = os.pathsep.join(filter(None, [str(PEERS), os.environ.get("PYTHONPATH")]))
         # A file, not a pipe: nobody reads what a program says there until it has died.
         self._errors = tempfile.TemporaryFile("w+")
         self._process = subprocess.Popen(
             list(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True,
-            env={**os.environ, "PYTHONPATH": path},
+            env={**os.environ, **(variables or {}), "PYTHONPATH": path},
         )  # fmt: skip
         self.ready = self._answer()
         self.memory = None if whole else self.ready["grown"]

@@ -21,6 +21,7 @@ from avjax.data.records import Records
 from avjax.experiment import Experiment
 from avjax.progress import progress
 from avjax.run import Run, write_json
+from avjax.training import memory
 from avjax.training.checkpoint import Checkpoints, better_than, score_of
 from avjax.training.distributed import everywhere, is_first, together
 from avjax.training.evaluate import Predictions, is_multi_label, keep, predict, require_one_class
@@ -178,6 +179,8 @@ def train(
                 tracing = stack.enter_context(contextlib.ExitStack())
                 tracing.enter_context(jax.profiler.trace(str(run.path / "profile")))
             state, metrics = train_step(state, batch, seed)
+            if number == start + 1:
+                memory.give_back()
             dispatched.append(Dispatched(number, metrics, local.index, stop.vote()))
             if tracing is not None and number == trace[-1]:
                 jax.block_until_ready(metrics)

@@ -4,13 +4,15 @@
 
 MBT of ViT-S width, 12 layers, the last 4 fused through 4 bottleneck tokens; 392 tokens of video and 48 of sound; float32,
 AdamW with the gradient clipped. Every contestant is a process of its own and they take turns: ours as `avjax train` runs
-it, and with scanned layers; PyTorch eager, and compiled, both with its scaled_dot_product_attention. Memory is all of a
-process at its peak. PyTorch runs on the CPU, so compare on a machine without an accelerator.
+it; PyTorch eager, and compiled, both with its scaled_dot_product_attention; and each once more with memory in huge
+pages, which glibc takes where GLIBC_TUNABLES says so. Memory is all of a process at its peak. PyTorch runs on the CPU,
+so compare on a machine without an accelerator.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import platform
 import sys
@@ -30,6 +32,7 @@ from avjax.nn.transformer import SIZES, Size
 from avjax.objectives.classification import Classification
 from avjax.progress import progress
 from avjax.streams import Batch, Stream
+from avjax.training import memory
 from avjax.training.on_mesh import DeviceBatches, build_state, jit_train
 from avjax.training.optimizer import AdamW
 from kernels.bench import Measured, Program, compete
@@ -37,9 +40,11 @@ from kernels.peers.line import answer
 
 CLASSES = 309
 PEER = Path(__file__).with_name("torch_train_step.py")
+# What is appended to the name of a contestant, and the environment that it then has.
+PAGES = {"": {}, ", huge pages": {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}}
 
 
-def experiment(batch: int, size: Size, scan: bool) -> Experiment:
+def experiment(batch: int, size: Size) -> Experiment:
     """The step that is measured."""
     modalities = (
         Patches("video", shape=(2, 224, 224, 3), patch=(1, 16, 16)),
@@ -51,13 +56,13 @@ def experiment(batch: int, size: Size, scan: bool) -> Experiment:
         frontend=Frontend(audio=None, video=None),
         objective=Classification(),
         optimizer=AdamW(),
-        training=Training(steps=1000, scan=scan),
+        training=Training(steps=1000),
     )
 
 
 def serve(arguments: argparse.Namespace) -> None:
     """Our own step, in this process, once for every line of standard input."""
-    made = experiment(arguments.batch, size_of(arguments.size), arguments.serve == "scan")
+    made = experiment(arguments.batch, size_of(arguments.size))
     rng = np.random.default_rng(0)
     rows = made.data.batch
     streams = {
@@ -81,6 +86,9 @@ def serve(arguments: argparse.Namespace) -> None:
         state, metrics = train(state, batch, seed)
         jax.block_until_ready((state, metrics))
 
+    # As the training loop does once it has compiled.
+    train.lower(state, batch, seed).compile()
+    memory.give_back()
     answer(run, version=jax.__version__)
 
 
@@ -93,9 +101,9 @@ def measure(arguments: argparse.Namespace) -> tuple[list[Measured], dict[str, st
     """Every contestant, and whom it had to do without: name -> why."""
     size = size_of(arguments.size)
     own = [sys.executable, __file__, "--batch", str(arguments.batch), "--size", arguments.size, "--serve"]
-    commands = {"avjax": [*own, "loop"], "avjax, scanned": [*own, "scan"]}
+    commands = {"avjax": own}
     if arguments.torch_python:
-        shapes = {p.modality: [p.shape, p.patch] for p in experiment(arguments.batch, size, False).model.modalities}
+        shapes = {p.modality: [p.shape, p.patch] for p in experiment(arguments.batch, size).model.modalities}
         asked = {
             "modalities": shapes, "batch": arguments.batch, "width": size.width, "depth": size.depth,
             "heads": size.heads, "fused": size.depth // 3, "classes": CLASSES,
@@ -104,11 +112,11 @@ def measure(arguments: argparse.Namespace) -> tuple[list[Measured], dict[str, st
             commands[f"torch {kind}"] = [arguments.torch_python, str(PEER), json.dumps({**asked, "kind": kind})]
     programs, left_out = [], {}
     try:
-        for name, command in commands.items():
+        for (name, command), (pages, variables) in itertools.product(commands.items(), PAGES.items()):
             try:
-                programs.append(Program(name, command, whole=True))
+                programs.append(Program(name + pages, command, whole=True, variables=variables))
             except (OSError, RuntimeError) as error:
-                left_out[name] = str(error)
+                left_out[name + pages] = str(error)
         if not programs:
             raise SystemExit("\n".join(left_out.values()))
         with progress("bench train step", arguments.rounds, quiet=arguments.json) as advance:
@@ -125,7 +133,7 @@ def main() -> None:
     parser.add_argument("--size", default="S", help=f"{', '.join(SIZES)}, or WIDTH,DEPTH,HEADS")
     parser.add_argument("--torch-python", help="a Python with PyTorch; `make bench-peers` makes one")
     parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
-    parser.add_argument("--serve", choices=["loop", "scan"], help=argparse.SUPPRESS)
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
         return serve(arguments)

@@ -12,6 +12,6 @@ test: ; $(install) dev $(PACKAGES) && $(python) -m pytest -n 2 --dist loadfile -
 check: ; $(install) dev $(PACKAGES) && $(python) -m ruff check . && $(python) -m ruff format --check . && $(python) -m pytest -m slow
 figures: ; $(install) dev $(PACKAGES) && $(python) experiments/figures.py demo interaction attention $(if $(DIGITS),digits --digits-data $(DIGITS))
 bench: ; $(install) dev $(PACKAGES) && $(python) experiments/benchmarks/prepare.py && $(python) experiments/benchmarks/logmel.py && $(VENV)/bin/avjax bench attention
-bench-peers: ; $(install) dev $(PACKAGES) && .ci/peers .venv-peers && $(VENV)/bin/avjax bench attention --torch-python .venv-peers/bin/python
+bench-peers: ; $(install) dev $(PACKAGES) && .ci/peers .venv-peers && $(VENV)/bin/avjax bench attention --torch-python .venv-peers/bin/python && $(python) experiments/benchmarks/train_step.py --torch-python .venv-peers/bin/python
 install: ; $(install) dev $(PACKAGES)
 clean: ; rm -rf $(VENV) .venv-floor .venv-peers build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -153,7 +153,7 @@ class Program:
         self.name, self._whole = name, whole
         path = os.pathsep.join(filter(None, [str(PEERS), os.environ.get("PYTHONPATH")]))
         # A file, not a pipe: nobody reads what a program says there until it has died.
-        self._errors = tempfile.TemporaryFile("w+")
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self._process = subprocess.Popen(
             list(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True,
             env={**os.environ, **(variables or {}), "PYTHONPATH": path},
@@ -164,9 +164,11 @@ class Program:
     def _answer(self) -> dict[str, Any]:
         line = self._process.stdout.readline()
         if not line:
-            self.close()
+            self._process.wait()
             self._errors.seek(0)
-            raise RuntimeError(f"{self.name} ended: {self._errors.read().strip()[-400:]}")
+            words = self._errors.read().strip()[-400:]
+            self.close()
+            raise RuntimeError(f"{self.name} ended: {words}")
         return json.loads(line)
 
     def run(self) -> tuple[float, float]:
@@ -180,6 +182,7 @@ class Program:
     def close(self) -> None:
         self._process.kill()
         self._process.communicate()
+        self._errors.close()
 
 
 def torch_attention(python: str, kind: str, case: Case) -> Program:

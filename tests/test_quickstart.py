@@ -72,3 +72,13 @@ def test_benchmarks_print_ratios(root, tmp_path):
     folder = root / "experiments" / "benchmarks"
     shown = run(root, str(folder / "logmel.py"), "--clips", "1", "--rounds", "2", "--json", folder=tmp_path).stdout
     assert json.loads(shown)
+    program = str(folder / "train_step.py")
+    words = ["--rounds", "1", "--batch", "1", "--size", "32,2,2", "--torch-python", sys.executable, "--json"]
+    shown = json.loads(run(root, program, *words, folder=tmp_path).stdout)
+    assert [one["name"] for one in shown["contestants"]] == ["avjax", "avjax, huge pages"]
+    assert all(one["memory"] > 0 and one["cpu"]["median"] > 0 for one in shown["contestants"])
+    # Our own Python has no PyTorch.
+    assert "No module named 'torch'" in shown["left_out"]["torch eager"]
+    words = ["--batch", "1", "--size", "Ti", "--json"]
+    plans = json.loads(run(root, str(folder / "train_memory.py"), *words, folder=tmp_path).stdout)["plans"]
+    assert plans["blockwise"]["beside"] < plans["dense"]["beside"] / 2

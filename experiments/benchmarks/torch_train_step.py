@@ -1,4 +1,4 @@
-"""The training step of train_step.py in PyTorch, as one writes it there. Asked by train_step.py, which says what to build.
+"""The training step of train_step.py, which asks this and says what to build, as one writes it in PyTorch.
 
 Differs from avjax's model where PyTorch's users do it otherwise, for speed: queries, keys and values are one product.
 """

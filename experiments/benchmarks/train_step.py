@@ -2,11 +2,11 @@
 
     python experiments/benchmarks/train_step.py [--torch-python PYTHON] [--rounds 9] [--json]
 
-MBT of ViT-S width, 12 layers, the last 4 fused through 4 bottleneck tokens; 392 tokens of video and 48 of sound; float32,
-AdamW with the gradient clipped. Every contestant is a process of its own and they take turns: ours as `avjax train` runs
-it; PyTorch eager, and compiled, both with its scaled_dot_product_attention; and each once more with memory in huge
-pages, which glibc takes where GLIBC_TUNABLES says so. Memory is all of a process at its peak. PyTorch runs on the CPU,
-so compare on a machine without an accelerator.
+MBT of ViT-S width, 12 layers, the last 4 fused through 4 bottleneck tokens; 392 tokens of video and 48 of sound;
+float32, AdamW with the gradient clipped. Every contestant is a process of its own and they take turns: ours as
+`avjax train` runs it; PyTorch eager, and compiled, both with its scaled_dot_product_attention; and each once more with
+memory in huge pages, which glibc takes where GLIBC_TUNABLES says so. Memory is all of a process at its peak. PyTorch
+runs on the CPU, so compare on a machine without an accelerator.
 """
 
 from __future__ import annotations

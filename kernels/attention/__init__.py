@@ -11,9 +11,9 @@ if getattr(kernels, "OWNER", None) != "avjax":
         "--no-deps avjax; use separate environments where both are needed."
     )
 
-from kernels.attention.api import FALLBACK, Attended, attention
+from kernels.attention.api import FALLBACK, Attended, attention, using
 from kernels.attention.dropout import dropout_seeds
 from kernels.attention.mask import Layout, Mask
 from kernels.attention.statistics import NAMES as STATISTICS
 
-__all__ = ["FALLBACK", "STATISTICS", "Attended", "Layout", "Mask", "attention", "dropout_seeds"]
+__all__ = ["FALLBACK", "STATISTICS", "Attended", "Layout", "Mask", "attention", "dropout_seeds", "using"]

@@ -6,9 +6,11 @@ IMPLEMENTATIONS and held to one contract by one test class (tests/kernels/attent
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -55,6 +57,27 @@ IMPLEMENTATIONS: dict[str, Implementation] = {
 # The order in which implementations are tried where none is named: the first that can serve the call, and is not slower
 # there than a later one, does. What is slower is measured: `avjax bench attention`.
 FALLBACK = ("blockwise", "reference")
+_using: contextvars.ContextVar[tuple[str, ...] | None] = contextvars.ContextVar("_using", default=None)
+
+
+@contextlib.contextmanager
+def using(*names: str) -> Iterator[None]:
+    """Within, calls that name no implementation try these in place of FALLBACK: for a whole model at once.
+
+    It counts while a function is traced; what jit has traced before stays as it was.
+
+    Raises:
+      ValueError: for no name, or one that IMPLEMENTATIONS does not have.
+    """
+    if not names:
+        raise ValueError(f"using: name one of {', '.join(IMPLEMENTATIONS)}.")
+    for name in names:
+        _require(name)
+    token = _using.set(names)
+    try:
+        yield
+    finally:
+        _using.reset(token)
 
 
 def attention(
@@ -90,8 +113,8 @@ def attention(
       precision: of the products; default HIGHEST for float32 and float64 (TPU would otherwise multiply float32 in
         bfloat16) and DEFAULT for narrower inputs.
       implementation: one of IMPLEMENTATIONS, which raises where it cannot serve the call; default the first of
-        FALLBACK that can and is not slower than a later one. So the size decides, and with it whether forward mode
-        works: name "reference" for that.
+        FALLBACK, or of ``using``, that can and is not slower than a later one. So the size decides, and with it
+        whether forward mode works: name "reference" for that.
 
     Returns:
       Attended(output [B, Nq, H, Dv], statistics). A query that sees no key has output 0, lse -inf, other statistics 0
@@ -128,8 +151,7 @@ def default_precision(dtype: jnp.dtype) -> jax.lax.Precision:
 
 def _choose(implementation: str | None, query: Array, key: Array, value: Array, options: dict[str, Any]) -> str:
     if implementation is not None:
-        if implementation not in IMPLEMENTATIONS:
-            raise ValueError(f"implementation: there is no {implementation!r}; there are {', '.join(IMPLEMENTATIONS)}.")
+        _require(implementation)
         reason = IMPLEMENTATIONS[implementation].unable(query, key, value, **options)
         if reason is not None:
             raise ValueError(
@@ -138,16 +160,23 @@ def _choose(implementation: str | None, query: Array, key: Array, value: Array, 
             )
         _log.debug("attention %s %s: %s, as named", list(query.shape), list(key.shape), implementation)
         return implementation
-    passed = []
-    for name in FALLBACK:
+    passed, order = [], _using.get() or FALLBACK
+    for name in order:
         candidate = IMPLEMENTATIONS[name]
-        reason = candidate.unable(query, key, value, **options) or candidate.slower(query, key, value, **options)
+        reason = candidate.unable(query, key, value, **options)
+        if name != order[-1]:
+            reason = reason or candidate.slower(query, key, value, **options)
         if reason is None:
-            why = "; ".join([*passed, f"first of {FALLBACK} that can"])
+            why = "; ".join([*passed, f"first of {order} that can"])
             _log.debug("attention %s %s: %s, none named: %s", list(query.shape), list(key.shape), name, why)
             return name
         passed.append(f"not {name}: {reason}")
     raise ValueError(f"no implementation can serve this call: {'; '.join(passed)}.")
+
+
+def _require(name: str) -> None:
+    if name not in IMPLEMENTATIONS:
+        raise ValueError(f"implementation: there is no {name!r}; there are {', '.join(IMPLEMENTATIONS)}.")
 
 
 def check(query, key, value, bias, mask, softcap, dropout, statistics, received_weights) -> tuple[str, ...]:

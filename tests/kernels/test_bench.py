@@ -71,28 +71,49 @@ def test_contestants_take_turns(monkeypatch):
     assert plain["gflops"] == pytest.approx(case.operations / 3e9)
 
 
-def test_a_peer_answers_line_by_line(tmp_path, monkeypatch):
-    """The protocol, with a stand-in for PyTorch's program; a peer that dies says why."""
-    program = tmp_path / "peer.py"
-    program.write_text(
+@pytest.fixture
+def peers(tmp_path, monkeypatch):
+    """A folder of peers whose attention is a stand-in for PyTorch's, with the real protocol."""
+    folder = tmp_path / "peers"
+    folder.mkdir()
+    (folder / "line.py").write_text((bench.PEERS / "line.py").read_text())
+    (folder / "torch_attention.py").write_text(
         textwrap.dedent("""
             import json, sys
+            from line import answer
             asked = json.loads(sys.argv[1])
+            print("words of a library", file=sys.stderr)
             if asked["kind"] == "compile":
                 sys.exit("no compiler here")
-            print(json.dumps({"memory": asked["shapes"]["query"][1], "version": "x"}), flush=True)
-            for line in sys.stdin:
-                print(json.dumps({"wall": 1.5, "cpu": 2.5}), flush=True)
+            answer(lambda: bytearray(20_000_000), queries=asked["shapes"]["query"][1])
         """)
     )
-    monkeypatch.setattr(bench, "PEERS", program)
+    monkeypatch.setattr(bench, "PEERS", folder)
+
+
+def test_a_program_answers_line_by_line(peers):
+    """One that dies says why."""
     case = bench.Case(PLAIN, 1)
-    peer = bench.Peer(sys.executable, "sdpa", case)
-    assert (peer.name, peer.memory) == ("torch sdpa", 11)
-    assert [peer.run(), peer.run()] == [(1.5, 2.5), (1.5, 2.5)]
+    peer = bench.torch_attention(sys.executable, "sdpa", case)
+    assert (peer.name, peer.ready["queries"]) == ("torch sdpa", 11)
+    assert 10_000_000 < peer.memory < 100_000_000
+    assert all(seconds >= 0 for seconds in (*peer.run(), *peer.run()))
     peer.close()
-    with pytest.raises(RuntimeError, match="torch compile ended: no compiler here"):
-        bench.Peer(sys.executable, "compile", case)
+    with pytest.raises(RuntimeError, match="(?s)torch compile ended: .*no compiler here"):
+        bench.torch_attention(sys.executable, "compile", case)
+
+
+def test_a_program_may_be_measured_whole(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text("import os\nfrom line import answer\nanswer(lambda: None, word=os.environ['WORD'])\n")
+    whole = bench.Program("it", [sys.executable, str(program)], whole=True, variables={"WORD": "yes"})
+    assert whole.ready["word"] == "yes"
+    assert whole.memory is None
+    whole.run()
+    assert 1_000_000 < whole.memory < 500_000_000
+    whole.close()
+    measured = bench.Measured("it", [2.0], [1.0], whole.memory)
+    assert "gflops" not in measured.plain(first=measured)
 
 
 def test_the_command_writes_table_json_and_plot(tmp_path, capsys):

@@ -131,6 +131,26 @@ def test_small_calls_are_dense_and_large_ones_blockwise(caplog):
     assert "blockwise, none named" in large
 
 
+def test_using_names_implementations_for_all_calls_within(narrow):
+    calls = [jax.ShapeDtypeStruct((2, 2048, 4, 8), jnp.float32)] * 3
+
+    def taken(*names):
+        with api.using(*names):
+            return str(jax.make_jaxpr(lambda *qkv: api.attention(*qkv).output)(*calls))
+
+    assert "2048,2048" in taken("reference")
+    assert "2048,2048" not in taken("blockwise")
+    # The last of them serves whatever its size.
+    with api.using("narrow", "blockwise"):
+        assert api.attention(*arrays(queries=4)).output[0, 0, 0, 0] == 7
+        assert api.attention(*arrays(queries=5)).output[0, 0, 0, 0] == 0
+    assert api.attention(*arrays(queries=4)).output[0, 0, 0, 0] == 7
+    with pytest.raises(ValueError, match="there is no 'fast'"), api.using("reference", "fast"):
+        pytest.fail("it was taken")
+    with pytest.raises(ValueError, match="name one of"), api.using():
+        pytest.fail("it was taken")
+
+
 def test_every_fallback_exists():
     assert FALLBACK[-1] == "reference"
     assert set(FALLBACK) <= set(api.IMPLEMENTATIONS)

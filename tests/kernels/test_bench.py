@@ -99,7 +99,7 @@ def test_a_program_answers_line_by_line(peers):
     assert 10_000_000 < peer.memory < 100_000_000
     assert all(seconds >= 0 for seconds in (*peer.run(), *peer.run()))
     peer.close()
-    with pytest.raises(RuntimeError, match="(?s)torch compile ended: .*no compiler here"):
+    with pytest.raises(RuntimeError, match=r"(?s)torch compile ended: .*no compiler here"):
         bench.torch_attention(sys.executable, "compile", case)
 
 

@@ -135,11 +135,11 @@ def backward(settings: Settings, block: Block, terms: dict[str, Array], of_recei
         upstream = terms["of_parts"] + (terms["of_output"][:, :, None] if "of_output" in terms else 0)
         parts = [(upstream[:, :, g].astype(dtype), begin, end) for g, (begin, end) in enumerate(groups) if begin < end]
         gradient = [_product("crd,ckd->crk", up, block.value[:, begin:end], settings) for up, begin, end in parts]
-        of_value = [_product("crd,crk->cdk", up, dropped[..., begin:end], settings) for up, begin, end in parts]
+        of_value = [_product("cdr,crk->cdk", _turned(up), dropped[..., begin:end], settings) for up, begin, end in parts]
         gradient, of_value = jnp.concatenate(gradient, -1), jnp.concatenate(of_value, 2)
     elif "of_output" in terms:
         gradient = _product("crd,ckd->crk", terms["of_output"], block.value, settings)
-        of_value = _product("crd,crk->cdk", terms["of_output"], dropped, settings)
+        of_value = _product("cdr,crk->cdk", _turned(terms["of_output"]), dropped, settings)
     if block.keep is not None:
         gradient = gradient * block.keep
     if of_received is not None:
@@ -166,7 +166,7 @@ def backward(settings: Settings, block: Block, terms: dict[str, Array], of_recei
     of_scores = (of_bias if slope_of_cap is None else of_bias * slope_of_cap).astype(dtype)
     return Operands(
         query=_product("crk,ckd->crd", of_scores, block.key, settings),
-        key=_product("crd,crk->cdk", block.query, of_scores, settings),
+        key=_product("cdr,crk->cdk", _turned(block.query), of_scores, settings),
         value=of_value,
         scale=None,
         bias=of_bias,
@@ -178,6 +178,16 @@ def _product(equation: str, left: Array, right: Array, settings: Settings) -> Ar
     """Added up in float32 or wider."""
     accumulate = jnp.promote_types(left.dtype, jnp.float32)
     return jnp.einsum(equation, left, right, precision=settings.precision, preferred_element_type=accumulate)
+
+
+def _turned(array: Array) -> Array:
+    """[c, r, d] to [c, d, r], in memory too.
+
+    XLA on CPU multiplies fast where the left side is summed over its last axis and the right one over its first, and so
+    the smaller side is turned round before a sum over rows. Without the barrier the transpose would become part of the
+    product again.
+    """
+    return jax.lax.optimization_barrier(jnp.swapaxes(array, 1, 2))
 
 
 def _exact(equation: str, left: Array, right: Array) -> Array:

@@ -53,7 +53,6 @@ COMMANDS: dict[str, Held] = {
     "python experiments/benchmarks/prepare.py": Held("run", "--rounds 1 --clips 2 --seconds 1"),
     "python experiments/benchmarks/train_step.py": Held("run", "--rounds 1 --batch 1 --size 32,2,2"),
     "python experiments/benchmarks/train_memory.py": Held("run", "--size Ti --batch 1"),
-    "make bench-peers": Held("elsewhere", by="tests/test_quickstart.py::test_benchmarks_print_ratios"),
     "avjax bench attention": Held("run", "--specs odd_7 --rounds 2"),
     "python experiments/figures.py attention": Held("run", "--steps 2 --clips-per-actor 4"),
     "avjax launch": Held("run", "--training.steps 3"),

@@ -135,7 +135,9 @@ def backward(settings: Settings, block: Block, terms: dict[str, Array], of_recei
         upstream = terms["of_parts"] + (terms["of_output"][:, :, None] if "of_output" in terms else 0)
         parts = [(upstream[:, :, g].astype(dtype), begin, end) for g, (begin, end) in enumerate(groups) if begin < end]
         gradient = [_product("crd,ckd->crk", up, block.value[:, begin:end], settings) for up, begin, end in parts]
-        of_value = [_product("cdr,crk->cdk", _turned(up), dropped[..., begin:end], settings) for up, begin, end in parts]
+        of_value = [
+            _product("cdr,crk->cdk", _turned(up), dropped[..., begin:end], settings) for up, begin, end in parts
+        ]
         gradient, of_value = jnp.concatenate(gradient, -1), jnp.concatenate(of_value, 2)
     elif "of_output" in terms:
         gradient = _product("crd,ckd->crk", terms["of_output"], block.value, settings)

@@ -160,21 +160,24 @@ def attend(
         best = np.arange(keys)[None, :] == p.argmax(-1)[:, None]
         d_score += d_peak * peak[:, None] * (best - p)
         d_score = np.where(vis, d_score, 0)
+        # Where few keys are seen, what a weight is worth and the mean of it all but cancel, and leave their rounding.
+        size = np.where(vis, np.abs(d_score) + p * (np.abs(d_p) + (p * np.abs(d_p)).sum(-1, keepdims=True)), 0)
 
-        def add(name, index, left, right, b=b, h=h):
-            """Adds a product to a gradient, and the sizes of its terms to the gradient's magnitude."""
+        def add(name, index, left, right, sizes=None, b=b, h=h):
+            """Adds a product to a gradient, and the sizes of its terms, as they were before they cancelled."""
             gradients[name][index] += left @ right
-            magnitudes[name][index] += np.abs(left) @ np.abs(right)
+            magnitudes[name][index] += np.abs(left if sizes is None else sizes) @ np.abs(right)
 
         if "bias" in gradients:
             axes = tuple(axis for axis in (0, 1) if bias.shape[axis + 2] == 1)
             index = (b if bias.shape[0] > 1 else 0, h if bias.shape[1] > 1 else 0)
             gradients["bias"][index] += d_score.sum(axes, keepdims=True)
-            magnitudes["bias"][index] += np.abs(d_score).sum(axes, keepdims=True)
-        d_product = wide(scale) * (d_score if softcap is None else d_score * (1 - (capped / wide(softcap)) ** 2))
+            magnitudes["bias"][index] += size.sum(axes, keepdims=True)
+        slope = wide(scale) * (1 if softcap is None else 1 - (capped / wide(softcap)) ** 2)
+        d_product, size = slope * d_score, np.abs(slope) * size
         of_keys = (b, slice(None), h * shared // heads)
-        add("query", (b, slice(None), h), d_product, k)
-        add("key", of_keys, d_product.T, q)
+        add("query", (b, slice(None), h), d_product, k, size)
+        add("key", of_keys, d_product.T, q, size.T)
         add("value", of_keys, dropped.T, d_output)
         for group, (begin, end) in enumerate(groups):
             add("value", (b, slice(begin, end), h * shared // heads), dropped[:, begin:end].T, d_parts[:, group])

@@ -91,12 +91,13 @@ def test_batches_that_microbatches_do_not_divide_are_refused(rng):
 
 
 def test_remat_changes_nothing(rng):
-    batch, states = tiny.batch(rng, rows=ROWS, classes=CLASSES), []
+    batch, states, again = tiny.batch(rng, rows=ROWS, classes=CLASSES), [], {}
     for remat in ("none", "full", "dots"):
         made, state = mbt(np.random.default_rng(0), remat=remat)
         states.append(tiny.jit(made.train)(state, batch, SEED))
-        again = str(jax.make_jaxpr(made.train)(state, batch, SEED)).count("remat")
-        assert (again > 0) == (remat != "none")
+        again[remat] = str(jax.make_jaxpr(made.train)(state, batch, SEED)).count("remat")
+    # gelu is always computed again.
+    assert again["none"] < min(again["full"], again["dots"])
     for state, metrics in states[1:]:
         assert_close(state.params, states[0][0].params, rtol=1e-4, atol=1e-6)
         assert_close(metrics, states[0][1], rtol=1e-4, atol=1e-6)

@@ -8,6 +8,7 @@ process what that process grew by.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -249,6 +250,35 @@ def tokamax(case: Case, implementation: str) -> Compiled:
         return library.dot_product_attention(query, key, value, mask=seen, implementation=implementation)
 
     return Compiled(f"tokamax {implementation}", function, case)
+
+
+def field(
+    case: Case, statistics: tuple[str, ...] = (), torch_python: str | None = None
+) -> dict[str, Callable[[], Contestant]]:
+    """Who takes part in a case: name -> a function that makes the contestant, or says why it cannot.
+
+    Args:
+      case: without statistics.
+      statistics: our own also reports these, and once more ``received``, as contestants of their own; none for neither.
+      torch_python: a Python that has PyTorch, or None.
+    """
+    makers: dict[str, Callable[[], Contestant]] = {
+        "blockwise": lambda: own("blockwise", case),
+        "reference": lambda: own("reference", case),
+        "einsum": lambda: einsum(case),
+        "jax.nn": lambda: jax_nn(case),
+        "tokamax xla": lambda: tokamax(case, "xla"),
+        "tokamax xla_chunked": lambda: tokamax(case, "xla_chunked"),
+    }
+    if statistics:
+        asked = {"+ statistics": statistics, "+ received": ("received",)}
+        for label, names in asked.items():
+            reporting = dataclasses.replace(case, statistics=names)
+            makers[label] = functools.partial(own, "blockwise", reporting, label)
+    if torch_python:
+        for kind in ("sdpa", "compile"):
+            makers[f"torch {kind}"] = functools.partial(torch_attention, torch_python, kind, case)
+    return makers
 
 
 def _sees_all(spec: Spec) -> bool:

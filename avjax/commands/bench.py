@@ -81,33 +81,15 @@ def measure(options: AttentionBench) -> dict[str, Any]:
         benches.Case(table[name], options.batch, dtype, direction)
         for name in options.specs for dtype in options.dtypes for direction in options.directions
     ]  # fmt: skip
-    results, skipped = [], {}
+    results = []
     with progress("bench attention", len(cases) * options.rounds, quiet=options.json) as advance:
         for number, case in enumerate(cases):
-            makers = {
-                "blockwise": lambda case=case: benches.own("blockwise", case),
-                "reference": lambda case=case: benches.own("reference", case),
-                "einsum": lambda case=case: benches.einsum(case),
-                "jax.nn": lambda case=case: benches.jax_nn(case),
-                "tokamax": lambda case=case: benches.tokamax(case, "xla"),
-                "tokamax chunked": lambda case=case: benches.tokamax(case, "xla_chunked"),
-            }
-            if options.statistics:
-                with_them = dataclasses.replace(case, statistics=options.statistics)
-                makers["+ statistics"] = lambda case=with_them: benches.own("blockwise", case, "+ statistics")
-                received = dataclasses.replace(case, statistics=("received",))
-                makers["+ received"] = lambda case=received: benches.own("blockwise", case, "+ received")
-            if options.torch_python:
-                for kind in ("sdpa", "compile"):
-                    makers[f"torch {kind}"] = lambda kind=kind, case=case: benches.torch_attention(
-                        options.torch_python, kind, case
-                    )
-            contestants = []
-            for name, make in makers.items():
+            contestants, left_out = [], {}
+            for name, make in benches.field(case, options.statistics, options.torch_python).items():
                 try:
                     contestants.append(make())
                 except Exception as error:  # A peer that cannot do this case is named and left out.
-                    skipped[name] = str(error).strip().splitlines()[0][:200] if str(error) else type(error).__name__
+                    left_out[name] = str(error).strip().splitlines()[0][:200] if str(error) else type(error).__name__
             try:
                 measured = benches.compete(
                     contestants, options.rounds, lambda done, number=number: advance(number * options.rounds + done)
@@ -119,14 +101,14 @@ def measure(options: AttentionBench) -> dict[str, Any]:
             results.append(
                 {
                     "spec": case.spec.name, "batch": case.batch, "dtype": case.dtype, "direction": case.direction,
-                    "contestants": [one.plain(case, measured[0]) for one in measured],
+                    "contestants": [one.plain(case, measured[0]) for one in measured], "left_out": left_out,
                 }
             )  # fmt: skip
     device = jax.devices()[0]
     return {
         "schema": 1, "jax": jax.__version__, "device": device.device_kind, "platform": device.platform,
         "processor": platform.processor() or platform.machine(), "cores": os.cpu_count(), "rounds": options.rounds,
-        "ratios": "to the first contestant of a case, round by round", "cases": results, "left_out": skipped,
+        "ratios": "to the first contestant of a case, round by round", "cases": results,
     }  # fmt: skip
 
 
@@ -138,8 +120,7 @@ def _show(found: dict[str, Any]) -> None:
     console = Console()
     print("Medians; ± is half the distance of the quartiles; ratios are to the first line, round by round.")
     for case in found["cases"]:
-        title = f"{case['spec']}, batch {case['batch']}, {case['dtype']}, {case['direction']}"
-        table = Table(title=title, title_justify="left")
+        table = Table(title=_title(case), title_justify="left")
         for column in ("", "wall ms", "±", "ratio", "CPU ms", "ratio", "GFLOP/s", "MiB"):
             table.add_column(column, justify="right" if column else "left", no_wrap=True)
         for one in case["contestants"]:
@@ -155,8 +136,17 @@ def _show(found: dict[str, Any]) -> None:
                 "" if one["memory"] is None else f"{one['memory'] / 2**20:.0f}",
             )
         console.print(table)
-    for name, why in found["left_out"].items():
-        print(f"left out: {name}: {why}", file=sys.stderr)
+    left_out: dict[tuple[str, str], list[str]] = {}
+    for case in found["cases"]:
+        for reason in case["left_out"].items():
+            left_out.setdefault(reason, []).append(_title(case))
+    for (name, why), titles in left_out.items():
+        where = "" if len(titles) == len(found["cases"]) else f" ({'; '.join(titles)})"
+        print(f"left out: {name}: {why}{where}", file=sys.stderr)
+
+
+def _title(case: dict[str, Any]) -> str:
+    return f"{case['spec']}, batch {case['batch']}, {case['dtype']}, {case['direction']}"
 
 
 def _plot(found: dict[str, Any], file: Path) -> None:
@@ -177,6 +167,6 @@ def _plot(found: dict[str, Any], file: Path) -> None:
         axis.barh(names, middle, xerr=spread, color=["#3b6ea5"] + ["#9db8d2"] * (len(names) - 1))
         axis.invert_yaxis()
         axis.set_xlabel("wall time, ms (median, quartiles)")
-        axis.set_title(f"{case['spec']}, batch {case['batch']}, {case['dtype']}, {case['direction']}", loc="left")
+        axis.set_title(_title(case), loc="left")
     figure.savefig(file, dpi=120)
     pyplot.close(figure)

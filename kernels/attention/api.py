@@ -20,6 +20,7 @@ from jaxtyping import Array, Float
 
 from kernels.attention import blockwise, reference
 from kernels.attention.mask import Mask
+from kernels.attention.pairwise import wide
 from kernels.attention.statistics import check_names
 
 # What arguments may be; NumPy arrays become jax arrays.
@@ -132,7 +133,7 @@ def attention(
     options = {
         "bias": bias,
         "mask": mask,
-        "scale": 1 / math.sqrt(query.shape[-1]) if scale is None else scale,
+        "scale": default_scale(query) if scale is None else scale,
         "softcap": softcap,
         "dropout": None if dropout is None or dropout[0] == 0 else dropout,
         "statistics": statistics,
@@ -145,8 +146,12 @@ def attention(
 
 def default_precision(dtype: jnp.dtype) -> jax.lax.Precision:
     """Of products where none is named: float32 stays float32, which TPU would multiply in bfloat16."""
-    wide = jnp.promote_types(dtype, jnp.float32) == dtype
-    return jax.lax.Precision.HIGHEST if wide else jax.lax.Precision.DEFAULT
+    return jax.lax.Precision.HIGHEST if wide(dtype) == dtype else jax.lax.Precision.DEFAULT
+
+
+def default_scale(query: Array) -> float:
+    """1 / sqrt(D)."""
+    return 1 / math.sqrt(query.shape[-1])
 
 
 def _choose(implementation: str | None, query: Array, key: Array, value: Array, options: dict[str, Any]) -> str:

@@ -16,7 +16,7 @@ from jaxtyping import Array
 
 from kernels.attention import mask as masks
 from kernels.attention.blocks import Block
-from kernels.attention.pairwise import Operands, Settings
+from kernels.attention.pairwise import Operands, Settings, wide
 
 # What the backward pass is given of every row to make its weights again: the highest score m, and 1 / sum exp(S - m), 0
 # for an empty row. From L = m + log sum exp(S - m) alone they would come with the rounding error of L.
@@ -178,8 +178,7 @@ def backward(settings: Settings, block: Block, terms: dict[str, Array], of_recei
 
 def _product(equation: str, left: Array, right: Array, settings: Settings) -> Array:
     """Added up in float32 or wider."""
-    accumulate = jnp.promote_types(left.dtype, jnp.float32)
-    return jnp.einsum(equation, left, right, precision=settings.precision, preferred_element_type=accumulate)
+    return jnp.einsum(equation, left, right, precision=settings.precision, preferred_element_type=wide(left.dtype))
 
 
 def _turned(array: Array) -> Array:

@@ -13,7 +13,7 @@ from jaxtyping import Array
 from kernels.attention import mask as masks
 from kernels.attention.cut import Cut, most_bytes
 from kernels.attention.dropout import kept
-from kernels.attention.pairwise import Operands, Settings
+from kernels.attention.pairwise import Operands, Settings, wide
 
 
 class Block(NamedTuple):
@@ -60,8 +60,8 @@ class Blocks(NamedTuple):
     @property
     def folded(self) -> bool:
         """Whether queries are scaled instead of scores: a pass less over all scores, where it rounds nothing away."""
-        wide = self.operands.query.dtype == accumulate(self.operands)
-        return wide or (self.settings.scale is not None and abs(math.frexp(self.settings.scale)[0]) == 0.5)
+        dtype, scale = self.operands.query.dtype, self.settings.scale
+        return dtype == wide(dtype) or (scale is not None and abs(math.frexp(scale)[0]) == 0.5)
 
     @classmethod
     def of(
@@ -174,7 +174,7 @@ class Blocks(NamedTuple):
             part = jnp.broadcast_to(part, (heads, cut.rows, keys)).reshape(cut.together, -1, keys)
         elif rows > 1 and cut.multiple > 1:
             part = jnp.tile(part, (1, cut.multiple, 1))
-        return part.astype(accumulate(self.operands))
+        return part.astype(wide(self.operands.query.dtype))
 
     def add_bias(self, total: Array, gradient: Array, unit: Array, number: Array) -> Array:
         """Adds the gradient [c, r, k] of a block's bias to that of the whole."""
@@ -184,7 +184,3 @@ class Blocks(NamedTuple):
         gradient = gradient.sum([axis for axis in range(4) if size[axis] == 1], keepdims=True)
         here = jax.lax.dynamic_slice(total, start, size)
         return jax.lax.dynamic_update_slice(total, here + gradient, start)
-
-
-def accumulate(operands: Operands) -> jnp.dtype:
-    return jnp.promote_types(operands.query.dtype, jnp.float32)

@@ -20,8 +20,8 @@ from kernels.attention import block as one_block
 from kernels.attention import mask as masks
 from kernels.attention import pairwise
 from kernels.attention.block import NEEDED, SOFTMAX
-from kernels.attention.blocks import Blocks, accumulate
-from kernels.attention.pairwise import Operands, Settings
+from kernels.attention.blocks import Blocks
+from kernels.attention.pairwise import Operands, Settings, wide
 from kernels.attention.statistics import OVER_KEYS
 
 # Of scores, in float32: up to here the dense computation is the faster one. Measured on CPU (two cores of AMD EPYC,
@@ -93,9 +93,9 @@ def _attend_forward(settings: Settings, operands: Any, sight: Any, seeds: Any) -
 def _attend_backward(settings: Settings, residuals: Any, cotangents: Any) -> tuple[Any, None, None]:
     operands, sight, seeds, found, differentiated = residuals
     of_output, of_statistics = cotangents
-    wide = accumulate(operands)
+    dtype = wide(operands.query.dtype)
     given = {
-        name: cotangent.astype(wide)
+        name: cotangent.astype(dtype)
         for name, cotangent in of_statistics.items()
         if name != "nonempty" and not isinstance(cotangent, SymbolicZero)
     }
@@ -128,7 +128,7 @@ def _forward(blocks: Blocks, names: tuple[str, ...]) -> tuple[Array, dict[str, A
         for name in OVER_KEYS:
             if name in names:
                 shape = (cut.together * cut.multiple, cut.keys, operands.weights.shape[2])
-                totals[name] = jnp.zeros(shape, accumulate(operands))
+                totals[name] = jnp.zeros(shape, wide(operands.query.dtype))
         totals, results = jax.lax.scan(of_block, totals, jnp.arange(cut.blocks))
         return None, (totals, results)
 
@@ -150,7 +150,7 @@ def _backward(
 ) -> Operands:
     """Gradients of the operands; ``given`` are the cotangents of the statistics that have any."""
     cut, operands = blocks.cut, blocks.operands
-    wide = accumulate(operands)
+    dtype = wide(operands.query.dtype)
     terms = one_block.row_terms(found, given)
     of_output = None if of_output is None else cut.fill(of_output, 1)
     terms |= {"of_parts": given["group_output"]} if "group_output" in given else {}
@@ -176,13 +176,13 @@ def _backward(
                 of_bias = blocks.add_bias(of_bias, gradient.bias, unit, number)
             return (of_key + gradient.key, of_value + gradient.value, of_bias), (gradient.query, gradient.weights)
 
-        start = (*(jnp.zeros(jnp.swapaxes(array, 1, 2).shape, wide) for array in (key, value)), of_bias)
+        start = (*(jnp.zeros(jnp.swapaxes(array, 1, 2).shape, dtype) for array in (key, value)), of_bias)
         (of_key, of_value, of_bias), (of_query, of_weights) = jax.lax.scan(
             of_block, start, (jnp.arange(cut.blocks), terms)
         )
         return of_bias, (of_query, of_key, of_value, of_weights)
 
-    of_bias = jnp.zeros(operands.bias.shape, wide) if differentiated.bias else None
+    of_bias = jnp.zeros(operands.bias.shape, dtype) if differentiated.bias else None
     given = (jnp.arange(cut.units), terms, of_received)
     of_bias, (of_query, of_key, of_value, of_weights) = jax.lax.scan(of_unit, of_bias, given)
     # Without the scale: a product with the queries, it is the scale's own gradient.

@@ -20,6 +20,11 @@ from kernels.attention.dropout import dropout_seeds
 from kernels.attention.statistics import OVER_KEYS, shapes
 
 
+def wide(dtype: Any) -> jnp.dtype:
+    """The dtype of scores, softmax and sums for inputs of a dtype: float32, or float64 for float64."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
 class Operands(NamedTuple):
     """The arrays of one pair that may be differentiated.
 
@@ -64,7 +69,7 @@ class Settings:
         """Of the products, as a number or an array in the dtype of scores."""
         if self.scale is not None:
             return self.scale
-        return jnp.asarray(operands.scale, jnp.promote_types(operands.query.dtype, jnp.float32))
+        return jnp.asarray(operands.scale, wide(operands.query.dtype))
 
     def positions(self) -> np.ndarray:
         """Token numbers of the queries."""
@@ -100,7 +105,7 @@ def attend(
     batch, queries, heads, _ = query.shape
     keys, width = value.shape[1], value.shape[3]
     mask = masks.everything(queries, keys) if mask is None else mask
-    accumulate = jnp.promote_types(query.dtype, jnp.float32)
+    accumulate = wide(query.dtype)
     if "received" in statistics and received_weights is None:
         received_weights = jnp.ones((batch, queries, 1), accumulate)
     rate, seeds = 0.0, None

@@ -15,7 +15,7 @@ from jaxtyping import Array
 from kernels.attention import mask as masks
 from kernels.attention import pairwise
 from kernels.attention.dropout import kept
-from kernels.attention.pairwise import Operands, Settings
+from kernels.attention.pairwise import Operands, Settings, wide
 from kernels.attention.statistics import dense
 
 
@@ -26,7 +26,7 @@ def of_pair(
     pair, precision, statistics = settings.pair, settings.precision, settings.statistics
     query, key, value = (jnp.swapaxes(array, 1, 2) for array in operands[:3])
     bias, received_weights = operands.bias, operands.weights
-    accumulate = jnp.promote_types(query.dtype, jnp.float32)
+    accumulate = wide(query.dtype)
     scores = _product(query, jnp.swapaxes(key, 2, 3), accumulate, precision)
     scores = scores * settings.scale_of(operands)
     if settings.softcap is not None:

@@ -7,7 +7,6 @@ of Chefer, Gur and Wolf (ICCV 2021, one set of tokens, rule 6), both with vector
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -16,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from kernels.attention import blockwise, pairwise, reference
-from kernels.attention.api import AnyArray, attention, check, default_precision
+from kernels.attention.api import AnyArray, attention, check, default_precision, default_scale
 from kernels.attention.mask import Mask
 
 _OF_PAIR = {"blockwise": blockwise.relevance_of_pair, "reference": reference.of_pair}
@@ -76,7 +75,7 @@ def relevance(
         raise ValueError(f"gradient: needs the shape of the output, {list(output)}, got {list(gradient.shape)}.")
     _, found = pairwise.attend(
         _OF_PAIR[implementation], query, key, value, bias=bias, mask=mask,
-        scale=1 / math.sqrt(query.shape[-1]) if scale is None else scale, softcap=softcap, dropout=None,
+        scale=default_scale(query) if scale is None else scale, softcap=softcap, dropout=None,
         statistics=("relevance",), received_weights=weights, upstream=gradient,
         precision=default_precision(query.dtype) if precision is None else precision,
     )  # fmt: skip

@@ -141,7 +141,7 @@ class Program:
     Args:
       name: of the contestant.
       command: the program and what it is told.
-      whole: its memory is all of the process at its peak, in place of what a run adds.
+      whole: its memory is all of the process at the peak of its runs, in place of what a run adds.
       variables: of its environment, beside our own.
 
     Raises:

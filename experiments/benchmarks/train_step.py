@@ -5,8 +5,8 @@
 MBT of ViT-S width, 12 layers, the last 4 fused through 4 bottleneck tokens; 392 tokens of video and 48 of sound;
 float32, AdamW with the gradient clipped. Every contestant is a process of its own and they take turns: ours as
 `avjax train` runs it; PyTorch eager, and compiled, both with its scaled_dot_product_attention; and each once more with
-memory in huge pages, which glibc takes where GLIBC_TUNABLES says so. Memory is all of a process at its peak. PyTorch
-runs on the CPU, so compare on a machine without an accelerator.
+memory in huge pages, which glibc takes where GLIBC_TUNABLES says so. Memory is all of a process at the peak of its
+steps. PyTorch runs on the CPU, so compare on a machine without an accelerator.
 """
 
 from __future__ import annotations
@@ -19,19 +19,16 @@ import sys
 from pathlib import Path
 
 import jax
-import numpy as np
 from rich.console import Console
 from rich.table import Table
+from step_common import batch, step
 
-from avjax.data.frontend import Frontend
-from avjax.data.pipeline import Data
-from avjax.experiment import Experiment, Training
+from avjax.experiment import Experiment
 from avjax.models import mbt
 from avjax.nn.encoders import Patches
 from avjax.nn.transformer import SIZES, Size
 from avjax.objectives.classification import Classification
 from avjax.progress import progress
-from avjax.streams import Batch, Stream
 from avjax.training import memory
 from avjax.training.on_mesh import DeviceBatches, build_state, jit_train
 from avjax.training.optimizer import AdamW
@@ -44,50 +41,32 @@ PEER = Path(__file__).with_name("torch_train_step.py")
 PAGES = {"": {}, ", huge pages": {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}}
 
 
-def experiment(batch: int, size: Size) -> Experiment:
+def experiment(rows: int, size: Size) -> Experiment:
     """The step that is measured."""
     modalities = (
         Patches("video", shape=(2, 224, 224, 3), patch=(1, 16, 16)),
         Patches("audio", shape=(128, 96), patch=(16, 16)),
     )
-    return Experiment(
-        model=mbt.Config(modalities, classes={"class": CLASSES}, size=size, fusion_layer=size.depth - size.depth // 3),
-        data=Data("none", batch=batch),
-        frontend=Frontend(audio=None, video=None),
-        objective=Classification(),
-        optimizer=AdamW(),
-        training=Training(steps=1000),
-    )
+    fusion_layer = size.depth - size.depth // 3
+    model = mbt.Config(modalities, classes={"class": CLASSES}, size=size, fusion_layer=fusion_layer)
+    return step(model, Classification(), AdamW(), rows)
 
 
 def serve(arguments: argparse.Namespace) -> None:
     """Our own step, in this process, once for every line of standard input."""
     made = experiment(arguments.batch, size_of(arguments.size))
-    rng = np.random.default_rng(0)
-    rows = made.data.batch
-    streams = {
-        patches.modality: Stream(
-            values=rng.standard_normal((rows, *patches.shape), np.float32),
-            valid=np.ones((rows, patches.shape[0]), bool),
-            start=np.zeros(rows, np.float32),
-            rate=1.0,
-        )
-        for patches in made.model.modalities
-    }
-    target = np.eye(CLASSES, dtype=np.float32)[rng.integers(0, CLASSES, rows)]
     mesh = made.training.mesh.build()
     steps, initialise, abstract = build_state(made, mesh)
-    local = Batch(streams, {"class": target}, np.ones(rows, np.float32), np.arange(rows, dtype=np.int32))
-    batch = DeviceBatches(mesh, made.training.rules, rows)(local)
+    features = DeviceBatches(mesh, made.training.rules, made.data.batch)(batch(made))
     state, train, seed = initialise(), jit_train(steps, abstract), jax.random.key(0)
 
     def run() -> None:
         nonlocal state
-        state, metrics = train(state, batch, seed)
+        state, metrics = train(state, features, seed)
         jax.block_until_ready((state, metrics))
 
     # As the training loop does once it has compiled.
-    train.lower(state, batch, seed).compile()
+    run()
     memory.give_back()
     answer(run, version=jax.__version__)
 

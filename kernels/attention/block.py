@@ -120,7 +120,12 @@ def row_terms(found: dict[str, Array], given: dict[str, Array]) -> dict[str, Arr
 
 
 def backward(settings: Settings, block: Block, terms: dict[str, Array], of_received: Array | None) -> Operands:
-    """Gradients of one block: of query and key without ``block.scale``, value, bias [c, r, k] and weights [c, r, R]."""
+    """Gradients of one block, of query and key without ``block.scale``.
+
+    Returns:
+      query [c, r, D]; key [c, D, k] and value [c, Dv, k], turned round (see ``_turned``); bias [c, r, k]; weights
+      [c, r, R].
+    """
     groups, dtype = settings.pair.groups, block.value.dtype
     scores, slope_of_cap = _scores(settings, block)
     shifted = scores - terms["highest"][..., None]
@@ -128,7 +133,7 @@ def backward(settings: Settings, block: Block, terms: dict[str, Array], of_recei
     dropped = _dropped(weights, block)
 
     # What every weight is worth: G_ij.
-    of_value = jnp.zeros(jnp.swapaxes(block.value, 1, 2).shape, scores.dtype)
+    of_value = jnp.zeros_like(jnp.swapaxes(block.value, 1, 2), scores.dtype)
     gradient, of_weights = 0.0, None
     if "of_parts" in terms:
         # Every group's columns have an upstream of their own.

@@ -176,7 +176,7 @@ def _backward(
                 of_bias = blocks.add_bias(of_bias, gradient.bias, unit, number)
             return (of_key + gradient.key, of_value + gradient.value, of_bias), (gradient.query, gradient.weights)
 
-        start = (*(jnp.zeros(jnp.swapaxes(array, 1, 2).shape, dtype) for array in (key, value)), of_bias)
+        start = (*(jnp.zeros_like(jnp.swapaxes(array, 1, 2), dtype) for array in (key, value)), of_bias)
         (of_key, of_value, of_bias), (of_query, of_weights) = jax.lax.scan(
             of_block, start, (jnp.arange(cut.blocks), terms)
         )

@@ -20,7 +20,8 @@ def answer(run: Callable[[], None], **more: Any) -> None:
     Answers:
       ready: ``more``, and ``grown``: bytes that the process grows by at the peak of a run; None where the system does
         not tell.
-      of a run: ``wall`` and ``cpu`` seconds, and ``peak``: bytes of the process at its peak, or None.
+      of a run: ``wall`` and ``cpu`` seconds, and ``peak``: bytes of the process at its peak
+        since it was ready, or None.
     """
     run()
     print(json.dumps({"grown": grown(run), **more}), flush=True)

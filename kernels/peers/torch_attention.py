@@ -1,6 +1,6 @@
 """PyTorch's attention as a peer of the benchmark: run by a Python that has torch, and asked by kernels/bench.py.
 
-torch_attention.py '{"kind": "sdpa", "shapes": {"query": [8, 512, 12, 64], ...}, ...}'
+The first argument says what: '{"kind": "sdpa", "shapes": {"query": [8, 512, 12, 64], ...}, ...}'.
 """
 
 from __future__ import annotations

@@ -97,7 +97,7 @@ def test_recursions_are_products_of_matrices(implementation, rng):
 @pytest.mark.slow
 @pytest.mark.parametrize("recursion", [rollout, rollout_shares, chefer])
 def test_no_matrix_of_all_tokens_is_made(recursion):
-    """4,096 tokens, 12 layers: no array of the compiled program has a quarter of N x N elements."""
+    """4,096 tokens, 12 layers: no array of the compiled program is larger than a block, an eighth of N x N or so."""
     tokens, rng = 4096, np.random.default_rng(0)
     layers = layers_of(rng, 12, tokens, 1, 16)
     start = np.zeros((1, tokens, 2), np.float32)
@@ -105,6 +105,6 @@ def test_no_matrix_of_all_tokens_is_made(recursion):
     shapes = re.findall(r"(?:f32|bf16|pred|s32|u32)\[([\d,]+)\]", compiled.as_text())
     sizes = {shape: math.prod(map(int, shape.split(","))) for shape in shapes}
     assert len(sizes) > 10
-    assert max(sizes.values()) < tokens * tokens / 4, max(sizes, key=sizes.get)
+    assert max(sizes.values()) <= cuts.most_bytes(alone=True) / 4 < tokens * tokens / 6, max(sizes, key=sizes.get)
     found = compiled(layers, jnp.asarray(start).at[0, 0, 0].set(1))
     assert np.isfinite(found).all()

@@ -167,7 +167,9 @@ def backward(settings: Settings, block: Block, terms: dict[str, Array], of_recei
     shift = shift + terms.get("peak", 0) - terms.get("lse", 0)
     of_bias = weights * (gradient - shift[..., None])
     if "peak" in terms:
-        # Equal shares where several keys tie.
+        # Equal shares where several keys tie. Behind a barrier, or XLA computes the scores once for the comparison and
+        # once for the maximum, rounds them differently, and finds no key that is the peak.
+        scores = jax.lax.optimization_barrier(scores)
         highest = scores == scores.max(-1, keepdims=True)
         of_bias = of_bias + highest * (terms["peak"] / highest.sum(-1))[..., None]
     of_scores = (of_bias if slope_of_cap is None else of_bias * slope_of_cap).astype(dtype)

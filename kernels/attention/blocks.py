@@ -48,7 +48,8 @@ class Blocks(NamedTuple):
 
     Attributes:
       settings, cut: static.
-      operands, sight, seeds: of the pair; where rows of queries are cut off them block by block, filled up.
+      operands, sight, seeds: of the pair; bias, weights and sight filled up where rows are cut off them block by block.
+      query, key, value, upstream: those of the operands, see ``lay_rows`` and ``lay_keys``.
     """
 
     settings: Settings
@@ -56,6 +57,10 @@ class Blocks(NamedTuple):
     operands: Operands
     sight: masks.Sight
     seeds: Array | None
+    query: Array | None = None
+    key: Array | None = None
+    value: Array | None = None
+    upstream: Array | None = None
 
     @property
     def folded(self) -> bool:
@@ -75,20 +80,41 @@ class Blocks(NamedTuple):
         if bias is not None and bias.shape[2] > 1:
             bias = cut.fill(bias, 2)
         weights = None if weights is None else cut.fill(weights, 1)
-        query = cut.fill(operands.query, 1)
-        upstream = None if operands.upstream is None else cut.fill(operands.upstream, 1)
         rows = None if rows is None else cut.fill(rows, 1)
         segments = None if segments is None else (cut.fill(segments[0], 1), segments[1])
         sight = dataclasses.replace(sight, rows=rows, segments=segments)
-        return cls(
-            settings, cut, operands._replace(query=query, bias=bias, weights=weights, upstream=upstream), sight, seeds
+        blocks = cls(settings, cut, operands._replace(bias=bias, weights=weights), sight, seeds)
+        return blocks._replace(
+            query=blocks.lay_rows(operands.query),
+            key=blocks.lay_keys(operands.key),
+            value=blocks.lay_keys(operands.value),
+            upstream=None if operands.upstream is None else blocks.lay_rows(operands.upstream),
         )
 
-    def rows_of(self, array: Array, unit: Array, number: Array) -> Array:
-        """A block's rows [c, r, X] of an array [B, q, H, X] whose queries are filled up.
+    @property
+    def turned(self) -> bool:
+        """Whether blocks are cut from arrays with heads before tokens.
 
-        Cut out block by block: heads before tokens for the whole array at once would cost as much as a product.
+        XLA on CPU multiplies in bfloat16 only what lies so in memory, and else in float32. In float32 it would gain
+        nothing, and turning the whole array round costs as much as a product.
         """
+        dtype = self.operands.key.dtype
+        return dtype != wide(dtype) and self.cut.together * self.cut.multiple > 1
+
+    def lay_rows(self, array: Array) -> Array:
+        """An array of queries [B, q, H, X] as ``rows_of`` takes it, filled up."""
+        return self.cut.split_rows(jnp.swapaxes(array, 1, 2)) if self.turned else self.cut.fill(array, 1)
+
+    def lay_keys(self, array: Array) -> Array:
+        """An array of keys [B, k, Hkv, X] as ``keys_of`` takes it."""
+        if not self.turned:
+            return array
+        return jnp.swapaxes(array, 1, 2).reshape(self.cut.units, self.cut.together, self.cut.keys, -1)
+
+    def rows_of(self, array: Array, unit: Array, number: Array) -> Array:
+        """A block's rows [c, r, X] of an array from ``lay_rows``."""
+        if self.turned:
+            return jax.lax.dynamic_slice(array, (unit, number, 0, 0, 0), (1, 1, *array.shape[2:]))[0, 0]
         cut, (sample, first) = self.cut, self._place(unit)
         heads = cut.together * cut.multiple
         size = (1, cut.rows, heads, array.shape[3])
@@ -100,11 +126,13 @@ class Blocks(NamedTuple):
         sample, first = self._place(unit)
 
         def of(array: Array) -> Array:
+            if self.turned:
+                return jax.lax.dynamic_index_in_dim(array, unit, keepdims=False)
             size = (1, self.cut.keys, self.cut.together, array.shape[3])
             part = jax.lax.dynamic_slice(array, (sample, 0, first // self.cut.multiple, 0), size)[0]
             return jnp.swapaxes(part, 0, 1)
 
-        return of(self.operands.key), of(self.operands.value)
+        return of(self.key), of(self.value)
 
     def block(self, unit: Array, number: Array, key: Array, value: Array) -> Block:
         """One block, from the numbers of its unit and of itself in it."""
@@ -135,7 +163,7 @@ class Blocks(NamedTuple):
             survives = kept(settings.rate, seeds, tokens, settings.pair.columns)
             keep = survives.reshape(cut.together, -1, cut.keys) * (1 / (1 - settings.rate))
         weights = of_sample(self.operands.weights, rows=True)
-        query, upstream = self.rows_of(self.operands.query, unit, number), self.operands.upstream
+        query, upstream = self.rows_of(self.query, unit, number), self.upstream
         if self.folded:
             query = (query * settings.scale_of(self.operands)).astype(query.dtype)
         upstream = None if upstream is None else self.rows_of(upstream, unit, number)

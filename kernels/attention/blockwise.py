@@ -152,7 +152,7 @@ def _backward(
     cut, operands = blocks.cut, blocks.operands
     dtype = wide(operands.query.dtype)
     terms = one_block.row_terms(found, given)
-    of_output = None if of_output is None else cut.fill(of_output, 1)
+    of_output = None if of_output is None else blocks.lay_rows(of_output)
     terms |= {"of_parts": given["group_output"]} if "group_output" in given else {}
     # In rows that are filled up scores are whatever the bias is, and no exp() of them must overflow.
     fills = {"highest": -masks.HIDDEN}
@@ -190,7 +190,7 @@ def _backward(
     of_key, of_value = (jnp.moveaxis(cut.join_keys(array), 3, 1) for array in (of_key, of_value))
     scale = blocks.settings.scale_of(operands)
     of_key = of_key if blocks.folded else of_key * scale
-    of_scale = jnp.sum(of_query * operands.query[:, : cut.queries]) if differentiated.scale else None
+    of_scale = jnp.sum(of_query * operands.query) if differentiated.scale else None
     if of_bias is not None and of_bias.shape[2] > 1:
         of_bias = of_bias[:, :, : cut.queries]
     return Operands(

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from kernels.attention import blockwise, reference
+from kernels.attention import blockwise, mosaic_tpu, reference
 from kernels.attention.mask import Mask
 from kernels.attention.pairwise import wide
 from kernels.attention.statistics import check_names
@@ -51,13 +51,14 @@ class Implementation(NamedTuple):
 
 
 IMPLEMENTATIONS: dict[str, Implementation] = {
+    "mosaic_tpu": Implementation(mosaic_tpu.attend, mosaic_tpu.unable, mosaic_tpu.slower),
     "blockwise": Implementation(blockwise.attend, blockwise.unable, blockwise.slower),
     "reference": Implementation(reference.attend, lambda *arguments, **options: None),
 }
 
 # The order in which implementations are tried where none is named: the first that can serve the call, and is not slower
 # there than a later one, does. What is slower is measured: `avjax bench attention`.
-FALLBACK = ("blockwise", "reference")
+FALLBACK = ("mosaic_tpu", "blockwise", "reference")
 _using: contextvars.ContextVar[tuple[str, ...] | None] = contextvars.ContextVar("_using", default=None)
 
 

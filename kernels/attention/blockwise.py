@@ -7,7 +7,6 @@ that nobody differentiates cost nothing there.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from typing import Any
 
@@ -21,7 +20,7 @@ from kernels.attention import mask as masks
 from kernels.attention import pairwise
 from kernels.attention.block import NEEDED, SOFTMAX
 from kernels.attention.blocks import Blocks
-from kernels.attention.pairwise import Operands, Settings, wide
+from kernels.attention.pairwise import Differentiated, Operands, Settings, wide
 from kernels.attention.statistics import OVER_KEYS
 
 # Of scores, in float32: up to here the dense computation is the faster one. Measured on CPU (two cores of AMD EPYC,
@@ -64,20 +63,8 @@ def of_pair(
     return _forward(blocks, settings.statistics)
 
 
-@jax.tree_util.register_static
-@dataclasses.dataclass(frozen=True)
-class Differentiated:
-    """Which operands are; static, though it travels with arrays."""
-
-    bias: bool
-    scale: bool
-
-
 def _attend_forward(settings: Settings, operands: Any, sight: Any, seeds: Any) -> tuple[Any, Any]:
-    differentiated = Differentiated(
-        bias=operands.bias is not None and operands.bias.perturbed,
-        scale=operands.scale is not None and operands.scale.perturbed,
-    )
+    differentiated = Differentiated.of(operands)
     operands, sight, seeds = jax.tree.map(
         lambda x: x.value, (operands, sight, seeds), is_leaf=lambda x: hasattr(x, "perturbed")
     )

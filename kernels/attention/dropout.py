@@ -58,6 +58,10 @@ def kept(rate: float, seeds: UInt32[Array, "B H"], queries: Any, keys: Any) -> B
       seeds: from ``dropout_seeds``.
       queries, keys: [q] and [k] token numbers.
     """
-    counter = (jnp.asarray(queries, jnp.uint32)[:, None], jnp.asarray(keys, jnp.uint32)[None, :])
-    draws = threefry((seeds[:, :, None, None], _DRAWS), counter)[0]
-    return draws >= jnp.uint32(min(round(rate * 2**32), 2**32 - 1))
+    tokens = (jnp.asarray(queries, jnp.uint32)[:, None], jnp.asarray(keys, jnp.uint32)[None, :])
+    return survives(rate, seeds[:, :, None, None], *tokens)
+
+
+def survives(rate: float, seed: Any, query: Any, key: Any) -> Bool[Array, "..."]:
+    """``kept`` for a seed, numbers of queries and numbers of keys, uint32, that broadcast together."""
+    return threefry((seed, _DRAWS), (query, key))[0] >= jnp.uint32(min(round(rate * 2**32), 2**32 - 1))

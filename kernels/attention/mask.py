@@ -279,14 +279,10 @@ class Sight:
         if mask.query_valid is not None:
             rows.append(pair.take_queries(mask.query_valid, 1))
         if mask.presence is not None:
-            present = _of_tokens(mask.presence, mask.keys, range(len(mask.keys.names)))
-            keys.append(pair.take_keys(present, 1))
-            if set(mask.queries.names) & set(mask.keys.names):
-                # Query groups without a namesake among the keys are always there: column G of the padded presence.
-                names, always = mask.keys.names, len(mask.keys.names)
-                groups = [names.index(name) if name in names else always for name in mask.queries.names]
-                present = jnp.pad(mask.presence, ((0, 0), (0, 1)), constant_values=True)
-                rows.append(pair.take_queries(_of_tokens(present, mask.queries, groups), 1))
+            of_queries, of_keys = presence_of_tokens(mask)
+            keys.append(pair.take_keys(of_keys, 1))
+            if of_queries is not None:
+                rows.append(pair.take_queries(of_queries, 1))
         if mask.segments is not None:
             of_queries, of_keys = mask.segments
             segments = (pair.take_queries(of_queries, 1), pair.take_keys(of_keys, 1))
@@ -319,6 +315,18 @@ class Sight:
         if seen is not None and (self.keys is not None or self.segments is not None or self.pair.gaps):
             parts.append(seen.any(-1))
         return _all(parts)
+
+
+def presence_of_tokens(mask: Mask) -> tuple[Bool[Array, "B Nq"] | None, Bool[Array, "B Nk"]]:
+    """Which queries and keys are of a group that is present; None where no query group can be absent."""
+    of_keys = _of_tokens(mask.presence, mask.keys, range(len(mask.keys.names)))
+    names, always = mask.keys.names, len(mask.keys.names)
+    if not set(mask.queries.names) & set(names):
+        return None, of_keys
+    # Query groups without a namesake among the keys are always there: column G of the padded presence.
+    groups = [names.index(name) if name in names else always for name in mask.queries.names]
+    present = jnp.pad(mask.presence, ((0, 0), (0, 1)), constant_values=True)
+    return _of_tokens(present, mask.queries, groups), of_keys
 
 
 def _all(parts: list[Array]) -> Array | None:

@@ -47,6 +47,23 @@ class Operands(NamedTuple):
     upstream: Any = None
 
 
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Differentiated:
+    """Which operands are; static, though it travels with arrays."""
+
+    bias: bool
+    scale: bool
+
+    @classmethod
+    def of(cls, operands: Operands) -> Differentiated:
+        """Of operands as a custom derivative with symbolic zeros is given them."""
+        return cls(
+            bias=operands.bias is not None and operands.bias.perturbed,
+            scale=operands.scale is not None and operands.scale.perturbed,
+        )
+
+
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """What is static in a call, for one pair.

@@ -1,0 +1,136 @@
+"""Passes over weights that are made again: how much every key receives, and how much of something every query finds.
+
+    C_jr = sum_i P_ij w_ir           y_ir = sum_j P_ij dC_jr
+
+The first is the statistic ``received``, the second the gradient of its weights and a part of that of the scores.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jaxtyping import Array
+
+from kernels.attention.mosaic_tpu.launch import Launch, Named
+from kernels.attention.mosaic_tpu.steps import FIRST, LAST, by_columns, by_rows
+from kernels.attention.mosaic_tpu.tile import (
+    Arrays,
+    Rows,
+    Settings,
+    add_inputs,
+    made_weights,
+    masked_scores,
+    over_chunks,
+    term,
+    when_visited,
+)
+
+LANES = 128
+
+
+def received(settings: Settings, arrays: Arrays, softmax: tuple[Array, Array], weights: Array) -> Array:
+    """C [B, H, Nk, R] float32.
+
+    Args:
+      softmax: the rows ``highest`` and ``inverse`` of the forward kernel, [B, H, Nq].
+      weights: w [B, Nq, R].
+    """
+    batch, heads, _, queries = arrays.query.shape
+    shared, keys, columns = arrays.key.shape[1], arrays.key.shape[2], settings.columns
+    rows = Rows.of({"highest": 1, "inverse": 1, "weights": columns})
+    weights = jnp.broadcast_to(jnp.swapaxes(weights, 1, 2)[:, None], (batch, heads, columns, queries))
+    terms = jnp.concatenate([jnp.stack(softmax, 2), weights.astype(jnp.float32)], 2)
+    launch = Launch(by_columns(settings.grid, arrays.words, batch, heads, shared, mixed_is_whole=True, each_head=True))
+    _add_inputs(launch, settings, arrays, terms)
+    size = settings.sizes.columns
+    launch.output(
+        "received", (batch, heads, keys, columns), jnp.float32, (1, 1, size, columns),
+        lambda at: (at.sample, at.head, at.column, 0),
+    )  # fmt: skip
+    # Added up lane by lane; the lanes are added up once, at the end.
+    launch.scratch["added"] = ((columns, size, LANES), jnp.float32)
+
+    def kernel(here: Named) -> None:
+        _clear(here)
+
+        def add(chunk: pl.Slice, z: Array, seen: Array | None) -> None:
+            made, _ = made_weights(here, settings, rows, chunk, z, seen)
+            for column in range(columns):
+                shares = made * term(here, rows, "weights", chunk, column)
+                if seen is not None:
+                    # Weights of queries past the last one may be anything.
+                    shares = jnp.where(seen, shares, 0)
+                lanes = [shares[:, at : at + LANES] for at in range(0, chunk.size, LANES)]
+                here.added[column] += sum(lanes[1:], lanes[0])
+
+        _visit(here, settings, add)
+
+        @pl.when((here.at.flags & LAST) != 0)
+        def _() -> None:
+            for column in range(columns):
+                here.received[0, 0, :, column : column + 1] = here.added[column].sum(1, keepdims=True)
+
+    return launch.run("attention_received", kernel, settings.interpret, settings.vmem)["received"]
+
+
+def found(settings: Settings, arrays: Arrays, softmax: tuple[Array, Array], of_received: Array) -> Array:
+    """y [B, H, R, Nq] float32, of dC [B, H, Nk, R]."""
+    batch, heads, _, queries = arrays.query.shape
+    rows, columns = Rows.of({"highest": 1, "inverse": 1}), settings.columns
+    shared, size = arrays.key.shape[1], settings.sizes.rows
+    launch = Launch(by_rows(settings.grid, arrays.words, batch, heads, shared, mixed_is_whole=True))
+    _add_inputs(launch, settings, arrays, jnp.stack(softmax, 2))
+    launch.input(
+        "of_received", of_received, (1, 1, settings.sizes.columns, columns),
+        lambda at: (at.sample, at.head, at.column, 0),
+    )  # fmt: skip
+    launch.output(
+        "found", (batch, heads, columns, queries), jnp.float32, (1, 1, columns, size),
+        lambda at: (at.sample, at.head, 0, at.row),
+    )  # fmt: skip
+    launch.scratch["added"] = ((columns, size), jnp.float32)
+
+    def kernel(here: Named) -> None:
+        _clear(here)
+
+        def add(chunk: pl.Slice, z: Array, seen: Array | None) -> None:
+            made, _ = made_weights(here, settings, rows, chunk, z, seen)
+            for column in range(columns):
+                worth = made * here.of_received[0, 0, :, column : column + 1]
+                if seen is not None:
+                    worth = jnp.where(seen, worth, 0)
+                here.added[column : column + 1, chunk] += worth.sum(0, keepdims=True)
+
+        _visit(here, settings, add)
+
+        @pl.when((here.at.flags & LAST) != 0)
+        def _() -> None:
+            here.found[0, 0] = here.added[...]
+
+    return launch.run("attention_found", kernel, settings.interpret, settings.vmem)["found"]
+
+
+def _add_inputs(launch: Launch, settings: Settings, arrays: Arrays, terms: Array) -> None:
+    add_inputs(launch, settings, arrays)
+    # Of the values these passes need nothing.
+    del launch.inputs["value"]
+    launch.input(
+        "terms", terms, (1, 1, terms.shape[2], settings.sizes.rows), lambda at: (at.sample, at.head, 0, at.row)
+    )
+
+
+def _clear(here: Named) -> None:
+    @pl.when((here.at.flags & FIRST) != 0)
+    def _() -> None:
+        here.added[...] = jnp.zeros(here.added.shape, jnp.float32)
+
+
+def _visit(here: Named, settings: Settings, add) -> None:
+    def visit(masked: bool) -> None:
+        def scores(chunk: pl.Slice) -> tuple[Array, Array | None]:
+            z, _, seen = masked_scores(here, settings, chunk, masked)
+            return z, seen
+
+        over_chunks(settings, scores, lambda chunk, made: add(chunk, *made))
+
+    when_visited(here, visit)

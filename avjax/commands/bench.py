@@ -70,15 +70,12 @@ def measure(options: AttentionBench) -> dict[str, Any]:
 
     from avjax.progress import progress
     from kernels import bench as benches
-    from kernels.attention.mask import Layout
-    from kernels.attention.specs import TABLE, Spec
+    from kernels.attention.specs import NAMED
 
-    tokens = Layout.of(audio=256, video=256)
-    table = {"square": Spec("square", "audio and video, half each", tokens, tokens, 12, 64), **TABLE}
-    if unknown := [name for name in options.specs if name not in table]:
-        raise UsageError(f"--specs: there is no {unknown[0]!r}; there are {', '.join(table)}")
+    if unknown := [name for name in options.specs if name not in NAMED]:
+        raise UsageError(f"--specs: there is no {unknown[0]!r}; there are {', '.join(NAMED)}")
     cases = [
-        benches.Case(table[name], options.batch, dtype, direction)
+        benches.Case(NAMED[name], options.batch, dtype, direction)
         for name in options.specs for dtype in options.dtypes for direction in options.directions
     ]  # fmt: skip
     results = []

@@ -42,8 +42,8 @@ def unable(query: Array, key: Array, value: Array, **options: Any) -> str | None
     """Why a call cannot be served, or None."""
     if target.current() is None:
         return (
-            f"it is for TPU and the backend is {jax.default_backend()} (kernels.attention.mosaic_tpu.target.interpreted() "
-            "runs it anywhere, slowly)"
+            f"it is for TPU and the backend is {jax.default_backend()} "
+            "(kernels.attention.mosaic_tpu.target.interpreted() runs it anywhere, slowly)"
         )
     if query.dtype not in (jnp.float32, jnp.bfloat16):
         return f"it serves float32 and bfloat16, not {query.dtype}"

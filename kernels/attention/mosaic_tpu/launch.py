@@ -45,7 +45,7 @@ class Launch:
     outputs: dict[str, tuple[jax.ShapeDtypeStruct, tuple[int, ...], Callable]] = dataclasses.field(default_factory=dict)
     scratch: dict[str, tuple[tuple[int, ...], Any]] = dataclasses.field(default_factory=dict)
 
-    def input(self, name: str, array: Array | None, block: tuple[int, ...], index: Callable[[Named], tuple]) -> None:
+    def input(self, name: str, array: Any, block: tuple[int, ...], index: Callable[[Named], tuple]) -> None:
         """An array to be read; nothing where it is None."""
         if array is not None:
             self.inputs[name] = (jnp.asarray(array), block, index)

@@ -137,7 +137,11 @@ class Grid:
         """
         result = []
         for row in range(self.row_blocks):
-            blocks = [(column, group) for column in np.flatnonzero(self.met[row]) for group in self._parts(row, column)]
+            blocks = [
+                (column, group)
+                for column in np.flatnonzero(self.met[row]).tolist()
+                for group in self._parts(row, column)
+            ]
             blocks = blocks or [(0, MIXED)]
             for number, (column, group) in enumerate(blocks):
                 result.append((row, column, group, number == 0, number == len(blocks) - 1))
@@ -150,7 +154,7 @@ class Grid:
             blocks = [
                 (row, group, head)
                 for head in range(heads)
-                for row in np.flatnonzero(self.met[:, column])
+                for row in np.flatnonzero(self.met[:, column]).tolist()
                 for group in self._parts(row, column)
             ]
             blocks = blocks or [(0, MIXED, 0)]
@@ -237,7 +241,7 @@ def by_rows(grid: Grid, words: Words, batch: int, heads: int, shared: int, *, mi
         sample, head, step = numbers
         place = sample * size + step if several else step
         return Named(
-            sample=sample, head=head, shared=head // (heads // shared), row=at["row"][step],
+            sample=sample, head=head, shared=_over(head, heads // shared), row=at["row"][step],
             column=at["column"][place], group=at["group"][step], flags=at["flags"][place],
         )  # fmt: skip
 
@@ -263,7 +267,7 @@ def by_columns(
         place = sample * size + step if several else step
         head = outer * within + at["head"][step]
         return Named(
-            sample=sample, head=head, shared=outer // multiple if each_head else outer, row=at["row"][place],
+            sample=sample, head=head, shared=_over(outer, multiple) if each_head else outer, row=at["row"][place],
             column=at["column"][step], group=at["group"][step], flags=at["flags"][place],
         )  # fmt: skip
 
@@ -296,11 +300,16 @@ def by_blocks(
             # One step a group; those that the block has nothing of find nothing seen.
             flags, group = flags & ~WHOLE, numbers[4]
         return Named(
-            sample=sample, head=head, shared=head // (heads // shared), row=row, column=column, group=group,
+            sample=sample, head=head, shared=_over(head, heads // shared), row=row, column=column, group=group,
             flags=flags + first.astype(jnp.int32) * FIRST + last.astype(jnp.int32) * LAST,
         )  # fmt: skip
 
     return Walk(walked, summed, _scalars({"group": group, "flags": flags}), locate)
+
+
+def _over(head: Any, multiple: int) -> Any:
+    """Number of the key head; lax.div since ``//`` asks for the sign of what is never negative."""
+    return head if multiple == 1 else jax.lax.div(head, jnp.int32(multiple))
 
 
 def _scalars(tables: dict[str, Any]) -> dict[str, Array]:

@@ -1,4 +1,4 @@
-"""The command line: avjax prepare | train | eval | predict | compare | launch | bench.
+"""The command line: avjax prepare | train | eval | predict | compare | launch | plan | bench.
 
 Each command is one function in one file of ``commands``; ``main`` finds it, and turns errors that a user can mend
 into one line. Results go to standard output (as JSON with --json), everything else to standard error.
@@ -21,6 +21,7 @@ from avjax.commands.bench import bench
 from avjax.commands.compare import compare
 from avjax.commands.evaluate import evaluate
 from avjax.commands.launch import launch
+from avjax.commands.plan import plan
 from avjax.commands.predict import predict
 from avjax.commands.prepare import prepare
 from avjax.commands.train import train
@@ -32,6 +33,7 @@ COMMANDS: dict[str, Callable[[Words], int]] = {
     "predict": predict,
     "compare": compare,
     "launch": launch,
+    "plan": plan,
     "bench": bench,
 }
 

@@ -253,7 +253,7 @@ def executed(job: Job, mask: Mask | None = None) -> dict[str, dict[str, int]]:
     def count(kernel: str, walk_of: Callable[[Grid, Words], Walk]) -> None:
         sizes = job.sizes_of("of_keys" if kernel == "of_bias" else "received" if kernel == "found" else kernel)
         grid = Grid.of(mask, sizes.rows, sizes.columns, split=split and kernel not in ("received", "found"))
-        walk = walk_of(grid, Words.of(grid, mask))
+        walk = walk_of(grid, Words.of(grid, mask, over_queries=kernel in ("received", "of_keys", "of_bias")))
         flags = np.asarray(walk.scalars["flags"])
         steps = int(np.prod(walk.grid)) if kernel == "of_bias" else int(np.prod(walk.grid[1:])) * job.batch
         visited, whole = (flags & VISITED) != 0, (flags & WHOLE) != 0

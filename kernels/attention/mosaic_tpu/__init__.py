@@ -102,15 +102,17 @@ class Call:
             self.softcap, self.rate, statistics, self.columns, self.precision, self.target.interpret, self.target.vmem,
         )  # fmt: skip
 
-    def arrays(self, settings: Settings, operands: Operands, dynamic: dict[str, Any], seeds: Any) -> Arrays:
-        """As kernels take them."""
+    def arrays(
+        self, settings: Settings, operands: Operands, dynamic: dict[str, Any], seeds: Any, *, over_queries: bool
+    ) -> Arrays:
+        """As kernels take them; ``over_queries`` as in ``Words.of``."""
         query, key, value, scale, bias = operands[:5]
         # TPU multiplies float32 and bfloat16 with tokens last or first; which is which, tile.py says.
         return Arrays(
             jnp.transpose(query, (0, 2, 3, 1)), jnp.transpose(key, (0, 2, 1, 3)), jnp.transpose(value, (0, 2, 3, 1)),
             None if scale is None else scale.astype(jnp.float32).reshape(1),
             None if bias is None else jnp.swapaxes(bias, 2, 3), seeds,
-            Words.of(settings.grid, self.mask.replace(**dynamic)),
+            Words.of(settings.grid, self.mask.replace(**dynamic), over_queries=over_queries),
         )  # fmt: skip
 
 
@@ -198,12 +200,12 @@ def _forward(
     if "received" in names:
         in_rows = tuple(dict.fromkeys((*in_rows, *SOFTMAX)))
     settings = call.settings("forward", operands, in_rows)
-    output, found = forward.forward(settings, call.arrays(settings, operands, dynamic, seeds))
+    output, found = forward.forward(settings, call.arrays(settings, operands, dynamic, seeds, over_queries=False))
     if "group_output" in found:
         found["group_output"] = jnp.moveaxis(found["group_output"], 4, 2)
     if "received" in names:
         settings = call.settings("received", operands)
-        arrays = call.arrays(settings, operands, dynamic, seeds)
+        arrays = call.arrays(settings, operands, dynamic, seeds, over_queries=True)
         softmax = tuple(found[name] for name in SOFTMAX)
         found["received"] = columns.received(settings, arrays, softmax, operands.weights)
     return jnp.transpose(output, (0, 3, 1, 2)), found
@@ -225,7 +227,8 @@ def _backward(
     through, of_weights, of_received = None, None, given.get("received")
     if of_received is not None:
         settings = call.settings("received", operands)
-        through = columns.found(settings, call.arrays(settings, operands, dynamic, seeds), softmax, of_received)
+        arrays = call.arrays(settings, operands, dynamic, seeds, over_queries=False)
+        through = columns.found(settings, arrays, softmax, of_received)
         of_weights = jnp.swapaxes(through.sum(1), 1, 2)
     rows, terms = row_terms(found, given, output, of_output, operands.weights, through)
     above = None if of_output is None else jnp.transpose(of_output, (0, 2, 3, 1))[:, :, None]
@@ -238,7 +241,7 @@ def _backward(
 
     def prepared(direction: str) -> tuple[Settings, Arrays]:
         settings = call.settings(direction, operands, () if parts is None else ("group_output",))
-        return settings, call.arrays(settings, operands, dynamic, seeds)
+        return settings, call.arrays(settings, operands, dynamic, seeds, over_queries=direction != "of_queries")
 
     of_query = backward.of_queries(*prepared("of_queries"), upstream)
     of_query = jnp.transpose(of_query, (0, 3, 1, 2))

@@ -25,8 +25,9 @@ from kernels.attention.mosaic_tpu.launch import Named, Walk
 FIRST, LAST, VISITED, WHOLE = 1, 2, 4, 8
 # The group of a step whose keys are of several groups.
 MIXED = -1
-# Bits of a word, sign left out.
+# Bits of a word, sign left out; and a word that has them all.
 MOST_GROUPS = 31
+ALL_GROUPS = -1
 # Tables lie in scalar memory. Where those of all samples would not fit, steps are passed over for all of them or none.
 MOST_ENTRIES = 64 * 1024
 
@@ -73,9 +74,9 @@ class Grid:
     def column_blocks(self) -> int:
         return max(1, -(-self.keys // self.columns))
 
-    def query_words(self) -> np.ndarray:
-        """[row_blocks * rows], 0 past the end."""
-        result = np.zeros(self.row_blocks * self.rows, np.int32)
+    def query_words(self, past: int = 0) -> np.ndarray:
+        """[row_blocks * rows], ``past`` where there is no query any more."""
+        result = np.full(self.row_blocks * self.rows, past, np.int32)
         for (begin, end), word in zip(self.query_ranges, self.words, strict=True):
             result[begin:end] = word
         return result
@@ -196,9 +197,14 @@ class Words(NamedTuple):
     key_segments: Any
 
     @classmethod
-    def of(cls, grid: Grid, mask: Mask) -> Words:
-        """The words of a mask, dynamic half included."""
-        queries, keys = grid.query_words()[None], grid.key_words()[None]
+    def of(cls, grid: Grid, mask: Mask, *, over_queries: bool) -> Words:
+        """The words of a mask, dynamic half included.
+
+        Args:
+          over_queries: whether the kernel adds up over queries. Where it does not, what it makes of rows past the last
+            query is never written, and these need no mask.
+        """
+        queries, keys = grid.query_words(0 if over_queries else ALL_GROUPS)[None], grid.key_words()[None]
         of_queries, of_keys = [], []
         if mask.query_valid is not None:
             of_queries.append(mask.query_valid)
@@ -209,7 +215,7 @@ class Words(NamedTuple):
             of_keys.append(columns)
             of_queries += [] if rows is None else [rows]
         for there in of_queries:
-            queries = jnp.where(_fill(there, queries.shape[1]), queries, 0)
+            queries = jnp.where(_fill(there, queries.shape[1], not over_queries), queries, 0)
         for there in of_keys:
             keys = jnp.where(_fill(there, keys.shape[1]), keys, 0)
         segments = (None, None)
@@ -221,8 +227,8 @@ class Words(NamedTuple):
         return cls(queries[:, None], keys[:, None], *segments)
 
 
-def _fill(array: Array, length: int) -> Array:
-    return jnp.pad(array, ((0, 0), (0, length - array.shape[1])))
+def _fill(array: Array, length: int, value: bool = False) -> Array:
+    return jnp.pad(array, ((0, 0), (0, length - array.shape[1])), constant_values=value)
 
 
 def by_rows(grid: Grid, words: Words, batch: int, heads: int, shared: int, *, mixed_is_whole: bool) -> Walk:
@@ -358,7 +364,8 @@ def _static(grid: Grid, words: Words) -> tuple[np.ndarray, np.ndarray]:
 def _dynamic(grid: Grid, words: Words) -> tuple[Any, Any]:
     """Which blocks are met and which are whole, [samples, row_blocks, column_blocks], by words and segments."""
     queries, keys = words.queries[:, 0], words.keys[:, 0]
-    any_query, all_queries = _any_bits(queries, grid.rows), _all_bits(queries, grid.rows)
+    there = queries * (np.arange(queries.shape[1]) < grid.queries)
+    any_query, all_queries = _any_bits(there, grid.rows), _all_bits(queries, grid.rows)
     any_key = _any_bits(keys, grid.columns)
     no_key_hidden = (keys != 0).reshape(keys.shape[0], -1, grid.columns).all(-1)
     met = (any_query[:, :, None] & any_key[:, None, :]) != 0

@@ -33,7 +33,7 @@ def candidates() -> Iterator[tuple[int, int, int, int]]:
 def search(
     compiler: Compiler, job: Job, after: Callable[[int, int], None] = lambda done, total: None
 ) -> dict[str, tuple[int, tuple[int, int, int, int]]]:
-    """The cheapest sizes of every kernel at the shape of a job, kernel -> (cost, sizes); those that fail are passed over.
+    """The cheapest sizes of every kernel at the shape of a job, kernel -> (cost, sizes), of those that compile.
 
     Raises:
       CannotCompile: where every candidate fails, with what the last one said.

@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 
+import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jaxtyping import Array
@@ -36,9 +37,9 @@ from kernels.attention.mosaic_tpu.tile import (
     masked_scores,
     members,
     over_chunks,
-    standing,
     term,
     when_visited,
+    wide,
 )
 
 
@@ -75,7 +76,7 @@ def of_queries(settings: Settings, arrays: Arrays, upstream: Upstream) -> Array:
     def kernel(here: Named) -> None:
         _clear(here, "added")
 
-        def visit(masked: bool) -> None:
+        def visit(here: Named, masked: bool) -> None:
             key = _clean_keys(here.key[0, 0], here, masked)
 
             def add(chunk: pl.Slice, found: tuple) -> None:
@@ -110,16 +111,21 @@ def of_keys(settings: Settings, arrays: Arrays, upstream: Upstream) -> tuple[Arr
     def kernel(here: Named) -> None:
         _clear(here, "added_key", "added_value")
 
-        def visit(masked: bool) -> None:
+        def visit(here: Named, masked: bool) -> None:
             def add(chunk: pl.Slice, found: tuple) -> None:
                 gradient, weights = _gradient(here, settings, upstream.rows, chunk, found, masked)
                 query = _clean_queries(here.query[0, 0, :, chunk], here, chunk, masked)
-                here.added_key[...] += dot(gradient.astype(query.dtype), query, (1, 1), settings)
+                sums["key"].append((gradient.astype(query.dtype), query))
                 if "of_output" in here:
                     above = _clean_queries(here.of_output[0, 0, 0, :, chunk], here, chunk, masked)
-                    here.added_value[...] += dot(weights.astype(above.dtype), above, (1, 1), settings)
+                    sums["value"].append((weights.astype(above.dtype), above))
 
+            sums: dict[str, list] = {"value": [], "key": []}
             over_chunks(settings, lambda chunk: _products(here, settings, chunk, masked), add)
+            for name, pairs in sums.items():
+                if pairs:
+                    left, right = (jnp.concatenate(arrays, 1) for arrays in zip(*pairs, strict=True))
+                    here[f"added_{name}"][...] += dot(left, right, (1, 1), settings)
 
         when_visited(here, visit)
 
@@ -152,7 +158,7 @@ def of_bias(settings: Settings, arrays: Arrays, upstream: Upstream) -> Array:
     def kernel(here: Named) -> None:
         _clear(here, "added")
 
-        def visit(masked: bool) -> None:
+        def visit(here: Named, masked: bool) -> None:
             def add(chunk: pl.Slice, found: tuple) -> None:
                 gradient, _ = _gradient(here, settings, upstream.rows, chunk, found, masked, before_cap=False)
                 if shape[2] == 1:
@@ -204,7 +210,9 @@ def _clear(here: Named, *names: str) -> None:
 
 def _clean_keys(array: Array, here: Named, masked: bool) -> Array:
     """Keys [k, D], 0 where they are hidden: past the last one they may be anything, and 0 times that is not 0."""
-    return jnp.where(standing(here.key_words[0]) != 0, array, 0).astype(array.dtype) if masked else array
+    return (
+        jnp.where(wide(here.upright_key_words, array.shape[1]) != 0, array, 0).astype(array.dtype) if masked else array
+    )
 
 
 def _clean_queries(array: Array, here: Named, chunk: pl.Slice, masked: bool) -> Array:
@@ -271,7 +279,10 @@ def _by_group(here: Named, settings: Settings, rows: Rows, name: str, chunk: pl.
     if settings.groups == 1:
         return term(here, rows, name, chunk)
     if not masked:
-        return term(here, rows, name, chunk, jnp.maximum(here.at.group, 0))
+        # All keys of the block are of one group. Its row is picked out, since none can be loaded by its number.
+        every = here.terms[0, 0, rows.slice(name), chunk]
+        group = jax.lax.broadcasted_iota(jnp.int32, (settings.groups, 1), 0)
+        return jnp.where(group == here.at.group, every, 0).sum(0, keepdims=True)
     result = 0.0
     for group, member in members(here, settings, slice(0, settings.sizes.columns)):
         result = jnp.where(member, term(here, rows, name, chunk, group), result)

@@ -7,6 +7,9 @@ The first is the statistic ``received``, the second the gradient of its weights 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jaxtyping import Array
@@ -14,6 +17,7 @@ from jaxtyping import Array
 from kernels.attention.mosaic_tpu.launch import Launch, Named
 from kernels.attention.mosaic_tpu.steps import FIRST, LAST, by_columns, by_rows
 from kernels.attention.mosaic_tpu.tile import (
+    LANES,
     Arrays,
     Rows,
     Settings,
@@ -24,8 +28,6 @@ from kernels.attention.mosaic_tpu.tile import (
     term,
     when_visited,
 )
-
-LANES = 128
 
 
 def received(settings: Settings, arrays: Arrays, softmax: tuple[Array, Array], weights: Array) -> Array:
@@ -53,7 +55,7 @@ def received(settings: Settings, arrays: Arrays, softmax: tuple[Array, Array], w
     def kernel(here: Named) -> None:
         _clear(here)
 
-        def add(chunk: pl.Slice, z: Array, seen: Array | None) -> None:
+        def add(here: Named, chunk: pl.Slice, z: Array, seen: Array | None) -> None:
             made, _ = made_weights(here, settings, rows, chunk, z, seen)
             for column in range(columns):
                 shares = made * term(here, rows, "weights", chunk, column)
@@ -63,7 +65,7 @@ def received(settings: Settings, arrays: Arrays, softmax: tuple[Array, Array], w
                 lanes = [shares[:, at : at + LANES] for at in range(0, chunk.size, LANES)]
                 here.added[column] += sum(lanes[1:], lanes[0])
 
-        _visit(here, settings, add)
+        when_visited(here, lambda here, masked: _visit(here, settings, add, masked))
 
         @pl.when((here.at.flags & LAST) != 0)
         def _() -> None:
@@ -93,7 +95,7 @@ def found(settings: Settings, arrays: Arrays, softmax: tuple[Array, Array], of_r
     def kernel(here: Named) -> None:
         _clear(here)
 
-        def add(chunk: pl.Slice, z: Array, seen: Array | None) -> None:
+        def add(here: Named, chunk: pl.Slice, z: Array, seen: Array | None) -> None:
             made, _ = made_weights(here, settings, rows, chunk, z, seen)
             for column in range(columns):
                 worth = made * here.of_received[0, 0, :, column : column + 1]
@@ -101,7 +103,7 @@ def found(settings: Settings, arrays: Arrays, softmax: tuple[Array, Array], of_r
                     worth = jnp.where(seen, worth, 0)
                 here.added[column : column + 1, chunk] += worth.sum(0, keepdims=True)
 
-        _visit(here, settings, add)
+        when_visited(here, lambda here, masked: _visit(here, settings, add, masked))
 
         @pl.when((here.at.flags & LAST) != 0)
         def _() -> None:
@@ -125,12 +127,9 @@ def _clear(here: Named) -> None:
         here.added[...] = jnp.zeros(here.added.shape, jnp.float32)
 
 
-def _visit(here: Named, settings: Settings, add) -> None:
-    def visit(masked: bool) -> None:
-        def scores(chunk: pl.Slice) -> tuple[Array, Array | None]:
-            z, _, seen = masked_scores(here, settings, chunk, masked)
-            return z, seen
+def _visit(here: Named, settings: Settings, add: Callable[[Named, pl.Slice, Array, Any], None], masked: bool) -> None:
+    def scores(chunk: pl.Slice) -> tuple[Array, Array | None]:
+        z, _, seen = masked_scores(here, settings, chunk, masked)
+        return z, seen
 
-        over_chunks(settings, scores, lambda chunk, made: add(chunk, *made))
-
-    when_visited(here, visit)
+    over_chunks(settings, scores, lambda chunk, made: add(here, chunk, *made))

@@ -120,7 +120,7 @@ def _kernel(settings: Settings, sums: Rows, rows: Rows, here: Named) -> None:
         if "peak_at" in here:
             here.peak_at[...] = jnp.zeros(here.peak_at.shape, jnp.float32)
 
-    def visit(masked: bool) -> None:
+    def visit(here: Named, masked: bool) -> None:
         over_chunks(
             settings,
             lambda chunk: masked_scores(here, settings, chunk, masked)[0],

@@ -28,6 +28,7 @@ from kernels.attention.mosaic_tpu.steps import VISITED, WHOLE, Grid, Words
 LOG2E, LN2 = math.log2(math.e), math.log(2)
 # See block.py.
 LOWEST = -1e4
+LANES = 128
 
 
 class Sizes(NamedTuple):
@@ -174,7 +175,7 @@ def scores(here: Named, settings: Settings, chunk: pl.Slice) -> tuple[Array, Arr
 
 def visible(here: Named, settings: Settings, chunk: pl.Slice) -> Array:
     """Which keys each query of a chunk sees, bool [keys, chunk]."""
-    words = standing(here.key_words[0])
+    words = wide(here.upright_key_words, chunk.size)
     if settings.grid.split:
         words = words & (1 << here.at.group)
     result = (words & here.query_words[0, :, chunk]) != 0
@@ -186,13 +187,18 @@ def visible(here: Named, settings: Settings, chunk: pl.Slice) -> Array:
         if right is not None:
             result = result & (distance <= right)
     if "query_segments" in here:
-        result = result & (standing(here.key_segments[0]) == here.query_segments[0, :, chunk])
+        result = result & (wide(here.upright_key_segments, chunk.size) == here.query_segments[0, :, chunk])
     return result
 
 
 def standing(row: Array) -> Array:
-    """[1, n] to [n, 1]."""
-    return jnp.broadcast_to(row, (8, row.shape[1])).T[:, :1]
+    """[1, n] to [n, LANES], the same in every lane: spreading one lane over the others anew costs more each time."""
+    return jnp.broadcast_to(row, (LANES, row.shape[1])).T
+
+
+def wide(upright: Array, size: int) -> Array:
+    """[n, LANES] from ``standing`` to [n, size]."""
+    return jnp.concatenate([upright] * -(-size // LANES), 1)[:, :size]
 
 
 def key_tokens(here: Named, settings: Settings) -> Array:
@@ -222,12 +228,17 @@ def members(here: Named, settings: Settings, columns: slice) -> Iterator[tuple[i
         yield group, (tokens >= begin) & (tokens < end)
 
 
-def when_visited(here: Named, body: Callable[[bool], None]) -> None:
-    """Runs ``body(masked)`` where the step is visited: without masks where nothing of the block is hidden."""
+def when_visited(here: Named, body: Callable[[Named, bool], None]) -> None:
+    """Runs ``body(here, masked)`` where the step is visited: without masks where nothing of the block is hidden."""
     flags = here.at.flags
     whole = VISITED | WHOLE
-    pl.when((flags & whole) == whole)(lambda: body(False))
-    pl.when((flags & whole) == VISITED)(lambda: body(True))
+    pl.when((flags & whole) == whole)(lambda: body(here, False))
+
+    @pl.when((flags & whole) == VISITED)
+    def _() -> None:
+        # Turned once for all chunks.
+        upright = {f"upright_{name}": standing(here[name][0]) for name in ("key_words", "key_segments") if name in here}
+        body(Named(here | upright), True)
 
 
 def over_chunks(settings: Settings, first: Callable[[pl.Slice], Any], second: Callable[[pl.Slice, Any], None]) -> None:

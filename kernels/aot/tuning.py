@@ -19,6 +19,8 @@ from kernels.aot.jobs import Job
 TUNED = Path(__file__).parents[1] / "tuned"
 SMALLEST_BLOCK, BLOCKS, ROW_CHUNKS, COLUMN_CHUNKS = 256, (256, 512, 1024), (128, 256, 512), (128, 256)
 STATISTICS = ("lse", "mass", "entropy")
+# Shapes are of the first class that has as many tokens as they have.
+CLASSES = (1024, 2**31)
 # Kernels with sizes of their own.
 KERNELS = ("forward", "of_queries", "of_keys", "received")
 
@@ -62,14 +64,11 @@ def search(
 
 
 def entry(kernel: str, job: Job, sizes: tuple[int, int, int, int]) -> dict[str, Any]:
-    """As the file of a target has it (see target.tuned): for shapes up to this width and any length."""
+    """As the file of a target has it (see target.tuned): for shapes up to this width, of the class of this length."""
     spec = job.shape()
     width = max(spec.width, spec.value_width or spec.width)
-    return {"direction": kernel, "dtype": job.dtype, "width": width, "tokens": LONGEST, "sizes": list(sizes)}
-
-
-# Tokens of the longest shape that sizes found at one length are taken for: any.
-LONGEST = 2**31
+    tokens = next(most for most in CLASSES if max(spec.queries.length, spec.keys.length) <= most)
+    return {"direction": kernel, "dtype": job.dtype, "width": width, "tokens": tokens, "sizes": list(sizes)}
 
 
 def keep(target: str, entries: list[dict[str, Any]], folder: Path = TUNED) -> Path:

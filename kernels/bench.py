@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kernels.aot.jobs import Job, function
 from kernels.attention import attention
 from kernels.attention.mask import pairs
 from kernels.attention.specs import Spec
@@ -211,29 +212,41 @@ def own(name: str, case: Case, label: str = "") -> Compiled:
 
 
 def jax_nn(case: Case) -> Compiled:
-    """jax.nn.dot_product_attention, with a dense mask where the case hides pairs."""
-    seen = None if _sees_all(case.spec) else jnp.asarray(dense_mask(case.spec))[None, None]
+    """jax.nn.dot_product_attention, with a dense mask where the case hides pairs, multiplying as precisely as ours."""
+    seen = None if _sees_all(case.spec) else jnp.asarray(case.spec.seen())[None, None]
 
     def function(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-        return jax.nn.dot_product_attention(query, key, value, mask=seen)
+        with jax.default_matmul_precision(_precision(case)):
+            return jax.nn.dot_product_attention(query, key, value, mask=seen)
 
     return Compiled("jax.nn", function, case)
 
 
 def einsum(case: Case) -> Compiled:
     """What one writes by hand: einsum, softmax, einsum, heads before tokens, an additive mask."""
-    hidden = None if _sees_all(case.spec) else jnp.where(jnp.asarray(dense_mask(case.spec)), 0.0, -1e30)
+    hidden = None if _sees_all(case.spec) else jnp.where(jnp.asarray(case.spec.seen()), 0.0, -1e30)
 
     def function(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
         query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
         key, value = (jnp.repeat(x, query.shape[1] // x.shape[1], axis=1) for x in (key, value))
-        scores = jnp.einsum("bhqd,bhkd->bhqk", query, key, preferred_element_type=jnp.float32)
+        precision = _precision(case)
+        scores = jnp.einsum("bhqd,bhkd->bhqk", query, key, precision=precision, preferred_element_type=jnp.float32)
         scores = scores / math.sqrt(query.shape[-1])
         scores = scores if hidden is None else scores + hidden
         weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-        return jnp.swapaxes(jnp.einsum("bhqk,bhkd->bhqd", weights, value), 1, 2)
+        return jnp.swapaxes(jnp.einsum("bhqk,bhkd->bhqd", weights, value, precision=precision), 1, 2)
 
     return Compiled("einsum", function, case)
+
+
+def splash(case: Case) -> Compiled:
+    """Splash attention, in blocks of 512, where the case is one that it can do.
+
+    Raises:
+      ValueError: where it is not.
+    """
+    job = Job("here", case.spec.name, "splash", case.batch, case.dtype, sizes=(512,) * 4)
+    return Compiled("splash", function(job), case)
 
 
 def tokamax(case: Case, implementation: str) -> Compiled:
@@ -244,7 +257,7 @@ def tokamax(case: Case, implementation: str) -> Compiled:
     """
     import tokamax as library
 
-    seen = None if _sees_all(case.spec) else jnp.asarray(dense_mask(case.spec))[None, None]
+    seen = None if _sees_all(case.spec) else jnp.asarray(case.spec.seen())[None, None]
 
     def function(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
         return library.dot_product_attention(query, key, value, mask=seen, implementation=implementation)
@@ -262,7 +275,12 @@ def field(
       statistics: our own also reports these, and once more ``received``, as contestants of their own; none for neither.
       torch_python: a Python that has PyTorch, or None.
     """
+    first, on_tpu = "blockwise", {}
+    if jax.default_backend() == "tpu":
+        first = "mosaic_tpu"
+        on_tpu = {first: lambda: own(first, case), "splash": lambda: splash(case)}
     makers: dict[str, Callable[[], Contestant]] = {
+        **on_tpu,
         "blockwise": lambda: own("blockwise", case),
         "reference": lambda: own("reference", case),
         "einsum": lambda: einsum(case),
@@ -274,24 +292,20 @@ def field(
         asked = {"+ statistics": statistics, "+ received": ("received",)}
         for label, names in asked.items():
             reporting = dataclasses.replace(case, statistics=names)
-            makers[label] = functools.partial(own, "blockwise", reporting, label)
+            makers[label] = functools.partial(own, first, reporting, label)
     if torch_python:
         for kind in ("sdpa", "compile"):
             makers[f"torch {kind}"] = functools.partial(torch_attention, torch_python, kind, case)
     return makers
 
 
+def _precision(case: Case) -> str:
+    """Of products in peers: float32 stays float32, which accelerators multiply in less where nothing is said."""
+    return "highest" if case.dtype == "float32" else "default"
+
+
 def _sees_all(spec: Spec) -> bool:
     return spec.sees is None and not spec.causal
-
-
-def dense_mask(spec: Spec) -> np.ndarray:
-    """bool [Nq, Nk]: who sees whom."""
-    seen = np.zeros((spec.queries.length, spec.keys.length), bool)
-    for pair in pairs(spec.mask()):
-        for keys in pair.keys:
-            seen[slice(*pair.queries), slice(*keys)] = True
-    return np.tril(seen) if spec.causal else seen
 
 
 def compete(contestants: Sequence[Contestant], rounds: int, after: Callable[[int], None] = lambda done: None) -> list:

@@ -1,17 +1,19 @@
 """Bundles of some jobs as they were, by version of libtpu: kernels/tuned/baseline.json.
 
-    python -m kernels.aot.baseline     writes those of the libtpu that is installed
+    python -m kernels.aot.baseline             compares what is compiled now with the baseline, line by line
+    python -m kernels.aot.baseline --write     makes it the baseline of the libtpu that is installed
 
 Other versions' figures stay in the file. A schedule that got longer is a regression only under the same libtpu.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from typing import Any
 
-from kernels.aot.compiler import Compiler, Figures, libtpu
+from kernels.aot.compiler import CannotCompile, Compiler, Figures, libtpu
 from kernels.aot.jobs import Job
 from kernels.aot.tuning import STATISTICS, TUNED
 from kernels.attention.mosaic_tpu.target import TARGETS
@@ -54,17 +56,30 @@ def compared(found: dict[str, Figures]) -> tuple[list[str], list[str]]:
 
 
 def main() -> int:
-    table: dict[str, Any] = {}
-    for target in TARGETS:
-        with Compiler(target) as compiler:
-            table |= {job.name: plain(compiler.compile(job)) for job in JOBS if job.target == target}
-            print(f"{target}: {sum(name.startswith(target) for name in table)} jobs", file=sys.stderr)
-    whole = (
-        json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {"basis": "static estimate, not measured"}
-    )
-    whole.setdefault("libtpu", {})[libtpu()] = table
-    FILE.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
-    return 0
+    parser = argparse.ArgumentParser(prog="python -m kernels.aot.baseline", description=__doc__.splitlines()[0])
+    parser.add_argument("--write", action="store_true", help="store what is found")
+    parser.add_argument("--targets", nargs="+", default=list(TARGETS), choices=TARGETS)
+    arguments = parser.parse_args()
+    found: dict[str, Figures] = {}
+    try:
+        for target in arguments.targets:
+            with Compiler(target) as compiler:
+                found |= {job.name: compiler.compile(job) for job in JOBS if job.target == target}
+    except CannotCompile as error:
+        print(f"baseline: {error}", file=sys.stderr)
+        return 1
+    lines, worse = compared(found)
+    print("\n".join(lines))
+    if arguments.write:
+        start: dict[str, Any] = {"basis": "static estimate, not measured"}
+        whole = json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else start
+        kept = whole.setdefault("libtpu", {}).setdefault(libtpu(), {})
+        kept.update({name: plain(figures) for name, figures in found.items()})
+        FILE.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+        return 0
+    if stored() is None:
+        print(f"there is no baseline for libtpu {libtpu()}: nothing is judged", file=sys.stderr)
+    return 1 if worse else 0
 
 
 if __name__ == "__main__":

@@ -131,7 +131,7 @@ def _jax_nn(job: Job) -> Callable[..., Any]:
     """jax.nn.dot_product_attention, which on TPU is dense."""
     spec = job.shape()
     _refuse(job, statistics=True)
-    static = jnp.asarray(dense_mask(spec))[None, None]
+    static = jnp.asarray(spec.seen())[None, None]
 
     def call(query: Any, key: Any, value: Any, *more: Any) -> Any:
         rest = list(more)
@@ -199,17 +199,10 @@ def filled(length: int, block: int) -> int:
     return -(-length // block) * block
 
 
-def dense_mask(spec: Spec) -> np.ndarray:
-    """bool [Nq, Nk]: who sees whom, by the static half of the mask."""
-    words = Grid.of(spec.mask(), 1, 1)
-    seen = (words.query_words()[:, None] & words.key_words()[None, :]) != 0
-    return np.tril(seen) if spec.causal else seen
-
-
 def splash_mask(spec: Spec, queries: int, keys: int) -> np.ndarray:
     """The mask that splash is given: filled-up rows see the first key, since it has no rows that see nothing."""
     seen = np.zeros((queries, keys), bool)
-    seen[: spec.queries.length, : spec.keys.length] = dense_mask(spec)
+    seen[: spec.queries.length, : spec.keys.length] = spec.seen()
     seen[spec.queries.length :, 0] = True
     return seen
 

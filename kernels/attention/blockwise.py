@@ -24,8 +24,9 @@ from kernels.attention.pairwise import Differentiated, Operands, Settings, wide
 from kernels.attention.statistics import OVER_KEYS
 
 # Of scores, in float32: up to here the dense computation is the faster one. Measured on CPU (two cores of AMD EPYC,
-# November 2026): at 4 MiB it takes 0.8 of the time, at 16 MiB 1.5, forward and backward.
-DENSE_BYTES = 8 * 2**20
+# November 2026): at 4 MiB it takes 0.8 of the time, at 16 MiB 1.5, forward and backward. On one NVIDIA H200 (November
+# 2026) it took 0.45 to 0.73 of it at 0.1 and at 1 GiB; above that nothing was measured, and memory counts.
+DENSE_BYTES = {"cpu": 8 * 2**20, "gpu": 2**30}
 
 
 def relevance_of_pair(
@@ -46,8 +47,9 @@ def slower(query: Array, key: Array, value: Array, **options: Any) -> str | None
     """Why the dense computation is faster for a call, or None."""
     mask = options["mask"] or masks.everything(query.shape[1], key.shape[1])
     scores = 4 * query.shape[0] * query.shape[2] * sum(pair.scores for pair in masks.pairs(mask))
-    if scores <= DENSE_BYTES:
-        return f"dense is faster up to {DENSE_BYTES / 2**20:.0f} MiB of scores, and these are {scores / 2**20:.2g}"
+    most = DENSE_BYTES.get(jax.default_backend(), DENSE_BYTES["cpu"])
+    if scores <= most:
+        return f"dense is faster up to {most / 2**20:.0f} MiB of scores, and these are {scores / 2**20:.2g}"
     return None
 
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
-from kernels.attention.mask import Layout, Mask
+from kernels.attention.mask import Layout, Mask, pairs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +48,14 @@ class Spec:
     def mask(self, **dynamic: Any) -> Mask:
         """The mask, with validity, presence or segments where given."""
         return Mask(self.queries, self.keys, sees=self.sees, causal=self.causal, **dynamic)
+
+    def seen(self) -> np.ndarray:
+        """bool [Nq, Nk]: who sees whom, where nothing is missing."""
+        result = np.zeros((self.queries.length, self.keys.length), bool)
+        for pair in pairs(self.mask()):
+            for keys in pair.keys:
+                result[slice(*pair.queries), slice(*keys)] = True
+        return np.tril(result) if self.causal else result
 
     def shapes(self, batch: int) -> dict[str, tuple[int, int, int, int]]:
         """Shapes of query, key and value."""

@@ -40,9 +40,9 @@ def test_operations_are_those_of_the_pairs_that_are_seen():
     assert forward.operations == 2 * 2 * 3 * 2 * 11 * 11 * 8
     assert bench.Case(PLAIN, 3, direction="both").operations == 3.5 * forward.operations
     assert bench.Case(TOWERS, 3).operations == 2 * 2 * 3 * 2 * (25 + 36) * 8
-    assert (bench.dense_mask(TOWERS)[:5, 5:]).sum() == 0
-    assert bench.dense_mask(CAUSAL).sum() == 11 * 12 / 2
-    mbt = bench.dense_mask(TABLE["mbt_audioset"])
+    assert (TOWERS.seen()[:5, 5:]).sum() == 0
+    assert CAUSAL.seen().sum() == 11 * 12 / 2
+    mbt = TABLE["mbt_audioset"].seen()
     assert mbt.sum() == 405**2 + 1573**2
 
 

@@ -26,7 +26,7 @@ class TestManyBlocks(AttentionContract):
     @pytest.fixture(autouse=True)
     def _small(self, monkeypatch):
         cases.compiled.cache_clear()
-        monkeypatch.setitem(cuts.BLOCK_BYTES, "cpu", cuts.Most(4 * 64, 4 * 64))
+        monkeypatch.setitem(cuts.BLOCK_BYTES, jax.default_backend(), cuts.Most(4 * 64, 4 * 64))
         yield
         cases.compiled.cache_clear()
 
@@ -99,7 +99,7 @@ def test_what_nobody_differentiates_costs_nothing(given, rng):
 @pytest.mark.parametrize("most", [64, 2**21])
 def test_a_large_bias_and_losses_on_empty_rows_stay_numbers(most, rng, monkeypatch):
     """Rows that fill up the last block have no score of their own; lse of an empty row is -inf, with no slope."""
-    monkeypatch.setitem(cuts.BLOCK_BYTES, "cpu", cuts.Most(most, most))
+    monkeypatch.setitem(cuts.BLOCK_BYTES, jax.default_backend(), cuts.Most(most, most))
     query, key, value = (jnp.asarray(normal(rng, 1, n, 1, 4)) for n in (7, 8, 8))
     mask = Mask(Layout.of(a=7), Layout.of(b=8), query_valid=jnp.arange(7)[None] != 2)
 

@@ -35,7 +35,7 @@ def weights_of(query, key, seen, scale=None, bias=0.0) -> np.ndarray:
 @EVERY
 @pytest.mark.parametrize("most", [2**21, 4 * 3 * 11])
 def test_relevance_is_its_definition(implementation, most, rng, monkeypatch):
-    monkeypatch.setitem(cuts.BLOCK_BYTES, "cpu", cuts.Most(most, most))
+    monkeypatch.setitem(cuts.BLOCK_BYTES, jax.default_backend(), cuts.Most(most, most))
     layout = Layout.of(audio=5, video=6)
     mask = Mask(
         layout, layout, sees=[("audio", "audio"), ("audio", "video"), ("video", "video")],

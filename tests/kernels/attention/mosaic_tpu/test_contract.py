@@ -2,19 +2,76 @@
 
 from __future__ import annotations
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
+from kernels.attention import Layout, Mask, attention
 from kernels.attention.mosaic_tpu import target
+from kernels.attention.mosaic_tpu.tile import Sizes
 from tests.kernels.attention import cases
-from tests.kernels.attention.contract import AttentionContract
+from tests.kernels.attention.contract import AttentionContract, normal
 
 
 class TestMosaicTPU(AttentionContract):
     implementation = "mosaic_tpu"
 
     @pytest.fixture(autouse=True)
-    def _interpreted(self):
+    def _interpreted(self, request):
         cases.compiled.cache_clear()
-        with target.interpreted():
+        # A step takes a millisecond here, and in blocks of 128 long shapes have a quarter of a million.
+        long = "long" in request.node.name
+        with target.interpreted(Sizes(2048, 2048, 1024, 512) if long else None):
             yield
         cases.compiled.cache_clear()
+
+
+@pytest.mark.parametrize("sizes", [Sizes(256, 128, 128, 128), Sizes(256, 256, 256, 128), Sizes(384, 256, 128, 256)])
+def test_sizes_of_blocks_and_chunks_change_nothing(sizes, rng):
+    """Every statistic and gradient with several chunks in a block, blocks that differ, and tokens past the last one."""
+    layout = Layout.of(audio=150, bottleneck=9, video=241)
+    case = cases.Case(
+        {
+            "query": normal(rng, 1, 400, 4, 16), "key": normal(rng, 1, 400, 2, 16), "value": normal(rng, 1, 400, 2, 8),
+            "bias": normal(rng, 1, 1, 400, 400), "received_weights": normal(rng, 1, 400, 2),
+        },
+        Mask(layout, layout, sees=[(a, b) for a in layout.names for b in ("bottleneck", a)]),
+        dropout=(0.2, 3),
+    )  # fmt: skip
+    cases.compiled.cache_clear()
+    with target.interpreted(sizes):
+        cases.check(case, "mosaic_tpu", np.float32, rng, quick=True)
+    cases.compiled.cache_clear()
+
+
+UNSERVED = {
+    "float64": ({"dtype": jnp.float64}, {}, "float32 and bfloat16, not float64"),
+    "wide heads": ({"width": 264}, {}, "heads are 264 wide, and it serves up to 256"),
+    "many groups": ({"groups": 32}, {}, "32 groups of keys, and it serves up to 31"),
+    "a precision": ({}, {"precision": "bfloat16_3x"}, "DEFAULT and HIGHEST"),
+}
+
+
+@pytest.mark.parametrize("what", UNSERVED)
+def test_what_is_not_served_is_refused_by_name(what):
+    shape, options, message = UNSERVED[what]
+    tokens, width = shape.get("groups", 8), shape.get("width", 32)
+    layout = Layout(tuple(f"g{n}" for n in range(tokens)), (1,) * tokens)
+    mask = Mask(layout, layout) if "groups" in shape else None
+    array = np.zeros((1, tokens, 2, width), shape.get("dtype", jnp.float32))
+    with target.interpreted(), jax.enable_x64(True), pytest.raises(ValueError, match=message):
+        attention(array, array, array, mask=mask, implementation="mosaic_tpu", **options)
+
+
+def test_without_a_tpu_it_says_how_it_could_run():
+    array = np.zeros((1, 8, 2, 32), np.float32)
+    with pytest.raises(ValueError, match=r"for TPU and the backend is cpu .*interpreted\(\)"):
+        attention(array, array, array, implementation="mosaic_tpu")
+
+
+def test_small_calls_are_left_to_the_dense_computation(caplog):
+    array = np.zeros((1, 8, 2, 32), np.float32)
+    with target.interpreted(), caplog.at_level("DEBUG", "kernels.attention"):
+        attention(array, array, array)
+    assert "not mosaic_tpu: up to 128 tokens are one block" in caplog.text

@@ -168,6 +168,7 @@ def test_help_reads(command, capsys, monkeypatch, root):
         "predict": ["--without"],
         "compare": ["--title"],
         "launch": ["--processes", "--limit"],
+        "plan": ["--target", "--presence"],
         "bench": ["--specs", "--torch-python"],
     }
     assert all(flag in shown for flag in expected[command])

@@ -53,6 +53,13 @@ COMMANDS: dict[str, Held] = {
     "python experiments/benchmarks/prepare.py": Held("run", "--rounds 1 --clips 2 --seconds 1"),
     "python experiments/benchmarks/train_step.py": Held("run", "--rounds 1 --batch 1 --size 32,2,2"),
     "python experiments/benchmarks/train_memory.py": Held("run", "--size Ti --batch 1"),
+    "avjax plan kernels --target v6e": Held("elsewhere", by="tests/kernels/aot/test_plan.py::test_sizes_are_searched"),
+    "avjax plan kernels": Held("elsewhere", by="tests/kernels/aot/test_plan.py::test_a_plan_has_schedules_and_steps"),
+    "python -m kernels.aot.baseline": Held(
+        "elsewhere", by="tests/kernels/aot/test_plan.py::test_the_baseline_is_compared"
+    ),
+    "python experiments/benchmarks/kernel_plan.py": Held("elsewhere", by="tests/kernels/aot/test_plan.py::test_tables"),
+    "python experiments/benchmarks/train_memory.py --topology": Held("parse"),
     "avjax bench attention": Held("run", "--specs odd_7 --rounds 2"),
     "python experiments/figures.py attention": Held("run", "--steps 2 --clips-per-actor 4"),
     "avjax launch": Held("run", "--training.steps 3"),

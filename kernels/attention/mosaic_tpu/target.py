@@ -55,14 +55,15 @@ class Target:
     def sizes(self, direction: str, shape: Shape) -> Sizes:
         """Of the blocks of a kernel; never larger than the arrays, rounded up to whole vectors."""
         sizes = self.fixed or tuned(self.name, direction, shape)
-        rows, columns = _fitted(sizes.rows, shape.queries), _fitted(sizes.columns, shape.keys)
+        rows = _fitted(sizes.rows, sizes.row_chunk, shape.queries)
+        columns = _fitted(sizes.columns, sizes.column_chunk, shape.keys)
         return Sizes(rows, columns, _divisor(sizes.row_chunk, rows), _divisor(sizes.column_chunk, columns))
 
 
-def _fitted(size: int, tokens: int) -> int:
-    """Blocks as few as with ``size``, and as even as whole vectors allow."""
-    blocks = -(-tokens // size)
-    return -(-tokens // (blocks * SMALLEST)) * SMALLEST
+def _fitted(size: int, chunk: int, tokens: int) -> int:
+    """Blocks as few as with ``size``, and as even as whole chunks allow: smaller chunks cost more than a fuller block."""
+    blocks, unit = -(-tokens // size), chunk if tokens >= chunk else SMALLEST
+    return min(size, -(-tokens // (blocks * unit)) * unit)
 
 
 def _divisor(chunk: int, block: int) -> int:

@@ -61,7 +61,7 @@ def call(**options):
             {"statistics": ("received",), "received_weights": jnp.ones((2, 6, 1))},
             r"needs \[B, Nq, R\] = \[2, 5, R\], got \[2, 6, 1\]",
         ),
-        ({"implementation": "flash"}, "no 'flash'; there are blockwise, reference"),
+        ({"implementation": "flash"}, "no 'flash'; there are mosaic_tpu, blockwise, reference"),
     ],
 )
 def test_what_does_not_fit_is_refused(options, message):
@@ -127,8 +127,9 @@ def test_small_calls_are_dense_and_large_ones_blockwise(caplog):
         large = [jax.ShapeDtypeStruct((2, 2048, 4, 8), jnp.float32)] * 3
         jax.eval_shape(api.attention, *large)
     small, large = (record.getMessage() for record in caplog.records)
-    assert "reference, none named: not blockwise: dense is faster" in small
-    assert "blockwise, none named" in large
+    assert ": reference, none named: not mosaic_tpu: it is for TPU" in small
+    assert "; not blockwise: dense is faster up to 8 MiB" in small
+    assert ": blockwise, none named" in large
 
 
 def test_using_names_implementations_for_all_calls_within(narrow):

@@ -61,7 +61,7 @@ class Target:
 
 
 def _fitted(size: int, chunk: int, tokens: int) -> int:
-    """Blocks as few as with ``size``, and as even as whole chunks allow: smaller chunks cost more than a fuller block."""
+    """Blocks as few as with ``size``, as even as whole chunks allow: smaller chunks cost more than a fuller block."""
     blocks, unit = -(-tokens // size), chunk if tokens >= chunk else SMALLEST
     return min(size, -(-tokens // (blocks * unit)) * unit)
 

@@ -14,6 +14,7 @@ from tests.kernels.attention import cases
 from tests.kernels.attention.contract import AttentionContract, normal
 
 
+@pytest.mark.slow
 class TestMosaicTPU(AttentionContract):
     implementation = "mosaic_tpu"
 
@@ -27,6 +28,13 @@ class TestMosaicTPU(AttentionContract):
         cases.compiled.cache_clear()
 
 
+def test_everything_at_once(rng):
+    """The test of the contract that has every feature, and of the quick ones the only one."""
+    with target.interpreted():
+        TestMosaicTPU().test_everything_at_once(rng)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [Sizes(256, 128, 128, 128), Sizes(256, 256, 256, 128), Sizes(384, 256, 128, 256)])
 def test_sizes_of_blocks_and_chunks_change_nothing(sizes, rng):
     """Every statistic and gradient with several chunks in a block, blocks that differ, and tokens past the last one."""

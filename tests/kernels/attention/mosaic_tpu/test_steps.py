@@ -75,7 +75,7 @@ def check(walk: steps.Walk, grid: Grid, seen: np.ndarray, heads: int, *, over_qu
     assert visited.max(initial=0) <= 1
 
 
-@hypothesis.settings(max_examples=20)
+@hypothesis.settings(max_examples=10)
 @hypothesis.given(recipe=recipes(longest=60), split=st.booleans())
 def test_every_score_that_is_seen_is_visited_once(recipe, split):
     case = recipe.build()

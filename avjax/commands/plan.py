@@ -86,7 +86,15 @@ def figures(options: KernelPlan) -> dict[str, Any]:
     from kernels.aot.compiler import CannotCompile, Compiler, libtpu
 
     shares = _shares(options.presence)
+    if not 0 < options.valid <= 1:
+        raise UsageError(
+            f"--valid: the share of keys that are no padding is {options.valid}, and must be above 0, up to 1"
+        )
     all_jobs = list(_jobs(options, dynamic=bool(shares) or options.valid < 1))
+    for job in all_jobs:
+        if unknown := set(shares) - set(job.shape().keys.names):
+            names = ", ".join(job.shape().keys.names)
+            raise UsageError(f"--presence: {job.spec} has no group {sorted(unknown)[0]!r}; it has {names}")
     results = []
     with progress("compile", len(all_jobs), quiet=options.json) as advance:
         for target in options.target:
@@ -124,6 +132,8 @@ def _jobs(options: KernelPlan, *, dynamic: bool) -> Any:
         check_names(options.statistics)
     except ValueError as error:
         raise UsageError(f"--{error}") from None
+    if options.sizes is not None and any(size < 128 or size % 128 for size in options.sizes):
+        raise UsageError(f"--sizes: each is a multiple of 128, got {' '.join(map(str, options.sizes))}")
     if unknown := [name for name in options.specs if name not in NAMED]:
         raise UsageError(f"--specs: there is no {unknown[0]!r}; there are {', '.join(NAMED)}")
     for target in options.target:
@@ -170,7 +180,9 @@ def _tuned(options: KernelPlan) -> dict[str, Any]:
 
     if options.implementations != ("mosaic_tpu",):
         raise UsageError("--tune: only mosaic_tpu has sizes to search for")
-    # The widest head last: of shapes that are equally wide, the last named decides.
+    if options.presence or options.valid < 1 or options.sizes or options.bias:
+        raise UsageError("--tune searches where nothing is missing: leave out --presence, --valid, --sizes and --bias")
+    # Of shapes of one width and length class, the last that is named decides.
     jobs = [dataclasses.replace(job, direction="both", sizes=None) for job in _jobs(options, dynamic=False)]
     jobs = list(dict.fromkeys(jobs))
     total = len(list(tuning.candidates()))

@@ -20,6 +20,7 @@ _FILE = re.compile(r"^\d+-(?P<kernel>.+)-\d\d-(?P<kind>final_bundles|final_hlo-s
 _BUNDLE = re.compile(r"^\s*(?:0x[0-9a-f]+|0)\s+(?P<label>LB|LH|LE|PB|PF|CT)?:")
 # Bundles after a branch that are still issued.
 _DELAY = 4
+_REST = 2 * _DELAY
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +37,10 @@ class Body:
     spills: int
     fills: int
     slots: dict[str, int]
+
+    def __add__(self, other: Body) -> Body:
+        slots = {unit: count + other.slots[unit] for unit, count in self.slots.items()}
+        return Body(self.bundles + other.bundles, self.spills + other.spills, self.fills + other.fills, slots)
 
 
 def read(folder: Path) -> dict[str, list[Body]]:
@@ -86,6 +91,12 @@ def bodies(bundles: str, utilization: str) -> list[Body]:
     result = []
     for begin, end in pieces:
         slots = dict(zip(units, map(sum, zip(*rows[begin:end], strict=True)), strict=True))
-        if slots["MXU"]:
-            result.append(Body(end - begin, slots["VSTORE:SPILL"], slots["VLOAD:FILL"], slots))
+        if not slots["MXU"]:
+            continue
+        body = Body(end - begin, slots["VSTORE:SPILL"], slots["VLOAD:FILL"], slots)
+        # A few bundles beside a branch are the rest of the body before it.
+        if result and body.bundles <= _REST:
+            result[-1] = result[-1] + body
+        else:
+            result.append(body)
     return result

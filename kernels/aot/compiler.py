@@ -8,17 +8,18 @@ Everything here is a static estimate, not measured: bundles are cycles of a core
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import importlib.util
 import json
 import os
 import queue
+import shutil
 import subprocess
 import sys
 import tempfile
 import threading
-from pathlib import Path
 from typing import Any
 
 from kernels.aot.jobs import Job, executed
@@ -79,7 +80,6 @@ class Compiler:
         if libtpu() is None:
             raise CannotCompile("libtpu is not installed: pip install 'avjax[tpu]'")
         self.target, self.seconds = target, seconds
-        self._folder = tempfile.TemporaryDirectory(prefix="avjax-aot-")
         self._process: subprocess.Popen | None = None
         self._lines: queue.Queue[str] = queue.Queue()
 
@@ -93,11 +93,14 @@ class Compiler:
         """Ends the process; it starts again with the next job."""
         if self._process is not None:
             self._process.kill()
-            self._process.communicate()
-            self._errors.close()
+            self._process.wait()
+            self._reader.join()
+            for stream in (self._process.stdin, self._process.stdout, self._errors):
+                # What was still to be written has nobody to read it.
+                with contextlib.suppress(OSError):
+                    stream.close()
             self._process = None
-        if Path(self._folder.name).exists():
-            self._folder.cleanup()
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def compile(self, job: Job) -> Figures:
         """Figures of a job for this target.
@@ -109,8 +112,10 @@ class Compiler:
             raise ValueError(f"a job for {job.target} given to a compiler for {self.target}")
         if self._process is None:
             self._start()
-        self._process.stdin.write(json.dumps(dataclasses.asdict(job)) + "\n")
-        self._process.stdin.flush()
+        # Where it has died, the end of its answers says so.
+        with contextlib.suppress(OSError):
+            self._process.stdin.write(json.dumps(dataclasses.asdict(job)) + "\n")
+            self._process.stdin.flush()
         try:
             line = self._lines.get(timeout=self.seconds)
         except queue.Empty:
@@ -133,8 +138,7 @@ class Compiler:
         return Figures(job, kernels, found["memory"], found["xla_cycles"], found["seconds"])
 
     def _start(self) -> None:
-        folder = Path(self._folder.name)
-        folder.mkdir(exist_ok=True)
+        self._folder = folder = tempfile.mkdtemp(prefix="avjax-aot-")
         flags = (
             f"--xla_jf_dump_to={folder}",
             "--xla_jf_dump_llo_text=true",
@@ -147,11 +151,12 @@ class Compiler:
         # A file, not a pipe: nobody reads what it says there until it has died.
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "kernels.aot.worker", str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            [sys.executable, "-m", "kernels.aot.worker", folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=self._errors, text=True, env=environment,
         )  # fmt: skip
         self._lines = queue.Queue()
-        threading.Thread(target=_read, args=(self._process.stdout, self._lines), daemon=True).start()
+        self._reader = threading.Thread(target=_read, args=(self._process.stdout, self._lines), daemon=True)
+        self._reader.start()
 
 
 def _refuse(name: str, bodies: list) -> dict:

@@ -72,9 +72,10 @@ class Job:
     def sizes_of(self, direction: str) -> Sizes:
         """Of the blocks of a kernel."""
         spec = self.shape()
+        multiple = spec.heads // (spec.shared or spec.heads)
         width = max(spec.width, spec.value_width or spec.width)
         shape = target.Shape(spec.queries.length, spec.keys.length, width, self.dtype)
-        return self.target_for().sizes(direction, shape)
+        return self.target_for().sizes(direction, shape, multiple)
 
 
 def arguments(job: Job) -> list[jax.ShapeDtypeStruct]:
@@ -130,7 +131,7 @@ def _own(job: Job) -> Callable[..., Any]:
 def _jax_nn(job: Job) -> Callable[..., Any]:
     """jax.nn.dot_product_attention, which on TPU is dense."""
     spec = job.shape()
-    _refuse(job, statistics=True)
+    _refuse(job, "statistics")
     static = jnp.asarray(spec.seen())[None, None]
 
     def call(query: Any, key: Any, value: Any, *more: Any) -> Any:
@@ -151,7 +152,7 @@ def _splash(job: Job) -> Callable[..., Any]:
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as library
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as splash_masks
 
-    _refuse(job, statistics=True, bias=True)
+    _refuse(job, "statistics", "bias")
     spec = job.shape()
     if spec.shared not in (None, spec.heads) or spec.value_width not in (None, spec.width):
         raise ValueError("splash is asked here for as many key heads as query heads, all of one width")
@@ -188,7 +189,7 @@ def _splash(job: Job) -> Callable[..., Any]:
 _PEERS = {"jax.nn": _jax_nn, "splash": _splash}
 
 
-def _refuse(job: Job, **features: bool) -> None:
+def _refuse(job: Job, *features: str) -> None:
     for name in features:
         if getattr(job, name):
             raise ValueError(f"{job.implementation} has no {name}")
@@ -248,9 +249,8 @@ def executed(job: Job, mask: Mask | None = None) -> dict[str, dict[str, int]]:
         grid = Grid.of(mask, sizes.rows, sizes.columns, split=split and kernel not in ("received", "found"))
         walk = walk_of(grid, Words.of(grid, mask, over_queries=kernel in ("received", "of_keys", "of_bias")))
         flags = np.asarray(walk.scalars["flags"])
-        steps = int(np.prod(walk.grid)) if kernel == "of_bias" else int(np.prod(walk.grid[1:])) * job.batch
         visited, whole = (flags & VISITED) != 0, (flags & WHOLE) != 0
-        times = steps // len(flags)
+        times = int(np.prod(walk.grid)) // len(flags)
         result[kernel] = {"whole": int(whole.sum()) * times, "masked": int((visited & ~whole).sum()) * times}
 
     sizes = (job.batch, spec.heads, shared)

@@ -5,6 +5,7 @@ reads from the environment before JAX is imported; one process serves one target
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import sys
@@ -24,13 +25,16 @@ TOPOLOGIES = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2", "tpu7x": "
 
 def main() -> None:
     folder = Path(sys.argv[1])
+    # What libraries print must not be taken for an answer.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
     for line in sys.stdin:
         try:
             answer = {"found": compiled(jobs.Job.of(json.loads(line)), folder)}
         except Exception as error:  # Whatever the compiler says of a job is the answer to it.
             first = str(error).strip().splitlines()
             answer = {"error": f"{type(error).__name__}: {first[0] if first else ''}"[:500]}
-        print(json.dumps(answer), flush=True)
+        print(json.dumps(answer), file=answers, flush=True)
 
 
 def compiled(job: jobs.Job, folder: Path) -> dict[str, Any]:

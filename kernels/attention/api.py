@@ -131,6 +131,9 @@ def attention(
     statistics = check(query, key, value, bias, mask, softcap, dropout, statistics, received_weights)
     mask = jax.tree.map(jnp.asarray, mask)
     precision = default_precision(query.dtype) if precision is None else precision
+    if isinstance(precision, str):
+        with contextlib.suppress(ValueError):  # A name of one algorithm, not of a precision.
+            precision = jax.lax.Precision(precision)
     options = {
         "bias": bias,
         "mask": mask,

@@ -1,4 +1,4 @@
-"""Attention for TPU in Pallas: one launch for all groups of a mask, forward and backward, with every statistic.
+"""Attention for TPU in Pallas, forward and backward, with every statistic: one launch a pass for all groups of a mask.
 
     attend      the contract (api.py), with a derivative of its own
     steps.py    which blocks of scores are visited
@@ -93,7 +93,7 @@ class Call:
         """Of a kernel: one of target.DIRECTIONS."""
         query, key, value = operands[:3]
         shape = target.Shape(query.shape[1], key.shape[1], max(query.shape[3], value.shape[3]), str(query.dtype))
-        sizes = self.target.sizes(direction, shape)
+        sizes = self.target.sizes(direction, shape, self.heads // key.shape[2])
         # Where nothing but a positive scale is done to a product, exp2() does it.
         folded = self.softcap is None and operands.bias is None and self.scale is not None and self.scale > 0
         split = "group_output" in statistics

@@ -30,6 +30,7 @@ from kernels.attention.mosaic_tpu.tile import (
     add_inputs,
     bias_block,
     bias_index,
+    cleaned,
     dot,
     keep,
     key_tokens,
@@ -210,14 +211,12 @@ def _clear(here: Named, *names: str) -> None:
 
 def _clean_keys(array: Array, here: Named, masked: bool) -> Array:
     """Keys [k, D], 0 where they are hidden: past the last one they may be anything, and 0 times that is not 0."""
-    return (
-        jnp.where(wide(here.upright_key_words, array.shape[1]) != 0, array, 0).astype(array.dtype) if masked else array
-    )
+    return cleaned(array, wide(here.upright_key_words, array.shape[1])) if masked else array
 
 
 def _clean_queries(array: Array, here: Named, chunk: pl.Slice, masked: bool) -> Array:
     """Rows of queries [D, chunk], likewise."""
-    return jnp.where(here.query_words[0, :, chunk] != 0, array, 0).astype(array.dtype) if masked else array
+    return cleaned(array, here.query_words[0, :, chunk]) if masked else array
 
 
 def _products(here: Named, settings: Settings, chunk: pl.Slice, masked: bool) -> tuple:

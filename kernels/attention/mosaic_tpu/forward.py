@@ -27,10 +27,12 @@ from kernels.attention.mosaic_tpu.steps import FIRST, LAST, by_rows
 from kernels.attention.mosaic_tpu.tile import (
     LN2,
     LOG2E,
+    LOWEST,
     Arrays,
     Rows,
     Settings,
     add_inputs,
+    cleaned,
     dot,
     keep,
     key_tokens,
@@ -139,7 +141,8 @@ def _add(here: Named, settings: Settings, sums: Rows, chunk: pl.Slice, z: Array,
     power = settings.unit * LOG2E
     before = here.highest[:, chunk]
     highest = jnp.maximum(before, z.max(0, keepdims=True))
-    fall = (before - highest) * power
+    # From a row that has seen nothing yet it is beyond every bound, and times a sum no number any more.
+    fall = jnp.maximum((before - highest) * power, LOWEST)
     shrink = jnp.exp2(fall)
     here.highest[:, chunk] = highest
     if "peak_at" in here:
@@ -165,7 +168,7 @@ def _add(here: Named, settings: Settings, sums: Rows, chunk: pl.Slice, z: Array,
         value = here.value[0, 0, :, columns]
         if masked:
             # What lies past the last key, or in a hidden one, may be anything.
-            value = jnp.where(here.key_words[0, :, columns] != 0, value, 0).astype(value.dtype)
+            value = cleaned(value, here.key_words[0, :, columns])
         product += dot(value, kept.astype(value.dtype), (1, 0), settings)
 
     old = {name: here.sums[sums.slice(name), chunk] for name in sums.starts}

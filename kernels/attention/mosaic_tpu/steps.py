@@ -292,6 +292,8 @@ def by_blocks(
     group = np.array([grid.group_of(number) for number in range(grid.column_blocks)])
     none = np.zeros(len(row), np.int32)
     flags, _ = _flags(grid, words, row, column, group[column], none, none, column, mixed_is_whole)
+    if grid.split:
+        flags = flags & ~WHOLE
     several = flags.shape[0] > len(row)
     summed = sum(kept)
 
@@ -304,7 +306,7 @@ def by_blocks(
         flags, group = at["flags"][place], at["group"][column]
         if grid.split:
             # One step a group; those that the block has nothing of find nothing seen.
-            flags, group = flags & ~WHOLE, numbers[4]
+            group = numbers[4]
         return Named(
             sample=sample, head=head, shared=_over(head, heads // shared), row=row, column=column, group=group,
             flags=flags + first.astype(jnp.int32) * FIRST + last.astype(jnp.int32) * LAST,

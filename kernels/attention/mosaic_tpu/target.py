@@ -24,6 +24,8 @@ DIRECTIONS = ("forward", "of_queries", "of_keys", "received")
 # Tokens of the smallest block: lanes of a vector.
 SMALLEST = 128
 DEFAULT = Sizes(512, 512, 256, 128)
+# Steps of a grid: with five numbers each, a third of the scalar memory.
+MOST_STEPS = 16 * 1024
 # Device kinds as JAX reports them, by how they begin.
 KINDS = {"TPU v5 lite": "v5e", "TPU v5e": "v5e", "TPU v5": "v5p", "TPU v6": "v6e", "TPU7x": "tpu7x", "TPU v7": "tpu7x"}
 TARGETS = ("v5e", "v5p", "v6e", "tpu7x")
@@ -52,11 +54,19 @@ class Target:
     fixed: Sizes | None = None
     vmem: int | None = None
 
-    def sizes(self, direction: str, shape: Shape) -> Sizes:
-        """Of the blocks of a kernel; never larger than the arrays, rounded up to whole vectors."""
+    def sizes(self, direction: str, shape: Shape, heads: int = 1) -> Sizes:
+        """Of the blocks of a kernel; never larger than the arrays, rounded up to whole vectors.
+
+        Args:
+          heads: query heads that share keys; the kernels of keys have a step for each.
+        """
         sizes = self.fixed or tuned(self.name, direction, shape)
         rows = _fitted(sizes.rows, sizes.row_chunk, shape.queries)
         columns = _fitted(sizes.columns, sizes.column_chunk, shape.keys)
+        # The tables of very long shapes would not fit the scalar memory.
+        times = heads if direction == "of_keys" else 1
+        while times * -(-shape.queries // rows) * -(-shape.keys // columns) > MOST_STEPS:
+            rows, columns = (2 * rows, columns) if rows <= columns else (rows, 2 * columns)
         return Sizes(rows, columns, _divisor(sizes.row_chunk, rows), _divisor(sizes.column_chunk, columns))
 
 

@@ -136,7 +136,7 @@ def add_inputs(launch: Launch, settings: Settings, arrays: Arrays) -> None:
     if arrays.scale is not None:
         launch.scalars["scale"] = arrays.scale
     if arrays.seeds is not None:
-        launch.scalars["seeds"] = jax.lax.bitcast_convert_type(arrays.seeds, jnp.int32).reshape(-1)
+        launch.scalars["seeds"] = jax.lax.bitcast_convert_type(arrays.seeds.astype(jnp.uint32), jnp.int32).reshape(-1)
 
 
 def bias_block(settings: Settings, arrays: Arrays) -> tuple[int, ...]:
@@ -194,6 +194,11 @@ def visible(here: Named, settings: Settings, chunk: pl.Slice) -> Array:
 def standing(row: Array) -> Array:
     """[1, n] to [n, LANES], the same in every lane: spreading one lane over the others anew costs more each time."""
     return jnp.broadcast_to(row, (LANES, row.shape[1])).T
+
+
+def cleaned(array: Array, words: Array) -> Array:
+    """An array, 0 where tokens are hidden. In float32, since masks of words fit no narrower vectors on every TPU."""
+    return jnp.where(words != 0, array.astype(jnp.float32), 0).astype(array.dtype)
 
 
 def wide(upright: Array, size: int) -> Array:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hypothesis
+import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +13,8 @@ from kernels.attention import Layout, Mask, attention
 from kernels.attention.mosaic_tpu import target
 from kernels.attention.mosaic_tpu.tile import Sizes
 from tests.kernels.attention import cases
-from tests.kernels.attention.contract import AttentionContract, normal
+from tests.kernels.attention.cases import recipes
+from tests.kernels.attention.contract import UNSHRUNK, AttentionContract, normal
 
 
 @pytest.mark.slow
@@ -22,7 +25,7 @@ class TestMosaicTPU(AttentionContract):
     def _interpreted(self, request):
         cases.compiled.cache_clear()
         # A step takes a millisecond here, and in blocks of 128 long shapes have a quarter of a million.
-        long = "long" in request.node.name
+        long = request.node.name.startswith("test_shape_long")
         with target.interpreted(Sizes(2048, 2048, 1024, 512) if long else None):
             yield
         cases.compiled.cache_clear()
@@ -34,10 +37,23 @@ def test_everything_at_once(rng):
         TestMosaicTPU().test_everything_at_once(rng)
 
 
+# What decides how the kernels go about it: nothing, sums by group, what adds up over queries, an output a group.
+ASKED = [(), ("lse", "mass", "entropy"), ("group_entropy", "received"), ("second_moment", "peak", "group_output")]
+
+
 @pytest.mark.slow
+@hypothesis.settings(max_examples=12, phases=UNSHRUNK)
+@hypothesis.given(recipe=recipes(longest=400), seed=st.integers(0, 2**32 - 1), asked=st.sampled_from(ASKED))
+def test_any_call_in_several_blocks_whatever_is_asked(recipe, seed, asked):
+    with target.interpreted():
+        cases.check(recipe.build(), "mosaic_tpu", np.float32, np.random.default_rng(seed), quick=True, statistics=asked)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("asked", ASKED[:3])
 @pytest.mark.parametrize("sizes", [Sizes(256, 128, 128, 128), Sizes(256, 256, 256, 128), Sizes(384, 256, 128, 256)])
-def test_sizes_of_blocks_and_chunks_change_nothing(sizes, rng):
-    """Every statistic and gradient with several chunks in a block, blocks that differ, and tokens past the last one."""
+def test_sizes_of_blocks_and_chunks_change_nothing(sizes, asked, rng):
+    """Several chunks in a block, blocks that differ, groups that share blocks, and tokens past the last one."""
     layout = Layout.of(audio=150, bottleneck=9, video=241)
     case = cases.Case(
         {
@@ -49,7 +65,7 @@ def test_sizes_of_blocks_and_chunks_change_nothing(sizes, rng):
     )  # fmt: skip
     cases.compiled.cache_clear()
     with target.interpreted(sizes):
-        cases.check(case, "mosaic_tpu", np.float32, rng, quick=True)
+        cases.check(case, "mosaic_tpu", np.float32, rng, quick=True, statistics=asked)
     cases.compiled.cache_clear()
 
 

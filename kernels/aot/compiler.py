@@ -40,14 +40,14 @@ class Figures:
     Attributes:
       kernels: by name, ``whole`` and ``masked`` (blocks without and with a mask): bundles, spills, fills, slots.
       memory: bytes of the program: temporary, arguments, outputs.
-      xla_cycles: libtpu's estimate of what is not in kernels.
+      xla_cycles: libtpu's estimate of what is not in kernels; None where it has none for some of it.
       seconds: to compile.
     """
 
     job: Job
     kernels: dict[str, dict[str, dict[str, Any]]]
     memory: dict[str, int]
-    xla_cycles: int
+    xla_cycles: int | None
     seconds: float
 
     def bundles(self, kernel: str, body: str = "whole") -> int:

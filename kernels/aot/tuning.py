@@ -1,7 +1,7 @@
 """Searches for sizes of blocks by static figures, and keeps them: kernels/tuned/TARGET.json.
 
 A candidate's cost is bundles of a step times executed steps at a shape, plain and with statistics, added up. It knows
-nothing of memory or of what a step costs beside its body, so blocks below SMALLEST_BLOCK are not candidates.
+nothing of memory or of what a step costs beside its body, so blocks below 256 are not candidates.
 """
 
 from __future__ import annotations
@@ -15,14 +15,13 @@ from typing import Any
 
 from kernels.aot.compiler import CannotCompile, Compiler, libtpu
 from kernels.aot.jobs import Job
+from kernels.attention.mosaic_tpu.target import DIRECTIONS as KERNELS
 
 TUNED = Path(__file__).parents[1] / "tuned"
-SMALLEST_BLOCK, BLOCKS, ROW_CHUNKS, COLUMN_CHUNKS = 256, (256, 512, 1024), (128, 256, 512), (128, 256)
+BLOCKS, ROW_CHUNKS, COLUMN_CHUNKS = (256, 512, 1024), (128, 256, 512), (128, 256)
 STATISTICS = ("lse", "mass", "entropy")
 # Shapes are of the first class that has as many tokens as they have.
 CLASSES = (1024, 2**31)
-# Kernels with sizes of their own.
-KERNELS = ("forward", "of_queries", "of_keys", "received")
 
 
 def candidates() -> Iterator[tuple[int, int, int, int]]:

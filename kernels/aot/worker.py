@@ -19,6 +19,8 @@ from jax.experimental import topologies
 from kernels.aot import bundles, jobs
 from kernels.attention.mosaic_tpu import target
 
+# What libtpu says of a fusion that it has no estimate of is larger.
+NO_ESTIMATE = 2**60
 # The smallest topology of each target.
 TOPOLOGIES = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2", "tpu7x": "tpu7x:2x2x1"}
 
@@ -57,8 +59,9 @@ def compiled(job: jobs.Job, folder: Path) -> dict[str, Any]:
     }
     # libtpu's own estimate of everything that XLA makes itself; of kernels it knows nothing.
     cycles = [int(found) for found in re.findall(r'"estimated_cycles":"(\d+)"', program.as_text())]
+    known = max(cycles, default=0) < NO_ESTIMATE
     return {
-        "seconds": seconds, "kernels": kernels, "xla_cycles": sum(cycles),
+        "seconds": seconds, "kernels": kernels, "xla_cycles": sum(cycles) if known else None,
         "memory": {
             "temporary": memory.temp_size_in_bytes, "arguments": memory.argument_size_in_bytes,
             "outputs": memory.output_size_in_bytes,

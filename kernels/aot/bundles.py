@@ -20,7 +20,6 @@ _FILE = re.compile(r"^\d+-(?P<kernel>.+)-\d\d-(?P<kind>final_bundles|final_hlo-s
 _BUNDLE = re.compile(r"^\s*(?:0x[0-9a-f]+|0)\s+(?P<label>LB|LH|LE|PB|PF|CT)?:")
 # Bundles after a branch that are still issued.
 _DELAY = 4
-_REST = 2 * _DELAY
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,8 +93,8 @@ def bodies(bundles: str, utilization: str) -> list[Body]:
         if not slots["MXU"]:
             continue
         body = Body(end - begin, slots["VSTORE:SPILL"], slots["VLOAD:FILL"], slots)
-        # A few bundles beside a branch are the rest of the body before it.
-        if result and body.bundles <= _REST:
+        # What lies beside a branch, with less than a quarter of the products, is the rest of the body before it.
+        if result and 4 * slots["MXU"] < result[-1].slots["MXU"]:
             result[-1] = result[-1] + body
         else:
             result.append(body)

@@ -37,6 +37,11 @@ def test_bodies_are_the_pieces_that_multiply():
     assert found[0].slots["VALU"] == 30
 
 
+def test_what_is_left_of_a_body_beside_a_branch_belongs_to_it():
+    found = bundles.bodies(*dump(("LB", 30, 12, 3), ("  ", 9, 2, 1), ("  ", 40, 9, 5), ("PF", 7, 1, 0)))
+    assert [(body.bundles, body.spills, body.slots["MXU"]) for body in found] == [(39, 4, 14), (47, 5, 10)]
+
+
 def test_files_that_do_not_fit_together_are_refused():
     schedule, utilization = dump(("LB", 9, 1, 0))
     with pytest.raises(ValueError, match="9 bundles and 8 rows"):

@@ -99,7 +99,7 @@ class Call:
         split = "group_output" in statistics
         return Settings(
             Grid.of(self.mask, sizes.rows, sizes.columns, split=split), sizes, self.heads, self.scale, folded,
-            self.softcap, self.rate, statistics, self.columns, self.precision, self.target.interpret, self.target.vmem,
+            self.softcap, self.rate, statistics, self.columns, self.precision, self.target.interpret,
         )  # fmt: skip
 
     def arrays(

@@ -92,7 +92,7 @@ def of_queries(settings: Settings, arrays: Arrays, upstream: Upstream) -> Array:
         def _() -> None:
             here.of_query[0, 0] = here.added[...]
 
-    return launch.run("attention_of_queries", kernel, settings.interpret, settings.vmem)["of_query"]
+    return launch.run("attention_of_queries", kernel, settings.interpret)["of_query"]
 
 
 def of_keys(settings: Settings, arrays: Arrays, upstream: Upstream) -> tuple[Array, Array]:
@@ -135,7 +135,7 @@ def of_keys(settings: Settings, arrays: Arrays, upstream: Upstream) -> tuple[Arr
             here.of_key[0, 0] = here.added_key[...]
             here.of_value[0, 0] = here.added_value[...]
 
-    found = launch.run("attention_of_keys", kernel, settings.interpret, settings.vmem)
+    found = launch.run("attention_of_keys", kernel, settings.interpret)
     return found["of_key"], found["of_value"]
 
 
@@ -177,7 +177,7 @@ def of_bias(settings: Settings, arrays: Arrays, upstream: Upstream) -> Array:
         def _() -> None:
             here.of_bias[0, 0] = here.added[...]
 
-    return launch.run("attention_of_bias", kernel, settings.interpret, settings.vmem)["of_bias"]
+    return launch.run("attention_of_bias", kernel, settings.interpret)["of_bias"]
 
 
 def _simple(settings: Settings, upstream: Upstream) -> bool:

@@ -72,7 +72,7 @@ def received(settings: Settings, arrays: Arrays, softmax: tuple[Array, Array], w
             for column in range(columns):
                 here.received[0, 0, :, column : column + 1] = here.added[column].sum(1, keepdims=True)
 
-    return launch.run("attention_received", kernel, settings.interpret, settings.vmem)["received"]
+    return launch.run("attention_received", kernel, settings.interpret)["received"]
 
 
 def found(settings: Settings, arrays: Arrays, softmax: tuple[Array, Array], of_received: Array) -> Array:
@@ -109,7 +109,7 @@ def found(settings: Settings, arrays: Arrays, softmax: tuple[Array, Array], of_r
         def _() -> None:
             here.found[0, 0] = here.added[...]
 
-    return launch.run("attention_found", kernel, settings.interpret, settings.vmem)["found"]
+    return launch.run("attention_found", kernel, settings.interpret)["found"]
 
 
 def _add_inputs(launch: Launch, settings: Settings, arrays: Arrays, terms: Array) -> None:

@@ -88,7 +88,7 @@ def forward(settings: Settings, arrays: Arrays) -> tuple[Array, dict[str, Array]
     if "peak_at" in wanted:
         launch.scratch["peak_at"] = ((1, sizes.rows), jnp.float32)
     kernel = functools.partial(_kernel, settings, sums, rows)
-    results = launch.run("attention_forward", kernel, settings.interpret, settings.vmem)
+    results = launch.run("attention_forward", kernel, settings.interpret)
     found = {}
     for name in rows.starts:
         part = results["rows"][:, :, rows.slice(name)]

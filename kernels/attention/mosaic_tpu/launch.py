@@ -56,7 +56,7 @@ class Launch:
         """An array to be written."""
         self.outputs[name] = (jax.ShapeDtypeStruct(shape, dtype), block, index)
 
-    def run(self, name: str, kernel: Callable[[Named], None], interpret: Any, vmem: int | None) -> dict[str, Array]:
+    def run(self, name: str, kernel: Callable[[Named], None], interpret: Any) -> dict[str, Array]:
         """Launches the kernel; returns its outputs by name."""
         walk, scalars = self.walk, self.walk.scalars | self.scalars
         extent = len(walk.grid)
@@ -86,7 +86,6 @@ class Launch:
             out_shape=[shape for shape, _, _ in self.outputs.values()],
             compiler_params=pltpu.CompilerParams(
                 dimension_semantics=("parallel",) * walk.parallel + ("arbitrary",) * (extent - walk.parallel),
-                vmem_limit_bytes=vmem,
             ),
             interpret=interpret,
             name=name,

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int32
+from jaxtyping import Array
 
 from kernels.attention.mask import Mask, Range, presence_of_tokens
 from kernels.attention.mosaic_tpu.launch import Named, Walk
@@ -309,7 +309,7 @@ def by_blocks(
             group = numbers[4]
         return Named(
             sample=sample, head=head, shared=_over(head, heads // shared), row=row, column=column, group=group,
-            flags=flags + first.astype(jnp.int32) * FIRST + last.astype(jnp.int32) * LAST,
+            flags=flags + jnp.asarray(first, jnp.int32) * FIRST + jnp.asarray(last, jnp.int32) * LAST,
         )  # fmt: skip
 
     return Walk(walked, summed, _scalars({"group": group, "flags": flags}), locate)
@@ -395,8 +395,3 @@ def _beside(visited: Any, passing: np.ndarray) -> Any:
         return passing[np.maximum.accumulate(np.where(visited, np.arange(len(passing)), 0), 1)]
     steps = jnp.where(visited, jnp.arange(len(passing)), 0)
     return jnp.asarray(passing)[jax.lax.cummax(steps, axis=1)]
-
-
-def visits(walk: Walk) -> Int32[Array, ""]:
-    """How many steps of a walk are visited, all samples together: what is computed, of one head."""
-    return jnp.sum((walk.scalars["flags"] & VISITED) != 0)

@@ -46,13 +46,11 @@ class Target:
     name: one of TARGETS, or of a device that there is no file for.
     interpret: as ``pallas_call`` takes it; False compiles.
     fixed: sizes for every kernel, in place of those on file; those of tests and of the search.
-    vmem: bytes of fast memory a kernel may take; None is the compiler's limit.
     """
 
     name: str
     interpret: Any = False
     fixed: Sizes | None = None
-    vmem: int | None = None
 
     def sizes(self, direction: str, shape: Shape, heads: int = 1) -> Sizes:
         """Of the blocks of a kernel; never larger than the arrays, rounded up to whole vectors.

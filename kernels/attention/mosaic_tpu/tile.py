@@ -57,7 +57,6 @@ class Settings:
       statistics: to be returned, by the names of the contract and of forward.py.
       columns: of ``received_weights``.
       interpret: as ``pallas_call`` takes it.
-      vmem: bytes of fast memory that a kernel may ask for; None is the compiler's own limit.
     """
 
     grid: Grid
@@ -71,7 +70,6 @@ class Settings:
     columns: int
     precision: Any
     interpret: Any
-    vmem: int | None
 
     @property
     def unit(self) -> float:

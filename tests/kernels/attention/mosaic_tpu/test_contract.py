@@ -6,10 +6,11 @@ import hypothesis
 import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 
-from kernels.attention import Layout, Mask, attention
+from kernels.attention import STATISTICS, Layout, Mask, attention
 from kernels.attention.mosaic_tpu import target
 from kernels.attention.mosaic_tpu.tile import Sizes
 from tests.kernels.attention import cases
@@ -20,6 +21,8 @@ from tests.kernels.attention.contract import UNSHRUNK, AttentionContract, normal
 @pytest.mark.slow
 class TestMosaicTPU(AttentionContract):
     implementation = "mosaic_tpu"
+    # Below, from more: longer calls, in several blocks, and more than one choice of statistics.
+    test_any_call_often = None
 
     @pytest.fixture(autouse=True)
     def _interpreted(self, request):
@@ -38,15 +41,18 @@ def test_everything_at_once(rng):
 
 
 # What decides how the kernels go about it: nothing, sums by group, what adds up over queries, an output a group.
-ASKED = [(), ("lse", "mass", "entropy"), ("group_entropy", "received"), ("second_moment", "peak", "group_output")]
+ASKED = [(), ("lse", "mass", "entropy"), ("group_entropy", "received"), STATISTICS]
 
 
 @pytest.mark.slow
-@hypothesis.settings(max_examples=12, phases=UNSHRUNK)
-@hypothesis.given(recipe=recipes(longest=400), seed=st.integers(0, 2**32 - 1), asked=st.sampled_from(ASKED))
-def test_any_call_in_several_blocks_whatever_is_asked(recipe, seed, asked):
+@hypothesis.settings(max_examples=20, phases=UNSHRUNK)
+@hypothesis.given(
+    recipe=recipes(longest=400), seed=st.integers(0, 2**32 - 1), asked=st.sampled_from(ASKED),
+    dtype=st.sampled_from([np.float32, ml_dtypes.bfloat16]),
+)  # fmt: skip
+def test_any_call_in_several_blocks_whatever_is_asked(recipe, seed, asked, dtype):
     with target.interpreted():
-        cases.check(recipe.build(), "mosaic_tpu", np.float32, np.random.default_rng(seed), quick=True, statistics=asked)
+        cases.check(recipe.build(), "mosaic_tpu", dtype, np.random.default_rng(seed), quick=True, statistics=asked)
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kernels.attention import attention
-from kernels.attention.mask import Mask
+from kernels.attention.mask import Mask, presence_of_tokens
 from kernels.attention.mosaic_tpu import target
 from kernels.attention.mosaic_tpu.steps import VISITED, WHOLE, Grid, Walk, Words, by_blocks, by_columns, by_rows
 from kernels.attention.mosaic_tpu.tile import Sizes
@@ -140,7 +140,7 @@ def _jax_nn(job: Job) -> Callable[..., Any]:
         seen = static
         if job.dynamic:
             valid, presence = rest
-            there = valid & presence[:, np.repeat(np.arange(len(spec.keys.names)), spec.keys.lengths)]
+            there = valid & presence_of_tokens(spec.mask(presence=presence))[1]
             seen = seen & there[:, None, None, :]
         return jax.nn.dot_product_attention(query, key, value, bias=bias, mask=seen)
 
@@ -177,7 +177,7 @@ def _splash(job: Job) -> Callable[..., Any]:
         segments = None
         if job.dynamic:
             valid, presence = more
-            there = valid & presence[:, np.repeat(np.arange(len(spec.keys.names)), spec.keys.lengths)]
+            there = valid & presence_of_tokens(spec.mask(presence=presence))[1]
             there = jnp.pad(there, ((0, 0), (0, keys - there.shape[1]))).astype(jnp.int32)
             segments = library.SegmentIds(jnp.ones((job.batch, queries), jnp.int32), there)
         output = jax.vmap(kernel)(arrays[0] / spec.width**0.5, arrays[1], arrays[2], segments)

@@ -24,6 +24,7 @@ from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array
 
 from kernels.attention import mask as masks
+from kernels.attention.block import SOFTMAX
 from kernels.attention.dropout import dropout_seeds
 from kernels.attention.mask import Mask
 from kernels.attention.mosaic_tpu import backward, columns, forward, target
@@ -34,8 +35,6 @@ from kernels.attention.pairwise import Differentiated, Operands
 from kernels.attention.statistics import OVER_KEYS
 
 WIDEST = 256
-# What the backward pass is given of every row (see forward.py).
-SOFTMAX = ("highest", "inverse")
 
 
 def unable(query: Array, key: Array, value: Array, **options: Any) -> str | None:

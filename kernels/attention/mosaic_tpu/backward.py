@@ -19,11 +19,11 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jaxtyping import Array
 
+from kernels.attention.block import LOWEST
 from kernels.attention.mosaic_tpu.launch import Launch, Named
-from kernels.attention.mosaic_tpu.steps import FIRST, LAST, by_blocks, by_columns, by_rows
+from kernels.attention.mosaic_tpu.steps import LAST, by_blocks, by_columns, by_rows
 from kernels.attention.mosaic_tpu.tile import (
     LN2,
-    LOWEST,
     Arrays,
     Rows,
     Settings,
@@ -31,6 +31,7 @@ from kernels.attention.mosaic_tpu.tile import (
     bias_block,
     bias_index,
     cleaned,
+    clear,
     dot,
     keep,
     key_tokens,
@@ -75,7 +76,7 @@ def of_queries(settings: Settings, arrays: Arrays, upstream: Upstream) -> Array:
     launch.scratch["added"] = ((width, rows), jnp.float32)
 
     def kernel(here: Named) -> None:
-        _clear(here, "added")
+        clear(here, "added")
 
         def visit(here: Named, masked: bool) -> None:
             key = _clean_keys(here.key[0, 0], here, masked)
@@ -110,7 +111,7 @@ def of_keys(settings: Settings, arrays: Arrays, upstream: Upstream) -> tuple[Arr
         launch.scratch[f"added_{name}"] = ((columns, size), jnp.float32)
 
     def kernel(here: Named) -> None:
-        _clear(here, "added_key", "added_value")
+        clear(here, "added_key", "added_value")
 
         def visit(here: Named, masked: bool) -> None:
             def add(chunk: pl.Slice, found: tuple) -> None:
@@ -157,7 +158,7 @@ def of_bias(settings: Settings, arrays: Arrays, upstream: Upstream) -> Array:
     launch.scratch["added"] = (block[2:], jnp.float32)
 
     def kernel(here: Named) -> None:
-        _clear(here, "added")
+        clear(here, "added")
 
         def visit(here: Named, masked: bool) -> None:
             def add(chunk: pl.Slice, found: tuple) -> None:
@@ -200,13 +201,6 @@ def _add_inputs(launch: Launch, settings: Settings, arrays: Arrays, upstream: Up
         "of_received", upstream.received, (1, 1, columns, settings.columns),
         lambda at: (at.sample, at.head, at.column, 0),
     )  # fmt: skip
-
-
-def _clear(here: Named, *names: str) -> None:
-    @pl.when((here.at.flags & FIRST) != 0)
-    def _() -> None:
-        for name in names:
-            here[name][...] = jnp.zeros(here[name].shape, here[name].dtype)
 
 
 def _clean_keys(array: Array, here: Named, masked: bool) -> Array:

@@ -15,13 +15,14 @@ from jax.experimental import pallas as pl
 from jaxtyping import Array
 
 from kernels.attention.mosaic_tpu.launch import Launch, Named
-from kernels.attention.mosaic_tpu.steps import FIRST, LAST, by_columns, by_rows
+from kernels.attention.mosaic_tpu.steps import LAST, by_columns, by_rows
 from kernels.attention.mosaic_tpu.tile import (
     LANES,
     Arrays,
     Rows,
     Settings,
     add_inputs,
+    clear,
     made_weights,
     masked_scores,
     over_chunks,
@@ -53,7 +54,7 @@ def received(settings: Settings, arrays: Arrays, softmax: tuple[Array, Array], w
     launch.scratch["added"] = ((columns, size, LANES), jnp.float32)
 
     def kernel(here: Named) -> None:
-        _clear(here)
+        clear(here, "added")
 
         def add(here: Named, chunk: pl.Slice, z: Array, seen: Array | None) -> None:
             made, _ = made_weights(here, settings, rows, chunk, z, seen)
@@ -93,7 +94,7 @@ def found(settings: Settings, arrays: Arrays, softmax: tuple[Array, Array], of_r
     launch.scratch["added"] = ((columns, size), jnp.float32)
 
     def kernel(here: Named) -> None:
-        _clear(here)
+        clear(here, "added")
 
         def add(here: Named, chunk: pl.Slice, z: Array, seen: Array | None) -> None:
             made, _ = made_weights(here, settings, rows, chunk, z, seen)
@@ -119,12 +120,6 @@ def _add_inputs(launch: Launch, settings: Settings, arrays: Arrays, terms: Array
     launch.input(
         "terms", terms, (1, 1, terms.shape[2], settings.sizes.rows), lambda at: (at.sample, at.head, 0, at.row)
     )
-
-
-def _clear(here: Named) -> None:
-    @pl.when((here.at.flags & FIRST) != 0)
-    def _() -> None:
-        here.added[...] = jnp.zeros(here.added.shape, jnp.float32)
 
 
 def _visit(here: Named, settings: Settings, add: Callable[[Named, pl.Slice, Array, Any], None], masked: bool) -> None:

@@ -21,13 +21,13 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jaxtyping import Array
 
+from kernels.attention.block import LOWEST
 from kernels.attention.mask import HIDDEN
 from kernels.attention.mosaic_tpu.launch import Launch, Named
 from kernels.attention.mosaic_tpu.steps import FIRST, LAST, by_rows
 from kernels.attention.mosaic_tpu.tile import (
     LN2,
     LOG2E,
-    LOWEST,
     Arrays,
     Rows,
     Settings,

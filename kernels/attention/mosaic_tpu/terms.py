@@ -12,7 +12,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kernels.attention.block import LEAST_MASS
+from kernels.attention import block
 from kernels.attention.mosaic_tpu.tile import Rows
 
 
@@ -32,40 +32,25 @@ def row_terms(
       output, of_output: O and dO [B, Nq, H, Dv]; None where it has no gradient.
       weights: w [B, Nq, R], with ``through``: y [B, H, R, Nq]; None where ``received`` has no gradient.
     """
-    inverse = found["inverse"]
-    alive = inverse > 0
-    rows = {"highest": found["highest"], "inverse": inverse}
-    shift = jnp.zeros_like(inverse)
+    rows = block.row_terms(found, given)
+    if "slope" in rows and rows["slope"].ndim == 4:
+        rows["slopes"] = rows.pop("slope")
+    shift = -rows.pop("lse", jnp.zeros_like(found["inverse"]))
     if of_output is not None:
         products = of_output.astype(jnp.float32) * output.astype(jnp.float32)
         shift += jnp.swapaxes(products.sum(-1), 1, 2)
     if "group_output" in given:
         shift += (given["group_output"] * found["group_output"]).sum((-1, -2))
     if "mass" in given:
-        rows["of_groups"] = given["mass"]
         shift += (given["mass"] * found["mass"]).sum(-1)
     if "entropy" in given:
-        rows["slope"] = given["entropy"]
         shift += given["entropy"] * found["entropy"]
-    if "group_entropy" in given:
-        some = found["mass"] > LEAST_MASS
-        mass = jnp.where(some, found["mass"], 1)
-        share = jnp.where(some, given["group_entropy"] / mass, 0)
-        rows["of_groups"] = rows.get("of_groups", 0) + share * (jnp.log(mass) - found["group_entropy"])
-        rows["slopes"] = share + rows.pop("slope")[..., None] if "slope" in rows else share
-    if "slope" in rows or "slopes" in rows:
-        rows["log_inverse"] = jnp.log(jnp.where(alive, inverse, 1))
     if "second_moment" in given:
-        rows["moment"] = 2 * given["second_moment"]
         shift += rows["moment"] * found["second_moment"]
     if through is not None:
-        rows["weights"] = jnp.broadcast_to(weights[:, None], (*inverse.shape, weights.shape[2])).astype(jnp.float32)
+        rows["weights"] = jnp.broadcast_to(weights[:, None], (*shift.shape, weights.shape[2]))
         shift += (rows["weights"] * jnp.swapaxes(through, 2, 3)).sum(-1)
-    if "lse" in given:
-        # That of an empty row is -inf, and what is made of it may have no derivative.
-        shift -= jnp.where(alive, given["lse"], 0)
     if "peak" in given:
-        rows["peak"] = given["peak"] * found["peak"]
         rows["peak_at"] = found["peak_at"]
         shift += rows["peak"]
     rows["shift"] = shift

@@ -23,11 +23,9 @@ from jaxtyping import Array
 from kernels.attention.dropout import survives
 from kernels.attention.mask import HIDDEN
 from kernels.attention.mosaic_tpu.launch import Launch, Named
-from kernels.attention.mosaic_tpu.steps import VISITED, WHOLE, Grid, Words
+from kernels.attention.mosaic_tpu.steps import FIRST, VISITED, WHOLE, Grid, Words
 
 LOG2E, LN2 = math.log2(math.e), math.log(2)
-# See block.py.
-LOWEST = -1e4
 LANES = 128
 
 
@@ -147,6 +145,15 @@ def bias_index(arrays: Arrays, at: Named) -> tuple:
     """Which block of the bias belongs to a step."""
     whole = zip((at.sample, at.head, at.column, at.row), arrays.bias.shape, strict=True)
     return tuple(number if extent > 1 else 0 for number, extent in whole)
+
+
+def clear(here: Named, *names: str) -> None:
+    """Scratch memory is 0 where a block begins to be added to."""
+
+    @pl.when((here.at.flags & FIRST) != 0)
+    def _() -> None:
+        for name in names:
+            here[name][...] = jnp.zeros(here[name].shape, here[name].dtype)
 
 
 def dot(left: Array, right: Array, contract: tuple[int, int], settings: Settings) -> Array:

@@ -167,10 +167,15 @@ def backward(settings: Settings, block: Block, terms: dict[str, Array], of_recei
     shift = shift + terms.get("peak", 0) - terms.get("lse", 0)
     of_bias = weights * (gradient - shift[..., None])
     if "peak" in terms:
-        # Equal shares where several keys tie. Behind a barrier, or XLA computes the scores once for the comparison and
-        # once for the maximum, rounds them differently, and finds no key that is the peak.
+        # Equal shares where several keys tie. XLA may compute the scores once for the comparison and once for the maximum,
+        # and round them differently: a barrier keeps it from that where barriers outlive fusion, and the index, which
+        # comes with the maximum, is a peak even where nothing equals it.
         scores = jax.lax.optimization_barrier(scores)
-        highest = scores == scores.max(-1, keepdims=True)
+        last = scores.ndim - 1
+        position = jax.lax.broadcasted_iota(jnp.int32, scores.shape, last)
+        highest = (scores == scores.max(-1, keepdims=True)) | (
+            position == jax.lax.argmax(scores, last, jnp.int32)[..., None]
+        )
         of_bias = of_bias + highest * (terms["peak"] / highest.sum(-1))[..., None]
     of_scores = (of_bias if slope_of_cap is None else of_bias * slope_of_cap).astype(dtype)
     return Operands(

@@ -16,7 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Bool
 
 from avjax.nn.dense import layer_norm, learned_tokens
-from avjax.nn.encoders import PatchEmbedding, Patches, append_class_token, hide
+from avjax.nn.encoders import Encoder, append_class_token, hide
 from avjax.nn.fusion import Tokens, UnimodalLayer, present
 from avjax.nn.pooling import Classifier, average_logits
 from avjax.nn.stack import Stack
@@ -36,7 +36,7 @@ class Config:
       stochastic_depth: drop rate of the last layer; it rises linearly from 0.
     """
 
-    modalities: tuple[Patches, ...]
+    modalities: tuple[Encoder, ...]
     classes: Mapping[str, int]
     size: Size = SIZES["B"]
     dropout: float = 0.0
@@ -58,7 +58,7 @@ class LateFusion(nnx.Module):
             return Block(size, dropout=config.dropout, stochastic_depth=rate, rngs=rngs)
 
         self.modalities = names
-        self.embed = nnx.Dict({p.modality: PatchEmbedding(p, size.width, rngs=rngs) for p in config.modalities})
+        self.embed = nnx.Dict({p.modality: p.build(size.width, rngs=rngs) for p in config.modalities})
         self.class_token = nnx.Dict({m: learned_tokens(1, size.width, rngs, deviation=0.0) for m in names})
         self.layers = Stack("unimodal", [UnimodalLayer({m: block(rate) for m in names}, names) for rate in rates])
         self.norm = nnx.Dict({m: layer_norm(size.width, rngs) for m in names})

@@ -26,7 +26,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from avjax.nn.dense import layer_norm, learned_tokens
-from avjax.nn.encoders import PatchEmbedding, Patches, append_class_token, hide
+from avjax.nn.encoders import Encoder, append_class_token, hide
 from avjax.nn.fusion import BottleneckFusion, CrossAttentionFusion, MergedFusion, Tokens, UnimodalLayer, present
 from avjax.nn.pooling import Classifier, average_logits, mean_pool
 from avjax.nn.stack import Stack
@@ -53,7 +53,7 @@ class Config:
       stochastic_depth: drop rate of the last layer; it rises linearly from 0.
     """
 
-    modalities: tuple[Patches, ...]
+    modalities: tuple[Encoder, ...]
     classes: Mapping[str, int]
     size: Size = SIZES["B"]
     fusion_layer: int = 8
@@ -83,7 +83,7 @@ class MBT(nnx.Module):
         width, depth = config.size.width, config.size.depth
         self.modalities = names
         self.pool = config.pool
-        self.embed = nnx.Dict({p.modality: PatchEmbedding(p, width, rngs=rngs) for p in config.modalities})
+        self.embed = nnx.Dict({p.modality: p.build(width, rngs=rngs) for p in config.modalities})
         if config.pool == "cls":
             self.class_token = nnx.Dict({name: learned_tokens(1, width, rngs, deviation=0.0) for name in names})
 

@@ -1,4 +1,4 @@
-"""From a stream of features to a sequence of tokens."""
+"""Patches of a spectrogram or a video, and what goes with them: positions, class tokens, hidden tokens."""
 
 from __future__ import annotations
 
@@ -56,6 +56,9 @@ class Patches:
     def width(self) -> int:
         """Number of values in a patch."""
         return math.prod(self.shape) // self.tokens
+
+    def build(self, width: int, *, rngs: nnx.Rngs) -> PatchEmbedding:
+        return PatchEmbedding(self, width, rngs=rngs)
 
     def cut(self, values: Float[Array, "B T ..."]) -> Float[Array, "B N P"]:
         """Patches in time-major order, each flattened."""

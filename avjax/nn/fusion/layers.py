@@ -1,4 +1,4 @@
-"""Layers in which modalities meet.
+"""Layers of transformers in which modalities meet.
 
 Every fusion layer maps (tokens of each modality, bottleneck) to the same; a layer without a bottleneck passes
 None on.

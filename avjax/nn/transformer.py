@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +41,9 @@ class Size:
 SIZES = {"Ti": Size(192, 12, 3), "S": Size(384, 12, 6), "B": Size(768, 12, 12), "L": Size(1024, 24, 16)}
 
 
+Activation = Callable[[jax.Array], jax.Array]
+
+
 class Constant(nnx.Variable):
     """A number of the model's configuration that its layers differ in; an array, so that they may share a program."""
 
@@ -48,19 +52,21 @@ class StochasticDepth(nnx.Module):
     """Drops a residual branch of an example with probability ``rate`` while training.
 
     Huang et al. 2016 as MBT's release has it: one draw per example and branch, and what is kept is not
-    rescaled by 1 / (1 - rate).
+    rescaled by 1 / (1 - rate) unless ``rescale`` says so, as PyTorch's image models do.
     """
 
-    def __init__(self, rate: float, *, rngs: nnx.Rngs):
+    def __init__(self, rate: float, *, rescale: bool = False, rngs: nnx.Rngs):
         self.rate = nnx.data(Constant(jnp.float32(rate)) if rate else None)
+        self.rescale = rescale
         self.deterministic = False
         self.rngs = rngs["dropout"].fork()
 
     def __call__(self, x: Float[Array, "B N C"]) -> Float[Array, "B N C"]:
         if self.rate is None or self.deterministic:
             return x
-        kept = jax.random.bernoulli(self.rngs(), 1.0 - self.rate[...], (x.shape[0], 1, 1))
-        return x * kept.astype(x.dtype)
+        keep = 1.0 - self.rate[...]
+        kept = jax.random.bernoulli(self.rngs(), keep, (x.shape[0], 1, 1))
+        return x * (kept / keep if self.rescale else kept).astype(x.dtype)
 
     def set_view(self, deterministic: bool | None = None) -> None:
         """Called by ``nnx.view``.
@@ -73,65 +79,133 @@ class StochasticDepth(nnx.Module):
 
 
 class FeedForward(nnx.Module):
-    """W2 gelu(W1 x)."""
+    """W2 f(W1 x), f = gelu unless told."""
 
-    def __init__(self, size: Size, *, dropout: float, rngs: nnx.Rngs):
+    def __init__(self, size: Size, *, dropout: float, activation: Activation = nnx.gelu, rngs: nnx.Rngs):
+        self.activation = activation
         self.up = Dense(size.width, size.hidden * size.width, axes=(EMBED, HIDDEN), rngs=rngs)
         self.down = Dense(size.hidden * size.width, size.width, axes=(HIDDEN, EMBED), rngs=rngs)
         self.dropout = nnx.Dropout(dropout, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B N C"]) -> Float[Array, "B N C"]:
-        # In two dimensions throughout: XLA on CPU multiplies and adds the bias so at a better rate. Of gelu, which is
-        # cheap, the backward pass keeps the input alone.
+        # In two dimensions throughout: XLA on CPU multiplies and adds the bias so at a better rate. Of the activation,
+        # which is cheap, the backward pass keeps the input alone.
         rows = x.reshape(-1, x.shape[-1])
-        hidden = jax.checkpoint(nnx.gelu)(self.up(rows))
+        hidden = jax.checkpoint(self.activation)(self.up(rows))
         hidden = constrain(hidden.reshape(*x.shape[:-1], -1), BATCH, SEQUENCE, HIDDEN)
         hidden = self.dropout(hidden).reshape(rows.shape[0], -1)
         return self.dropout(self.down(hidden).reshape(x.shape))
 
 
-class Block(nnx.Module):
-    """Pre-norm transformer block (Vaswani et al. 2017; pre-norm as in ViT).
+class MultiHeadAttention(nnx.Module):
+    """MHA(x, y) = concat_h softmax(x Wq_h (y Wk_h)^T / sqrt(D)) y Wv_h Wo (Vaswani et al. 2017), y = x unless given.
 
-    x <- x + DP(MHA(LN x, LN y)), x <- x + DP(FFN(LN x)), with y = x unless given.
-
-    ``project`` and ``residuals`` are its two halves around the attention, so that a fusion layer can run the
-    attention of several blocks as one call.
+    ``project`` and ``merge`` are its two halves around the attention, for whoever attends in another way.
     """
 
-    def __init__(self, size: Size, *, dropout: float = 0.0, stochastic_depth: float = 0.0, rngs: nnx.Rngs):
-        self.heads = size.heads
-        self.norm_attention = layer_norm(size.width, rngs)
-        self.query = Dense(size.width, size.width, axes=(EMBED, HEADS), rngs=rngs)
-        self.key = Dense(size.width, size.width, axes=(EMBED, HEADS), rngs=rngs)
-        self.value = Dense(size.width, size.width, axes=(EMBED, HEADS), rngs=rngs)
-        self.out = Dense(size.width, size.width, axes=(HEADS, EMBED), rngs=rngs)
-        self.norm_feed_forward = layer_norm(size.width, rngs)
-        self.feed_forward = FeedForward(size, dropout=dropout, rngs=rngs)
-        self.dropout = nnx.Dropout(dropout, rngs=rngs)
-        self.stochastic_depth = StochasticDepth(stochastic_depth, rngs=rngs)
+    def __init__(self, width: int, heads: int, *, rngs: nnx.Rngs):
+        self.heads = heads
+        self.query = Dense(width, width, axes=(EMBED, HEADS), rngs=rngs)
+        self.key = Dense(width, width, axes=(EMBED, HEADS), rngs=rngs)
+        self.value = Dense(width, width, axes=(EMBED, HEADS), rngs=rngs)
+        self.out = Dense(width, width, axes=(HEADS, EMBED), rngs=rngs)
 
     def project(
         self, x: Float[Array, "B N C"], y: Float[Array, "B M C"] | None = None
     ) -> tuple[Float[Array, "B N H D"], Float[Array, "B M H D"], Float[Array, "B M H D"]]:
         """Queries of x, keys and values of y (of x where there is no y)."""
-        x = self.norm_attention(x)
-        y = x if y is None else self.norm_attention(y)
+        y = x if y is None else y
         return tuple(
             projected.reshape(*projected.shape[:2], self.heads, -1)
             for projected in (self.query(x), self.key(y), self.value(y))
         )
 
+    def merge(self, attended: Float[Array, "B N H D"]) -> Float[Array, "B N C"]:
+        """The heads side by side through Wo."""
+        return self.out(attended.reshape(*attended.shape[:2], -1))
+
+    def __call__(
+        self,
+        x: Float[Array, "B N C"],
+        mask: Mask | None = None,
+        y: Float[Array, "B M C"] | None = None,
+        *,
+        site: str | None = None,
+    ) -> Float[Array, "B N C"]:
+        """A query that sees no key is given the bias of Wo alone; ``site`` as in ``attend``."""
+        return self.merge(attend(*self.project(x, y), mask=mask, site=site))
+
+
+class Block(MultiHeadAttention):
+    """Pre-norm transformer block (Vaswani et al. 2017; pre-norm as in ViT).
+
+    x <- x + DP(MHA(LN x, LN y)), x <- x + DP(FFN(LN x)), with y = x unless given.
+
+    ``project`` and ``residuals`` are its two halves around the attention, so that a fusion layer can run the
+    attention of several blocks as one call. Causal order and windows are the mask's.
+
+    Args:
+      activation: of the feed-forward layer.
+      stochastic_depth, rescale: see ``StochasticDepth``.
+    """
+
+    def __init__(
+        self,
+        size: Size,
+        *,
+        dropout: float = 0.0,
+        stochastic_depth: float = 0.0,
+        rescale: bool = False,
+        activation: Activation = nnx.gelu,
+        rngs: nnx.Rngs,
+    ):
+        self.norm_attention = layer_norm(size.width, rngs)
+        super().__init__(size.width, size.heads, rngs=rngs)
+        self.norm_feed_forward = layer_norm(size.width, rngs)
+        self.feed_forward = FeedForward(size, dropout=dropout, activation=activation, rngs=rngs)
+        self.dropout = nnx.Dropout(dropout, rngs=rngs)
+        self.stochastic_depth = StochasticDepth(stochastic_depth, rescale=rescale, rngs=rngs)
+
+    def project(
+        self, x: Float[Array, "B N C"], y: Float[Array, "B M C"] | None = None
+    ) -> tuple[Float[Array, "B N H D"], Float[Array, "B M H D"], Float[Array, "B M H D"]]:
+        """Queries of x, keys and values of y (of x where there is no y), normalised first."""
+        return super().project(self.norm_attention(x), None if y is None else self.norm_attention(y))
+
     def residuals(self, x: Float[Array, "B N C"], attended: Float[Array, "B N H D"]) -> Float[Array, "B N C"]:
         """Adds what was attended to, then the feed-forward layer."""
-        x = x + self.stochastic_depth(self.dropout(self.out(attended.reshape(x.shape))))
+        x = x + self.stochastic_depth(self.dropout(self.merge(attended)))
         x = x + self.stochastic_depth(self.feed_forward(self.norm_feed_forward(x)))
         return constrain(x, BATCH, SEQUENCE, None)
 
     def __call__(
-        self, x: Float[Array, "B N C"], mask: Mask | None = None, y: Float[Array, "B M C"] | None = None
+        self,
+        x: Float[Array, "B N C"],
+        mask: Mask | None = None,
+        y: Float[Array, "B M C"] | None = None,
+        *,
+        site: str | None = None,
     ) -> Float[Array, "B N C"]:
-        return self.residuals(x, attend(*self.project(x, y), mask=mask))
+        return self.residuals(x, attend(*self.project(x, y), mask=mask, site=site))
+
+
+class PostNormBlock(Block):
+    """Post-norm transformer block (Vaswani et al. 2017, figure 1), with the parts of ``Block``.
+
+    x <- LN(x + DP(MHA(x, y))), x <- LN(x + DP(FFN(x))), with y = x unless given.
+    """
+
+    def project(
+        self, x: Float[Array, "B N C"], y: Float[Array, "B M C"] | None = None
+    ) -> tuple[Float[Array, "B N H D"], Float[Array, "B M H D"], Float[Array, "B M H D"]]:
+        """Queries of x, keys and values of y (of x where there is no y), as they are."""
+        return MultiHeadAttention.project(self, x, y)
+
+    def residuals(self, x: Float[Array, "B N C"], attended: Float[Array, "B N H D"]) -> Float[Array, "B N C"]:
+        """Adds what was attended to and normalises, then the same with the feed-forward layer."""
+        x = self.norm_attention(x + self.stochastic_depth(self.dropout(self.merge(attended))))
+        x = self.norm_feed_forward(x + self.stochastic_depth(self.feed_forward(x)))
+        return constrain(x, BATCH, SEQUENCE, None)
 
 
 def stochastic_depth_rates(rate: float, depth: int) -> list[float]:

@@ -27,10 +27,9 @@ def gelu(x):
     return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
 
 
-def block(x, y, p, heads):
-    """x <- x + MHA(LN x, LN y); x <- x + W2 gelu(W1 LN x), for x [N, C] and y [M, C]."""
-    normed, other = layer_norm(x, p["norm_attention"]), layer_norm(y, p["norm_attention"])
-    query, key, value = dense(normed, p["query"]), dense(other, p["key"]), dense(other, p["value"])
+def attention(x, y, p, heads):
+    """MHA(x, y) for x [N, C] and y [M, C]."""
+    query, key, value = dense(x, p["query"]), dense(y, p["key"]), dense(y, p["value"])
     width = x.shape[1] // heads
     outputs = []
     for head in range(heads):
@@ -38,7 +37,12 @@ def block(x, y, p, heads):
         scores = query[:, part] @ key[:, part].T / np.sqrt(width)
         weights = np.exp(scores - scores.max(1, keepdims=True))
         outputs.append(weights / weights.sum(1, keepdims=True) @ value[:, part])
-    x = x + dense(np.concatenate(outputs, 1), p["out"])
+    return dense(np.concatenate(outputs, 1), p["out"])
+
+
+def block(x, y, p, heads):
+    """x <- x + MHA(LN x, LN y); x <- x + W2 gelu(W1 LN x), for x [N, C] and y [M, C]."""
+    x = x + attention(layer_norm(x, p["norm_attention"]), layer_norm(y, p["norm_attention"]), p, heads)
     hidden = gelu(dense(layer_norm(x, p["norm_feed_forward"]), p["feed_forward"]["up"]))
     return x + dense(hidden, p["feed_forward"]["down"])
 
@@ -66,7 +70,7 @@ def mbt(params, config, values, valid, keep_encode=None, keep_fuse=None):
     tokens = {}
     for patches in config.modalities:
         m = patches.modality
-        x = dense(cut(values[m], patches.patch), params["embed"][m]["embed"]) + params["embed"][m]["positions"]
+        x = dense(cut(values[m], patches.patch), params["encoders"][m]["embed"]) + params["encoders"][m]["positions"]
         # A patch is there if any of its time steps is.
         per_step = len(x) // (len(valid[m]) // patches.patch[0])
         there = np.array(

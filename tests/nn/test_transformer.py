@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 from avjax.nn.attention import cross_mask, self_mask
-from avjax.nn.transformer import SIZES, Block, Size, StochasticDepth, stochastic_depth_rates
+from avjax.nn.transformer import SIZES, Block, PostNormBlock, Size, StochasticDepth, stochastic_depth_rates
 from avjax.training.step import split_model
 from kernels.attention import Layout
 from tests.models import reference, tiny
@@ -79,3 +79,42 @@ def test_sizes():
     }
     with pytest.raises(ValueError, match="width 10 is not a multiple of heads 3"):
         Size(10, 1, 3)
+
+
+def test_post_norm_block_equals_the_equations(rng):
+    graph, params, *rest = split_model(PostNormBlock(SIZE, activation=nnx.relu, rngs=nnx.Rngs(0)))
+    params = tiny.randomise(params, rng)
+    x, y = (rng.normal(size=(2, n, 12)).astype(np.float32) for n in (4, 6))
+    valid = rng.random((2, 6)) < 0.6
+    valid[:, 0] = True
+    mask = cross_mask(Layout.of(queries=4), Layout.of(keys=6), jnp.asarray(valid))
+    out = tiny.jit(lambda p, *a: nnx.merge(graph, p, *rest)(*a))(params, jnp.asarray(x), mask, jnp.asarray(y))
+    p = tiny.plain(params)
+    for row in range(2):
+        at = x[row].astype(float)
+        at = reference.layer_norm(
+            at + reference.attention(at, y[row][valid[row]].astype(float), p, 3), p["norm_attention"]
+        )
+        hidden = np.maximum(reference.dense(at, p["feed_forward"]["up"]), 0)
+        at = reference.layer_norm(at + reference.dense(hidden, p["feed_forward"]["down"]), p["norm_feed_forward"])
+        np.testing.assert_allclose(out[row], at, rtol=1e-4, atol=1e-4)
+
+
+def test_a_causal_mask_hides_the_future(rng):
+    """What comes later changes nothing before it."""
+    block = Block(SIZE, rngs=nnx.Rngs(0))
+    x = rng.normal(size=(1, 6, 12)).astype(np.float32)
+    changed = x.copy()
+    changed[:, 4:] += 1
+    mask = self_mask(jnp.ones((1, 6), bool)).replace(causal=True)
+    one, other = block(jnp.asarray(x), mask), block(jnp.asarray(changed), mask)
+    np.testing.assert_allclose(one[:, :4], other[:, :4], rtol=1e-6, atol=1e-6)
+    assert (np.abs(np.asarray(one - other))[:, 4:].max(-1) > 1e-3).all()
+
+
+def test_stochastic_depth_rescales_where_told():
+    layer = StochasticDepth(0.25, rescale=True, rngs=nnx.Rngs(5))
+    x = jnp.arange(1.0, 101.0)[:, None, None]
+    out = np.asarray(layer(x))
+    np.testing.assert_allclose(out, np.where(out != 0, np.asarray(x) / 0.75, 0), rtol=1e-6)
+    assert 0 < (out != 0).sum() < 100

@@ -23,15 +23,31 @@ from typing import Literal
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
+from avjax.models import System
 from avjax.nn.dense import layer_norm, learned_tokens
-from avjax.nn.encoders import Encoder, append_class_token, hide
+from avjax.nn.encoders import Encoder, Patches, append_class_token
 from avjax.nn.fusion import BottleneckFusion, CrossAttentionFusion, MergedFusion, Tokens, UnimodalLayer, present
+from avjax.nn.model import AudioVisualModel, Keep
 from avjax.nn.pooling import Classifier, average_logits, mean_pool
 from avjax.nn.stack import Stack
 from avjax.nn.transformer import SIZES, Block, Size, stochastic_depth_rates
 from avjax.streams import Batch, Output, Stream
+
+SYSTEM = System(
+    name="MBT",
+    source="Nagrani et al. 2021 [8]",
+    mechanism="bottleneck",
+    fusion="hybrid",
+    architecture="Transformer",
+    task="video classification",
+    corpora=("AudioSet", "VGGSound", "Kinetics-Sounds", "Kinetics-400", "Moments in Time", "Epic-Kitchens-100"),
+    metrics=("mAP", "top-1", "top-5"),
+    use="long token sequences of two or more modalities: fusion costs next to nothing beside the encoders",
+    avoid="the modalities must be compared token by token, as for synchrony: a bottleneck of a few tokens loses it",
+    ours="a missing modality is left out of the mean over modalities",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,19 +87,29 @@ class Config:
         if self.fusion == "bottleneck" and self.bottlenecks < 1:
             raise ValueError("fusion through a bottleneck needs bottlenecks >= 1; for late fusion set fusion_layer")
 
+    @classmethod
+    def paper(cls) -> Config:
+        """AudioSet: 8 s of sound, 800 x 128, and 8 frames of 224 x 224; ViT-B."""
+        audio, video = Patches("audio", (800, 128), (16, 16)), Patches("video", (8, 224, 224, 3), (1, 16, 16))
+        return cls((audio, video), {"event": 527}, stochastic_depth=0.3)
+
+    @classmethod
+    def tiny(cls) -> Config:
+        audio, video = Patches("audio", (4, 8), (2, 4)), Patches("video", (2, 8, 8, 3), (1, 4, 4))
+        return cls((audio, video), {"emotion": 3}, Size(16, 2, 2), fusion_layer=1)
+
     def build(self, rngs: nnx.Rngs) -> MBT:
         return MBT(self, rngs=rngs)
 
 
-class MBT(nnx.Module):
+class MBT(AudioVisualModel):
     """Multimodal bottleneck transformer; see the module's docstring."""
 
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
-        names = tuple(patches.modality for patches in config.modalities)
         width, depth = config.size.width, config.size.depth
-        self.modalities = names
+        super().__init__(config.modalities, width, rngs=rngs)
+        names = self.modalities
         self.pool = config.pool
-        self.embed = nnx.Dict({p.modality: p.build(width, rngs=rngs) for p in config.modalities})
         if config.pool == "cls":
             self.class_token = nnx.Dict({name: learned_tokens(1, width, rngs, deviation=0.0) for name in names})
 
@@ -112,24 +138,17 @@ class MBT(nnx.Module):
         self.norm = layer_norm(width, rngs)
         self.classify = Classifier(width, config.classes, rngs=rngs)
 
-    def __call__(self, batch: Batch, keep: Mapping[str, Bool[Array, "B _"]] | None = None) -> Output:
-        return self.fuse(self.encode(batch, keep))
-
-    def encode(self, batch: Batch, keep: Mapping[str, Bool[Array, "B _"]] | None = None) -> dict[str, Stream]:
-        """Each modality by itself, up to the fusion layer.
-
-        Args:
-          keep: modality -> [B, N], False hides a token of its patches from every layer.
-        """
-        tokens = {m: self.embed[m](batch.streams[m], (keep or {}).get(m)) for m in self.modalities}
+    def encode(self, batch: Batch, keep: Keep = None) -> dict[str, Stream]:
+        """Each modality by itself, up to the fusion layer."""
+        tokens = super().encode(batch, keep)
         if self.pool == "cls":
             tokens = {m: append_class_token(tokens[m], self.class_token[m][...]) for m in self.modalities}
         tokens, _ = self.unimodal(tokens)
         return tokens
 
-    def fuse(self, tokens: Tokens, keep: Mapping[str, Bool[Array, "B _"]] | None = None) -> Output:
+    def fuse(self, tokens: Tokens, keep: Keep = None) -> Output:
         """From the fusion layer to the logits; ``keep`` hides tokens from here on."""
-        tokens = {m: hide(tokens[m], (keep or {}).get(m)) for m in self.modalities}
+        tokens = self.hidden(tokens, keep)
         tokens, _ = self.fusion(tokens, self._start(tokens))
         tokens = {m: tokens[m].replace(values=self.norm(tokens[m].values)) for m in self.modalities}
         return Output(logits=self._logits(tokens), tokens=tokens)

@@ -103,7 +103,7 @@ def layers_above(params: nnx.State) -> nnx.State:
     """For every parameter the number of layers between it and the head, read from its path.
 
     A layer is an entry of a list. Lists of one name lie side by side (a stack a modality); of two names,
-    ``unimodal`` runs before ``fusion``. Embeddings and learned tokens lie below the first layer, and whatever else is
+    ``unimodal`` runs before ``fusion``. Encoders and learned tokens lie below the first layer, and whatever else is
     in no list above the last.
     """
     paths = [_names(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
@@ -114,13 +114,15 @@ def layers_above(params: nnx.State) -> nnx.State:
         layer = _layer(names)
         if layer is not None:
             return len(layers) - layers.index(layer)
-        return len(layers) + 1 if any(part in names[0] for part in ("embed", "token", "bottleneck")) else 0
+        return len(layers) + 1 if any(part in names[0] for part in ("encoders", "token", "bottleneck")) else 0
 
     return jax.tree_util.tree_map_with_path(above, params)
 
 
 def _layer(names: tuple[str | int, ...]) -> tuple[bool, str, int] | None:
-    """(False for unimodal, name of the list, place in it), which sorts as layers run."""
+    """(False for unimodal, name of the list, place in it), which sorts as layers run; None inside an encoder."""
+    if names[0] == "encoders":
+        return None
     for before, place in itertools.pairwise(names):
         if isinstance(place, int):
             return before != "unimodal", before, place

@@ -138,7 +138,7 @@ def level(name: str, stacks: dict[str, int], depth: int) -> int:
     part = name.split("/")
     if part[0] in stacks:
         return depth - stacks[part[0]] - int(part[1])
-    return depth + 1 if part[0] in ("embed", "class_token", "bottleneck") else 0
+    return depth + 1 if part[0] in ("encoders", "class_token", "bottleneck") else 0
 
 
 @pytest.mark.parametrize("fusion_layer", [0, 1, 3])

@@ -89,7 +89,7 @@ def check_parts(state, shape: MeshShape) -> None:
             "query": block(tree)["query"]["kernel"],
             "up": block(tree)["feed_forward"]["up"]["kernel"],
             "down": block(tree)["feed_forward"]["down"]["kernel"],
-            "positions": tree["embed"]["audio"]["positions"],
+            "positions": tree["encoders"]["audio"]["positions"],
         }
         sizes = {name: x.addressable_shards[0].data.shape for name, x in local.items()}
         assert sizes == {

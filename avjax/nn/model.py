@@ -1,0 +1,53 @@
+"""What every audio-visual model is: encoders, one a modality, and a fusion of their tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool
+
+from avjax.nn.convolution import masked
+from avjax.nn.encoders import Encoder, hide
+from avjax.streams import Batch, Output, Stream
+
+Keep = Mapping[str, Bool[Array, "B _"]] | None
+
+
+class AudioVisualModel(nnx.Module):
+    """model(batch) = fuse(encode(batch)), the contract of every system.
+
+    A subclass says in ``fuse`` how the tokens of the modalities become logits, and extends ``encode`` where modalities
+    go further by themselves.
+
+    Args:
+      modalities: configurations of the encoders; their order is the model's.
+      width: of the tokens.
+    """
+
+    def __init__(self, modalities: Sequence[Encoder], width: int, *, rngs: nnx.Rngs):
+        self.modalities = tuple(encoder.modality for encoder in modalities)
+        if len(set(self.modalities)) < len(self.modalities):
+            raise ValueError(f"modalities {', '.join(self.modalities)}: each may stand once")
+        self.encoders = nnx.Dict({encoder.modality: encoder.build(width, rngs=rngs) for encoder in modalities})
+
+    def __call__(self, batch: Batch, keep: Keep = None) -> Output:
+        return self.fuse(self.encode(batch, keep))
+
+    def encode(self, batch: Batch, keep: Keep = None) -> dict[str, Stream]:
+        """Each modality by itself: [B, N, width].
+
+        Args:
+          keep: modality -> [B, N], False hides a token from every layer.
+        """
+        return {m: self.encoders[m](_cleaned(batch.streams[m]), (keep or {}).get(m)) for m in self.modalities}
+
+    def hidden(self, tokens: Mapping[str, Stream], keep: Keep) -> dict[str, Stream]:
+        """The tokens that ``fuse`` may see."""
+        return {m: hide(tokens[m], (keep or {}).get(m)) for m in self.modalities}
+
+
+def _cleaned(stream: Stream) -> Stream:
+    """What is not valid is 0: whatever it was, nothing behind this needs to ask again."""
+    return stream.replace(values=masked(jnp.asarray(stream.values), jnp.asarray(stream.valid)))

@@ -1,4 +1,4 @@
-"""What the tests of fusion share: streams with gaps, garbage in what is not valid, float64 references of one example."""
+"""What the tests of fusion share: streams with gaps, NaN in what is not valid, float64 references of one example."""
 
 from __future__ import annotations
 

@@ -1,28 +1,14 @@
-"""Metrics of classification, with bootstrap intervals. NumPy on the host: predictions are small."""
+"""Metrics of classes: accuracy, recall, F1, average precision."""
 
 from __future__ import annotations
-
-import dataclasses
-from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from avjax.training.metrics.estimate import Estimate, bootstrap
+
 Scores = Float[np.ndarray, "N K"]
 Labels = Int[np.ndarray, " N"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Estimate:
-    """A number and its 95 % bootstrap interval over ``count`` clips."""
-
-    value: float
-    low: float
-    high: float
-    count: int
-
-    def plain(self) -> dict[str, float | int]:
-        return dataclasses.asdict(self)
 
 
 def confusion(predicted: Labels, true: Labels, classes: int) -> Int[np.ndarray, "K K"]:
@@ -67,24 +53,6 @@ def mean_average_precision(scores: Scores, target: Float[np.ndarray, "N K"]) -> 
     positive = target > 0.5
     occurs = np.flatnonzero(positive.any(axis=0))
     return float(np.mean([average_precision(scores[:, k], positive[:, k]) for k in occurs])) if len(occurs) else 0.0
-
-
-def bootstrap(
-    measure: Callable[[Int[np.ndarray, " N"]], float], count: int, *, samples: int = 1000, seed: int = 0
-) -> Estimate:
-    """``measure`` of all rows, and the middle 95 % of it over resampled rows.
-
-    Args:
-      measure: from row numbers (with repetitions) to a number.
-      count: number of rows.
-    """
-    value = measure(np.arange(count))
-    if count < 2:
-        return Estimate(value, value, value, count)
-    random = np.random.default_rng(seed)
-    draws = [measure(random.integers(0, count, count)) for _ in range(samples)]
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return Estimate(value, float(low), float(high), count)
 
 
 def classification_metrics(

@@ -1,6 +1,12 @@
 """Encoders: from a stream of features to a sequence of tokens, one file a family.
 
-    patches.py    patches of a spectrogram, tubelets of a video (ViT)
+    patches.py         patches of a spectrogram, tubelets of a video (ViT)
+    convolutional.py   a few convolutions over time, over each frame, over a spectrogram
+    resnet.py          ResNet-18 and -50 over frames or a spectrogram; 3-D and (2+1)-D over video
+    vggish.py          VGGish over patches of a spectrogram
+    shufflenet.py      ShuffleNet-v2 units, EfficientFace over faces
+    precomputed.py     features from files
+    trunk.py           what those from convolutional.py on are made of
 
 A model takes the configuration of an encoder for every modality, and asks of it what ``Encoder`` says.
 """
@@ -12,9 +18,29 @@ from typing import Protocol, runtime_checkable
 
 from flax import nnx
 
+from avjax.nn.encoders.convolutional import Conv1dBlock, Conv1dEncoder, FrameConv, SpectrogramConv
 from avjax.nn.encoders.patches import PatchEmbedding, Patches, append_class_token, hide
+from avjax.nn.encoders.precomputed import Precomputed
+from avjax.nn.encoders.resnet import ResNet, ResNet3D
+from avjax.nn.encoders.shufflenet import EfficientFace
+from avjax.nn.encoders.vggish import VGGish
 
-__all__ = ["Encoder", "PatchEmbedding", "Patches", "append_class_token", "hide"]
+__all__ = [
+    "Conv1dBlock",
+    "Conv1dEncoder",
+    "EfficientFace",
+    "Encoder",
+    "FrameConv",
+    "PatchEmbedding",
+    "Patches",
+    "Precomputed",
+    "ResNet",
+    "ResNet3D",
+    "SpectrogramConv",
+    "VGGish",
+    "append_class_token",
+    "hide",
+]
 
 
 @runtime_checkable

@@ -1,4 +1,4 @@
-"""Experiment: what an experiment file returns. Generic over model, objective and optimizer; imports none of them.
+"""Experiment: what an experiment file returns. Generic over model, objective, optimizer and rule; imports none of them.
 
 An experiment file is Python. Its function ``experiment()`` builds one ``Experiment`` from plain objects, and the
 command line changes any of its fields: ``avjax train experiments/demo_mbt.py --optimizer.learning-rate 1e-3``.
@@ -24,6 +24,7 @@ from jax.sharding import AbstractMesh, Mesh
 from avjax.data.frontend import Frontend
 from avjax.data.pipeline import Data
 from avjax.nn.placement import Placement
+from avjax.training.rules import GradientRule
 from avjax.training.sharding import MeshShape, Rules
 from avjax.training.step import Objective, Steps, split_model
 
@@ -50,6 +51,7 @@ class OptimizerConfig(Protocol):
 M = TypeVar("M", bound=ModelConfig)
 L = TypeVar("L", bound=Objective)
 O = TypeVar("O", bound=OptimizerConfig)  # noqa: E741
+R = TypeVar("R", bound=GradientRule | None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +97,7 @@ class Training:
 
 
 @dataclasses.dataclass(frozen=True)
-class Experiment(Generic[M, L, O]):
+class Experiment(Generic[M, L, O, R]):
     """Everything that defines a run.
 
     Attributes:
@@ -107,6 +109,7 @@ class Experiment(Generic[M, L, O]):
       training: how long and how.
       second_view: how training sees the same clips a second time, for objectives that compare two views; None where
         none does.
+      rule: what is done to gradients before the optimizer sees them (avjax.training.rules); None for nothing.
       seed: of parameters, order, crops, augmentation and dropout.
     """
 
@@ -117,6 +120,7 @@ class Experiment(Generic[M, L, O]):
     optimizer: O
     training: Training
     second_view: Frontend | None = None
+    rule: R = None
     seed: int = 0
 
     def build_model(self) -> nnx.Module:
@@ -150,6 +154,7 @@ class Experiment(Generic[M, L, O]):
                 scan=training.scan,
                 average=training.average,
                 second_view=self.second_view,
+                rule=self.rule,
                 skip_non_finite=training.non_finite == "skip",
                 placement=None if mesh is None else Placement(mesh, training.rules),
             ),
@@ -239,8 +244,9 @@ def override(experiment: Experiment, words: tuple[str, ...], name: str) -> Exper
 
 
 def concrete_type(experiment: Experiment) -> Any:
-    """The type from which flags are made: Experiment of this very model, objective and optimizer."""
-    return Experiment[type(experiment.model), type(experiment.objective), type(experiment.optimizer)]
+    """The type from which flags are made: Experiment of this very model, objective, optimizer and rule."""
+    parts = (experiment.model, experiment.objective, experiment.optimizer, experiment.rule)
+    return Experiment[tuple(type(part) for part in parts)]
 
 
 @contextlib.contextmanager

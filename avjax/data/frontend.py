@@ -11,8 +11,10 @@ from avjax.data.augment import (
     ColourJitter,
     Crop,
     Mixup,
+    ModalityDropout,
     SpecAugment,
     SpeedJitter,
+    TemporalErasing,
     TimeShift,
     WaveformJitter,
     row_keys,
@@ -77,6 +79,7 @@ class Augment:
       speed, waveform, shift: before the log-mel, in this order. spectrogram: after it.
       crop, colour: on pixels in [0, 1], before they are normalised.
       mixup: on the features of both, and on the targets.
+      erasing, dropout: last, steps of time and whole modalities that a row loses.
     """
 
     speed: SpeedJitter | None = None
@@ -86,6 +89,8 @@ class Augment:
     crop: Crop | None = None
     colour: ColourJitter | None = None
     mixup: Mixup | None = None
+    erasing: TemporalErasing | None = None
+    dropout: ModalityDropout | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +133,10 @@ class Frontend:
             made.append(self.video.modality)
             streams[made[-1]] = self._see(streams[made[-1]], augment, keys)
         batch = batch.replace(streams=streams)
-        return batch if augment.mixup is None else augment.mixup(batch, keys, made)
+        for change in (augment.mixup, augment.erasing, augment.dropout):
+            if change is not None:
+                batch = change(batch, keys, made)
+        return batch
 
     def _hear(self, audio: Stream, augment: Augment, keys: jax.Array | None) -> Stream:
         for change in (augment.speed, augment.waveform, augment.shift):

@@ -96,7 +96,7 @@ class SGD:
 
 def is_matrix(params: nnx.State) -> nnx.State:
     """True for the kernels of linear layers."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: _names(path)[-1] == "kernel", params)
+    return jax.tree_util.tree_map_with_path(lambda path, _: path_names(path)[-1] == "kernel", params)
 
 
 def layers_above(params: nnx.State) -> nnx.State:
@@ -106,11 +106,11 @@ def layers_above(params: nnx.State) -> nnx.State:
     ``unimodal`` runs before ``fusion``. Encoders and learned tokens lie below the first layer, and whatever else is
     in no list above the last.
     """
-    paths = [_names(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    paths = [path_names(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     layers = sorted({layer for path in paths if (layer := _layer(path)) is not None})
 
     def above(path: tuple, _: Any) -> int:
-        names = _names(path)
+        names = path_names(path)
         layer = _layer(names)
         if layer is not None:
             return len(layers) - layers.index(layer)
@@ -129,7 +129,7 @@ def _layer(names: tuple[str | int, ...]) -> tuple[bool, str, int] | None:
     return None
 
 
-def _names(path: tuple) -> tuple[str | int, ...]:
+def path_names(path: tuple) -> tuple[str | int, ...]:
     """Attributes and list places from the model to a parameter."""
     return tuple(entry.key for entry in path if hasattr(entry, "key"))
 

@@ -15,11 +15,14 @@ from avjax.nn.placement import Placement, placed_on
 from avjax.nn.statistics import recording
 from avjax.nn.transformer import Constant
 from avjax.streams import Batch, Mean, Output
+from avjax.training.rules import GradientRule
 
 Metrics = dict[str, jax.Array]
 Means = dict[str, Mean]
 # The features of a batch, and where an objective compares them those of a second view of it.
 Views = tuple[Batch, ...]
+# Before the names of what a gradient rule measures.
+RULE = "rule/"
 # An nnx.State or a tree of them; a tree map over the training state puts shapes or shardings in its place.
 Tree = Any
 
@@ -74,6 +77,7 @@ class Steps:
       scan: layers that are alike run as one program over their stacked weights.
       average: decay of the moving average of the parameters; 0 for none.
       second_view: how the same clips are seen a second time, for objectives that compare; None where none does.
+      rule: what is done to gradients before the optimizer sees them; None for nothing.
       skip_non_finite: a step whose loss or gradient is no number leaves everything but the step's number as it was.
       placement: the mesh that the step is for, and how activations lie on it; None for one device.
     """
@@ -89,6 +93,7 @@ class Steps:
     scan: bool = False
     average: float = 0.0
     second_view: Frontend | None = None
+    rule: GradientRule | None = None
     skip_non_finite: bool = False
     placement: Placement | None = None
 
@@ -118,6 +123,9 @@ class Steps:
         if self.second_view is not None and getattr(self.objective, "needs_second_view", True):
             views = (*views, self.second_view(batch, jax.random.fold_in(augment_key, 1)))
         gradients, means, buffers = self._gradients(state, views, model_key)
+        if self.rule is not None:
+            signals = {name.removeprefix(RULE): mean.value for name, mean in means.items() if name.startswith(RULE)}
+            gradients = self.rule(gradients, signals, state.step, jax.random.fold_in(augment_key, 2))
         updates, optimizer = self.optimizer.update(gradients, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
         average = state.average
@@ -188,6 +196,9 @@ class Steps:
     ) -> tuple[jax.Array, tuple[Means, nnx.State]]:
         output, buffers_after = self._outputs(params, buffers, views, key)
         loss, parts = self.objective(output, views[0])
+        if self.rule is not None:
+            signals = self.rule.signals(output, views[0])
+            parts = {**parts, **{f"{RULE}{name}": mean for name, mean in signals.items()}}
         return loss, (self._means(loss, parts, views[0]), buffers_after)
 
     def _means(self, loss: jax.Array, parts: Means, features: Batch) -> Means:

@@ -4,17 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
+from avjax.nn.convolution import masked
 from avjax.nn.dense import CLASSES, EMBED, Dense
 
 
 def mean_pool(values: Float[Array, "B N C"], valid: Bool[Array, "B N"]) -> Float[Array, "B C"]:
     """Mean over the valid tokens; zero where there is none."""
-    weight = valid.astype(values.dtype)[..., None]
-    return (values * weight).sum(axis=1) / jnp.maximum(weight.sum(axis=1), 1)
+    count = valid.astype(values.dtype).sum(axis=1, keepdims=True)
+    return masked(values, valid).sum(axis=1) / jnp.maximum(count, 1)
+
+
+def max_pool(values: Float[Array, "B N C"], valid: Bool[Array, "B N"]) -> Float[Array, "B C"]:
+    """Maximum over the valid tokens, channel by channel; zero where there is none."""
+    lowest = jnp.finfo(values.dtype).min
+    peak = jnp.where(valid[..., None], values, lowest).max(axis=1)
+    return masked(peak, valid.any(axis=1))
+
+
+def last_pool(values: Float[Array, "B N C"], valid: Bool[Array, "B N"]) -> Float[Array, "B C"]:
+    """The last valid token; zero where there is none."""
+    place = values.shape[1] - 1 - jnp.argmax(valid[:, ::-1], axis=1)
+    last = jnp.take_along_axis(values, place[:, None, None], axis=1)[:, 0]
+    return masked(last, valid.any(axis=1))
 
 
 def mean_of_present(
@@ -24,8 +40,15 @@ def mean_of_present(
     total, count = 0.0, 0.0
     for modality, value in values.items():
         weight = present[modality].astype(value.dtype).reshape(-1, *[1] * (value.ndim - 1))
-        total, count = total + value * weight, count + weight
+        total, count = total + masked(value, present[modality]), count + weight
     return total / jnp.maximum(count, 1)
+
+
+def l2_normalise(x: Float[Array, "*batch C"]) -> Float[Array, "*batch C"]:
+    """x / ||x||_2 over the last axis, in float32; 0 stays 0, and its gradient is finite."""
+    wide = x.astype(jnp.float32)
+    square = jnp.square(wide).sum(-1, keepdims=True)
+    return (wide * jax.lax.rsqrt(jnp.maximum(square, 1e-12))).astype(x.dtype)
 
 
 def average_logits(

@@ -37,10 +37,10 @@ class JointCrossAttention(Layer):
     def __init__(self, widths: Mapping[str, int], length: int, *, hidden: int = 32, rngs: nnx.Rngs):
         self.modalities = tuple(widths)
         joint = sum(widths.values())
-        self.joint = _tables(widths, (length, length), (TOKEN, None), rngs)
-        self.own = _tables(widths, (hidden, length), (HIDDEN, TOKEN), rngs)
-        self.correlation = _tables(widths, (hidden, joint), (HIDDEN, EMBED), rngs)
-        self.out = _tables(widths, (length, hidden), (TOKEN, HIDDEN), rngs)
+        self.joint = nnx.Dict(_tables(widths, (length, length), (TOKEN, None), rngs))
+        self.own = nnx.Dict(_tables(widths, (hidden, length), (HIDDEN, TOKEN), rngs))
+        self.correlation = nnx.Dict(_tables(widths, (hidden, joint), (HIDDEN, EMBED), rngs))
+        self.out = nnx.Dict(_tables(widths, (length, hidden), (TOKEN, HIDDEN), rngs))
 
     def mix(self, tokens: Tokens, bottleneck: Bottleneck) -> tuple[dict[str, Stream], Bottleneck]:
         tokens = cleaned(tokens)
@@ -72,7 +72,7 @@ class RecursiveJointAttention(Layer):
         self.modalities = tuple(widths)
         joint = sum(widths.values())
         self.query = Dense(joint, joint, axes=(EMBED, HIDDEN), rngs=rngs)
-        self.key = _tables(widths, (length, length), (TOKEN, None), rngs)
+        self.key = nnx.Dict(_tables(widths, (length, length), (TOKEN, None), rngs))
         self.value = nnx.Dict({m: Dense(width, width, axes=(EMBED, HIDDEN), rngs=rngs) for m, width in widths.items()})
         self.out = nnx.Dict({m: Dense(joint, width, axes=(HIDDEN, EMBED), rngs=rngs) for m, width in widths.items()})
         self.dropout = nnx.Dropout(dropout, rngs=rngs)
@@ -104,7 +104,7 @@ def _correlation(
 
 def _tables(
     widths: Mapping[str, int], shape: tuple[int, int], axes: tuple[str | None, str | None], rngs: nnx.Rngs
-) -> nnx.Dict:
+) -> dict[str, nnx.Param]:
     """A matrix for every modality."""
     initial = nnx.initializers.xavier_uniform()
-    return nnx.Dict({m: nnx.Param(initial(rngs.params(), shape), axes=axes) for m in widths})
+    return {m: nnx.Param(initial(rngs.params(), shape), axes=axes) for m in widths}

@@ -175,6 +175,19 @@ class UnimodalLayer(Layer):
         }, bottleneck
 
 
+class CausalLayer(Layer):
+    """X_m <- Block(X_m) of one modality, in which a token sees itself and those before it."""
+
+    def __init__(self, block: Block, modality: str):
+        self.block = block
+        self.modality = modality
+
+    def mix(self, tokens: Tokens, bottleneck: Bottleneck) -> tuple[dict[str, Stream], Bottleneck]:
+        stream = tokens[self.modality]
+        mask = self_mask(stream.valid, _layout([self.modality], tokens)).replace(causal=True)
+        return {**tokens, self.modality: stream.replace(values=self.block(stream.values, mask))}, bottleneck
+
+
 def _layout(modalities: Sequence[str], tokens: Tokens) -> Layout:
     """Groups of tokens side by side."""
     return Layout(tuple(modalities), tuple(tokens[m].values.shape[1] for m in modalities))

@@ -7,8 +7,8 @@ no missing modality.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -20,11 +20,11 @@ from avjax.nn.convolution import masked
 from avjax.nn.dense import EMBED, HIDDEN, Dense, layer_norm
 from avjax.nn.fusion.crossmodal import cleaned, keys_of, relation
 from avjax.nn.fusion.layers import Bottleneck, Layer, Tokens
+from avjax.nn.scoring import attend_dense, relu_l1, scaled_dot, side_by_side
+from avjax.nn.scoring.scores import Scores
 from avjax.nn.transformer import MultiHeadAttention, PostNormBlock, Size
 from avjax.streams import Stream
 from kernels.attention import Layout
-
-Scores = Callable[[Array, Array], Array]
 
 
 class AudioGuidedAttention(nnx.Module):
@@ -103,9 +103,9 @@ class CrossModalRelationAttention(nnx.Module):
 
     Args:
       query, other: names, for what is reported of the attention.
-      scores: (queries [B, N, H, D] over sqrt(D), keys of the other modality [B, M, H, D]) -> scores [B, H, N, M]
-        in place of their products, as in DMIN (Liu et al. 2022); one softmax spans both halves still. Attention then
-        reports no statistics.
+      scores: (queries [B, N, H, D], keys of the other modality [B, M, H, D]) to [B, H, N, M] in place of their scaled
+        products: avjax.nn.scoring.dense_shift makes it DMIN's (Liu et al. 2022). One softmax spans both halves still,
+        but attention then reports no statistics.
     """
 
     def __init__(
@@ -131,16 +131,9 @@ class CrossModalRelationAttention(nnx.Module):
         if self.scores is None:
             attended = attend(*projected, mask=cross_mask(Layout((self.query,), x.shape[1:2]), keys, valid))
         else:
-            attended = self._attend(*projected, valid, other.values.shape[1])
+            scores = side_by_side(self.scores, scaled_dot, at=other.values.shape[1])
+            attended, _ = attend_dense(*projected, scores=scores, valid=valid)
         return query.replace(values=masked(self.block.residuals(x, attended), query.valid))
-
-    def _attend(self, query: Array, key: Array, value: Array, valid: Bool[Array, "B M"], count: int) -> Array:
-        query, key = query.astype(jnp.float32) / math.sqrt(query.shape[-1]), key.astype(jnp.float32)
-        own = jnp.einsum("bnhd,bmhd->bhnm", query, key[:, count:])
-        scores = jnp.concatenate([self.scores(query, key[:, :count]), own], axis=-1)
-        weights = jax.nn.softmax(jnp.where(valid[:, None, None], scores, -1e30), axis=-1)
-        attended = jnp.einsum("bhnm,bmhd->bnhd", weights, value.astype(jnp.float32))
-        return masked(attended, valid.any(axis=1)).astype(value.dtype)
 
 
 class AudioVisualInteraction(nnx.Module):
@@ -208,24 +201,17 @@ class PositiveSamplePropagation(Layer):
     def mix(self, tokens: Tokens, bottleneck: Bottleneck) -> tuple[dict[str, Stream], Bottleneck]:
         tokens = cleaned(tokens)
         audio, visual = tokens[self.audio], tokens[self.visual]
-        pairs = visual.valid[:, :, None] & audio.valid[:, None, :]
         a1, a2, v1, v2 = (
-            self.dropout(nnx.relu(self.branches[name](stream.values)))
+            self.dropout(nnx.relu(self.branches[name](stream.values)))[:, :, None]
             for name, stream in (("a1", audio), ("a2", audio), ("v1", visual), ("v2", visual))
         )
-        products = jnp.einsum("btc,bsc->bts", v2, a1, preferred_element_type=jnp.float32)
-        beta = nnx.relu(masked(products, pairs) / math.sqrt(v2.shape[-1]))
-        to_visual = self._propagated(beta, a2)
-        to_audio = self._propagated(jnp.swapaxes(beta, 1, 2), v1)
+        normalize = functools.partial(relu_l1, threshold=self.threshold)
+        to_visual, _ = attend_dense(v2, a1, a2, normalize=normalize, valid=audio.valid)
+        to_audio, _ = attend_dense(a1, v2, v1, normalize=normalize, valid=visual.valid)
         return tokens | {
-            m: tokens[m].replace(values=self._updated(m, tokens[m], positive))
+            m: tokens[m].replace(values=self._updated(m, tokens[m], positive[:, :, 0]))
             for m, positive in ((self.visual, to_visual), (self.audio, to_audio))
         }, bottleneck
-
-    def _propagated(self, beta: Float[Array, "B T S"], x: Float[Array, "B S C"]) -> Float[Array, "B T C"]:
-        beta = _rows_of_one(beta)
-        gamma = _rows_of_one(jnp.where(beta > self.threshold, beta, 0))
-        return gamma.astype(x.dtype) @ x
 
     def _updated(self, modality: str, stream: Stream, positive: Float[Array, "B T C"]) -> Float[Array, "B T C"]:
         values = self.dropout(nnx.relu(self.out[modality](stream.values + positive)))
@@ -272,9 +258,3 @@ def _weighted(scores: Float[Array, "B T S"], cells: Float[Array, "B T S C"]) -> 
     """Mean of the cells by softmax of their scores."""
     weights = jax.nn.softmax(scores.astype(jnp.float32), axis=-1).astype(cells.dtype)
     return jnp.einsum("bts,btsc->btc", weights, cells)
-
-
-def _rows_of_one(x: Float[Array, "B T S"]) -> Float[Array, "B T S"]:
-    """Rows divided by their sum, rows of zeros as they are; x >= 0."""
-    total = x.sum(axis=-1, keepdims=True)
-    return x / jnp.where(total > 0, total, 1)

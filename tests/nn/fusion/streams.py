@@ -61,9 +61,34 @@ def check(found: Stream, row: int, wanted: np.ndarray) -> None:
 
 def sites(module: nnx.Module, *arguments) -> dict[str, tuple[str, ...]]:
     """Site -> groups of keys, of what attention reports."""
-    with recording(("mass",)) as found:
-        module(*arguments)
-    return {name: site.keys.names for name, site in found.items()}
+    names = {}
+
+    def report() -> None:
+        with recording(("mass",)) as found:
+            module(*arguments)
+        names.update({name: site.keys.names for name, site in found.items()})
+
+    # What is reported is known without computing it.
+    jax.eval_shape(report)
+    return names
 
 
 relu = functools.partial(np.maximum, 0)
+
+
+def check_parameters(module: nnx.Module) -> None:
+    """Every axis of every parameter has a logical name or None."""
+    for path, param in nnx.to_flat_state(nnx.state(module, nnx.Param)):
+        assert len(param.get_metadata("axes")) == param[...].ndim, path
+
+
+def check_bfloat16(module: nnx.Module, *arguments) -> None:
+    """In bfloat16 the result is bfloat16 too, and near that in float32."""
+    graph, params, *rest = split_model(module)
+    narrow = jax.tree.map(lambda x: x.astype(jnp.bfloat16) if x.dtype == jnp.float32 else x, (params, arguments))
+    forward = tiny.jit(lambda params, arguments: nnx.merge(graph, params, *rest)(*arguments))
+    wide = streams_of(forward(params, arguments))
+    for one, other in zip(streams_of(forward(*narrow)), wide, strict=True):
+        assert one.values.dtype == jnp.bfloat16
+        error = np.abs(np.asarray(one.values, np.float32) - np.asarray(other.values))[np.asarray(other.valid)]
+        assert error.mean() < 0.1 * np.abs(np.asarray(other.values)).mean()

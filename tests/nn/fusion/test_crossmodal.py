@@ -14,7 +14,7 @@ from avjax.nn.fusion.directional import CrossModalTransformer
 from avjax.nn.stack import Stack
 from avjax.nn.transformer import Block, PostNormBlock, Size
 from tests.models import reference
-from tests.nn.fusion.streams import check, relu, rows, run, sites, stream
+from tests.nn.fusion.streams import check, check_bfloat16, check_parameters, relu, rows, run, sites, stream
 
 SIZE = Size(width=8, depth=3, heads=2, hidden=2)
 NAMES = ("audio", "video", "touch")
@@ -141,3 +141,10 @@ def test_the_family_of_hendricks_in_one_stack(rng):
     assert jax.tree.structure(fused) == jax.tree.structure(cleaned)
     module = CrossModalTransformer(SIZE, source="video", target="audio", rngs=nnx.Rngs(0))
     assert sites(module, given["audio"], given["video"]) == {"video_to_audio.audio": ("video",)}
+
+
+@pytest.mark.parametrize("layer", [CoAttentionFusion, ParallelCrossAttention])
+def test_narrow_numbers_and_axes(layer, rng):
+    made = layer(8, 2, NAMES, rngs=nnx.Rngs(0)) if layer is ParallelCrossAttention else layer(blocks(NAMES), NAMES)
+    check_parameters(made)
+    check_bfloat16(made, tokens(rng))

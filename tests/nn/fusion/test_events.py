@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -15,9 +14,10 @@ from avjax.nn.fusion.events import (
     PositiveSamplePropagation,
     SpatialChannelAttention,
 )
+from avjax.nn.scoring import dense_shift
 from avjax.nn.transformer import Size
 from tests.models import reference
-from tests.nn.fusion.streams import check, relu, rows, run, sites, stream
+from tests.nn.fusion.streams import check, check_bfloat16, check_parameters, relu, rows, run, sites, stream
 
 ROWS, SEGMENTS, CELLS = 4, 5, 6
 NAMES = ("audio", "video")
@@ -91,21 +91,11 @@ def post_norm(x, attended, p):
     return reference.layer_norm(x + reference.dense(hidden, p["feed_forward"]["down"]), p["norm_feed_forward"])
 
 
-def shifted(query, key, share=0.5):
-    """DMIN's scores, shift by shift: [B, N, H, D], [B, M, H, D] to [B, H, N, M]."""
-    width = query.shape[-1]
-    total = 0.0
-    for shift in range(width):
-        weight = share if shift == 0 else (1 - share) / (width - 1)
-        total = total + weight * jnp.einsum("bnhd,bmhd->bhnm", jnp.roll(query, shift, -1), key)
-    return total / width
-
-
-@pytest.mark.parametrize("dense_shift", [False, True])
-def test_cross_modal_relation_attention(dense_shift, rng):
+@pytest.mark.parametrize("scores", [None, dense_shift])
+def test_cross_modal_relation_attention(scores, rng):
     given = pair(rng)
     module = CrossModalRelationAttention(
-        Size(8, 1, 2, 2), query="video", other="audio", scores=shifted if dense_shift else None, rngs=nnx.Rngs(0)
+        Size(8, 1, 2, 2), query="video", other="audio", scores=scores, rngs=nnx.Rngs(0)
     )
     p, result = run(module, rng, given["video"], given["audio"])
     block = p["block"]
@@ -115,7 +105,7 @@ def test_cross_modal_relation_attention(dense_shift, rng):
             continue
         own, other = x["video"], x.get("audio", np.zeros((0, 8)))
         memory = np.concatenate([other, own])
-        if not dense_shift:
+        if scores is None:
             attended = reference.attention(own, memory, block, 2)
         else:
             query, key, value = (
@@ -125,12 +115,12 @@ def test_cross_modal_relation_attention(dense_shift, rng):
             attended = np.zeros((len(own), 2, 4))
             for n in range(len(own)):
                 for h in range(2):
-                    q, scores = query[n, h] / 2, []
+                    q, found = query[n, h] / 2, []
                     for m in range(len(memory)):
                         plain, k = q @ key[m, h], key[m, h]
                         crossed = (0.5 * plain + 0.5 / 3 * (q.sum() * k.sum() - plain)) / 4
-                        scores.append(crossed if m < len(other) else plain)
-                    attended[n, h] = softmax(scores) @ value[:, h]
+                        found.append(crossed if m < len(other) else plain)
+                    attended[n, h] = softmax(found) @ value[:, h]
             attended = reference.dense(attended.reshape(len(own), 8), block["out"])
         check(result, row, post_norm(own, attended, block))
     assert (np.asarray(result.values)[~np.asarray(result.valid)] == 0).all()
@@ -199,3 +189,22 @@ def test_what_attention_reports(rng):
     module = CrossModalRelationAttention(Size(8, 1, 2), query="video", other="audio", rngs=nnx.Rngs(0))
     assert sites(module, given["video"], given["audio"]) == {"video": ("audio", "video")}
     assert sites(AudioVisualInteraction(8, 2, NAMES, rngs=nnx.Rngs(0)), given) == {"interaction": NAMES}
+
+
+def test_narrow_numbers_and_axes(rng):
+    given, seen = pair(rng), cells_and_sound(rng)
+    for made, arguments in (
+        (AudioGuidedAttention(3, 4, rngs=nnx.Rngs(0)), seen),
+        (SpatialChannelAttention(3, 4, rngs=nnx.Rngs(0)), seen),
+        (
+            CrossModalRelationAttention(
+                Size(8, 1, 2), query="video", other="audio", scores=dense_shift, rngs=nnx.Rngs(0)
+            ),
+            tuple(given.values()),
+        ),
+        (AudioVisualInteraction(8, 2, NAMES, rngs=nnx.Rngs(0)), (given,)),
+        (PositiveSamplePropagation(8, rngs=nnx.Rngs(0)), (given,)),
+        (DualResidual(8, NAMES, rngs=nnx.Rngs(0)), (given,)),
+    ):
+        check_parameters(made)
+        check_bfloat16(made, *arguments)

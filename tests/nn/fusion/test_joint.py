@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
 from avjax.nn.fusion.joint import JointCrossAttention, RecursiveJointAttention
 from avjax.nn.stack import Stack
 from tests.models import reference
-from tests.nn.fusion.streams import relu, run, stream
+from tests.nn.fusion.streams import check_bfloat16, check_parameters, relu, run, stream
 
 LENGTH = 5
 WIDTHS = {"audio": 3, "video": 4, "text": 2}
@@ -91,3 +92,10 @@ def test_recursions_scan(rng):
     for m in WIDTHS:
         np.testing.assert_allclose(other[m].values, one[m].values, rtol=1e-5, atol=1e-5)
         assert jnp.isfinite(one[m].values).all()
+
+
+@pytest.mark.parametrize("layer", [JointCrossAttention, RecursiveJointAttention])
+def test_narrow_numbers_and_axes(layer, rng):
+    made = layer(WIDTHS, LENGTH, rngs=nnx.Rngs(0))
+    check_parameters(made)
+    check_bfloat16(made, tokens(rng))

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import hypothesis
 import hypothesis.strategies as st
+import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
-from avjax.nn.pooling import Classifier, average_logits, mean_of_present, mean_pool
+from avjax.nn.pooling import (
+    Classifier,
+    average_logits,
+    l2_normalise,
+    last_pool,
+    max_pool,
+    mean_of_present,
+    mean_pool,
+)
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -20,6 +30,28 @@ def test_mean_pool(seed, rows, tokens):
     values, valid = rng.normal(size=(rows, tokens, 3)).astype(np.float32), rng.random((rows, tokens)) < 0.5
     expected = [v[there].mean(0) if there.any() else np.zeros(3) for v, there in zip(values, valid, strict=True)]
     np.testing.assert_allclose(mean_pool(jnp.asarray(values), jnp.asarray(valid)), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("pool", "of"), [(mean_pool, lambda v: v.mean(0)), (max_pool, lambda v: v.max(0)), (last_pool, lambda v: v[-1])]
+)
+def test_pools_of_what_is_valid(rng, pool, of):
+    values, valid = rng.normal(size=(6, 5, 3)).astype(np.float32) - 3, rng.random((6, 5)) < 0.5
+    valid[0], valid[1] = False, True
+    dirty = jnp.asarray(np.where(valid[..., None], values, np.nan))
+    expected = [of(v[there]) if there.any() else np.zeros(3) for v, there in zip(values, valid, strict=True)]
+    np.testing.assert_allclose(pool(dirty, jnp.asarray(valid)), expected, rtol=1e-5, atol=1e-6)
+    slope = np.asarray(jax.grad(lambda x: jnp.sin(pool(x, jnp.asarray(valid))).sum())(dirty))
+    assert np.isfinite(slope).all()
+    assert (slope[~valid] == 0).all()
+
+
+def test_l2_normalise(rng):
+    x = rng.normal(size=(4, 3)).astype(np.float32)
+    x[0] = 0
+    want = x / np.maximum(np.linalg.norm(x.astype(float), axis=1, keepdims=True), 1e-30)
+    np.testing.assert_allclose(l2_normalise(jnp.asarray(x)), want, rtol=1e-5, atol=1e-7)
+    assert np.isfinite(np.asarray(jax.grad(lambda x: l2_normalise(x).sum())(jnp.asarray(x)))).all()
 
 
 @hypothesis.given(SEEDS, st.integers(1, 4), st.sampled_from([(2,), (2, 3)]))

@@ -41,7 +41,7 @@ def made(module, rng):
     graph, params, buffers, constants = split_model(module)
     params, buffers = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), (tiny.randomise(params, rng), buffers))
     params = jax.tree.map_with_path(lambda path, leaf: leaf + ("norm" in str(path) and "bias" in str(path)), params)
-    return params, tiny.jit(lambda p, *a: nnx.merge(graph, p, buffers, constants, copy=True)(*a))
+    return params, lambda p, *a: nnx.merge(graph, p, buffers, constants, copy=True)(*a)
 
 
 def neurons(x, valid, threshold=1.0, tau=2.0):
@@ -144,7 +144,7 @@ def test_multimodal_neurons_share_a_membrane(rng):
     valid = {m: rng.random((3, 6, 2)) < 0.6 for m in names}
     valid["audio"][0], valid["audio"][1], valid["video"][1] = False, False, False
     given = {m: noisy(x[m], valid[m], rng) for m in names}
-    got = call(params, given, jax.tree.map(jnp.asarray, valid))
+    got = tiny.jit(call)(params, given, jax.tree.map(jnp.asarray, valid))
     weights = np.asarray(params["weights"])
     current = sum(weights[i] * np.where(valid[m][..., None], x[m], 0) for i, m in enumerate(names))
     want = rows_of_neurons(current, valid["audio"] | valid["video"], threshold=0.7)
@@ -160,7 +160,7 @@ def test_patch_splitting_is_the_stem(depth, rng):
     valid = np.array([[True, False, True], [True, True, True]])
     weights = jax.tree.map(np.asarray, nnx.to_pure_dict(params))
     given = noisy(x.reshape(2, 3, -1), valid, rng).reshape(x.shape)
-    got = np.asarray(call(params, given, jnp.asarray(valid)))
+    got = np.asarray(tiny.jit(call)(params, given, jnp.asarray(valid)))
     want = np.where(valid[..., None, None, None], x, 0)
     for stage in range(depth):
         want = stem_layer(want, valid, weights, stage)
@@ -227,7 +227,7 @@ def test_cross_attention_is_its_definition(kind, rng):
     x, y = rng.integers(0, 3, (5, 4, 3, 6)).astype(float), rng.integers(0, 3, (5, 4, places, 6)).astype(float)
     x_valid, y_valid = rng.random((5, 4, 3)) < 0.8, rng.random((5, 4, places)) < 0.8
     x_valid[0], y_valid[0], x_valid[1], y_valid[2] = True, True, False, False
-    tokens, complement = call(
+    tokens, complement = tiny.jit(call)(
         params, noisy(x, x_valid, rng), noisy(y, y_valid, rng), jnp.asarray(x_valid), jnp.asarray(y_valid)
     )
     weights = jax.tree.map(np.asarray, nnx.to_pure_dict(params))
@@ -259,7 +259,7 @@ def test_mlp_adds_its_spikes(rng):
     valid[0], valid[1] = True, False
     weights = jax.tree.map(np.asarray, nnx.to_pure_dict(params))
     want = dense(dense(np.where(valid[..., None], x, 0), valid, weights["up"]), valid, weights["down"])
-    got = call(params, noisy(x, valid, rng), jnp.asarray(valid))
+    got = tiny.jit(call)(params, noisy(x, valid, rng), jnp.asarray(valid))
     np.testing.assert_array_equal(got, np.where(valid[..., None], x, 0) + want)
     assert want.any()
 
@@ -283,6 +283,18 @@ def test_gradients_are_finite_and_reach_everything(rng):
         assert np.isfinite(got).all()
         assert (np.asarray(got)[~valid] == 0).all()
         assert np.asarray(got)[0].any()
+
+
+def test_bfloat16_tokens_stay_bfloat16(rng):
+    module = SpikingCrossAttention(8, 2, threshold=0.1, rngs=nnx.Rngs(0))
+    for path, leaf in nnx.to_flat_state(nnx.state(module, nnx.Param)):
+        assert len(leaf.get_metadata("axes")) == leaf.ndim, path
+    graph, params, *rest = split_model(module)
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
+    x, valid = jnp.asarray(rng.normal(size=(2, 3, 2, 8)), jnp.bfloat16), jnp.ones((2, 3, 2), bool)
+    tokens, complement = tiny.jit(lambda p, *a: nnx.merge(graph, p, *rest, copy=True)(*a))(half, x, x, valid, valid)
+    assert tokens.dtype == complement.dtype == jnp.bfloat16
+    assert set(np.unique(complement.astype(jnp.float32))) <= {0, 1}
 
 
 def test_means_over_nothing_are_zero():

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from avjax.nn.attention import self_mask
 from avjax.nn.convolution import masked
-from avjax.nn.dense import EMBED, HIDDEN, Dense
+from avjax.nn.gates import AttentionPool
 from avjax.nn.transformer import Block, Size
 from kernels.attention import Layout
 
@@ -35,8 +34,7 @@ class TemporalPyramid(nnx.Module):
             raise ValueError(f"windows {tuple(windows)}: a window around a step spans an odd number of steps")
         self.windows = tuple(windows)
         self.blocks = nnx.List([Block(size, dropout=dropout, rngs=rngs) for _ in windows])
-        self.hidden = Dense(size.width, size.width, axes=(EMBED, HIDDEN), rngs=rngs)
-        self.score = Dense(size.width, 1, axes=(HIDDEN, EMBED), bias=False, rngs=rngs)
+        self.pool = AttentionPool(size.width, size.width, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B N C"], valid: Bool[Array, "B N"]) -> Float[Array, "B N C"]:
         x = masked(x, valid)
@@ -44,8 +42,6 @@ class TemporalPyramid(nnx.Module):
         for window, block in zip(self.windows, self.blocks, strict=True):
             mask = self_mask(valid, Layout.of(**{f"window_{window}": x.shape[1]}))
             scales.append(block(x, mask.replace(window=window // 2)))
-        # [B, N, S, C]
-        scales = jnp.stack(scales, axis=2)
-        scores = self.score(jnp.tanh(self.hidden(scales))).astype(jnp.promote_types(x.dtype, jnp.float32))
-        weights = jax.nn.softmax(scores, axis=2).astype(x.dtype)
-        return masked((weights * scales).sum(axis=2), valid)
+        # Every step has its own softmax: [B N, S, C].
+        scales = jnp.stack(scales, axis=2).reshape(-1, len(self.windows), x.shape[-1])
+        return masked(self.pool(scales).reshape(x.shape), valid)

@@ -44,7 +44,7 @@ def test_is_the_weighed_sum_of_windows(rng):
         scales = np.stack(
             [windowed(x[row].astype(float), valid[row], weights["blocks"][s], w) for s, w in enumerate(WINDOWS)]
         )
-        scores = np.tanh(reference.dense(scales, weights["hidden"])) @ weights["score"]["kernel"]
+        scores = np.tanh(reference.dense(scales, weights["pool"]["hidden"])) @ weights["pool"]["score"]["kernel"]
         share = np.exp(scores - scores.max(0)) / np.exp(scores - scores.max(0)).sum(0)
         np.testing.assert_allclose(got[row][there], (share * scales).sum(0), rtol=1e-4, atol=1e-4)
     assert (got[~valid] == 0).all()

@@ -113,8 +113,3 @@ def test_bfloat16_stays_near(kind, rng):
     whole = tiny.jit(call)(rounded, x, jnp.asarray(valid))
     # W x alone is bfloat16: it is off by 2^-9 of a size of up to eight, and seven steps add up.
     np.testing.assert_allclose(got.astype(jnp.float32), whole, atol=7 * 8 * 2**-9)
-
-
-def test_every_parameter_has_logical_axes():
-    for path, leaf in nnx.to_flat_state(nnx.state(Recurrent(WIDTH, HIDDEN, rngs=nnx.Rngs(0)), nnx.Param)):
-        assert len(leaf.get_metadata("axes")) == leaf.ndim, path

@@ -109,8 +109,8 @@ class GatedFusion(VectorFusion):
 class FiLM(nnx.Module):
     """Feature-wise linear modulation: x <- (1 + gamma) ⊙ x + beta, [gamma; beta] = W u + b.
 
-    Perez et al. 2018, equation 2, with gamma counted from 1 as in their release and in MAFnet (Brousmiche et al. 2022),
-    so that a missing condition, for which gamma = beta = 0, leaves x as it is.
+    Perez et al. 2018, equation 2, with gamma counted from 1 as in MAFnet (Brousmiche et al. 2022), so that a missing
+    condition, for which gamma = beta = 0, leaves x as it is.
 
     Args:
       condition: width of u.
@@ -155,8 +155,8 @@ class FiLMFusion(VectorFusion):
 class MMTM(nnx.Module):
     """Multimodal transfer module: x_m <- 2 sigmoid(W_m s + b_m) ⊙ x_m, s = relu(W [mean x_1; ...; mean x_M] + b).
 
-    Joze et al. 2020, with the relu of their release: every modality is squeezed over its places and
-    gates the channels of all. A missing modality is squeezed to 0.
+    Joze et al. 2020, with the relu of squeeze and excitation in between: every modality is squeezed over its places, and
+    all together gate the channels of each. A missing modality is squeezed to 0.
 
     Args:
       modalities, widths: names, order, channels.

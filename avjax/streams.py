@@ -72,11 +72,14 @@ class Output:
       logits: head name -> [B, K]; ``head/modality`` holds the logits of one modality alone.
       tokens: modality name -> Stream of the last layer's tokens.
       aux: anything else that an objective of the model needs.
+      fused: whether the logits of a head come from the modalities together; False where they are no more than the mean
+        of the modalities' own, so that the losses of those are the whole loss.
     """
 
     logits: Mapping[str, Array]
     tokens: Mapping[str, Stream]
     aux: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    fused: bool = dataclasses.field(default=True, metadata={"static": True})
 
 
 @jax.tree_util.register_dataclass

@@ -99,4 +99,4 @@ class LateFusion(AudioVisualModel):
         """The mean of the logits of the modalities that a row has."""
         tokens = self.hidden(tokens, keep)
         logits = {m: self.classify[m](tokens[m].values[:, -1]) for m in self.modalities}
-        return Output(logits=average_logits(logits, present(tokens)), tokens=tokens)
+        return Output(logits=average_logits(logits, present(tokens)), tokens=tokens, fused=False)

@@ -151,7 +151,7 @@ class MBT(AudioVisualModel):
         tokens = self.hidden(tokens, keep)
         tokens, _ = self.fusion(tokens, self._start(tokens))
         tokens = {m: tokens[m].replace(values=self.norm(tokens[m].values)) for m in self.modalities}
-        return Output(logits=self._logits(tokens), tokens=tokens)
+        return Output(logits=self._logits(tokens), tokens=tokens, fused=self.pool == "gap")
 
     def _start(self, tokens: Tokens) -> Float[Array, "B M C"] | None:
         """The bottleneck before the first fusion layer, the same in every row."""

@@ -17,19 +17,24 @@ from avjax.streams import Batch, Mean, Output
 class Classification:
     """Cross-entropy over every head of the model.
 
-    Where the model gives the logits of each modality (``head/modality``), the loss is the mean of the
-    modalities' losses, each against its own target if mixup made one (Nagrani et al. 2021, section 3.3); a
-    modality that a row lacks does not count. Otherwise it is the loss of the head.
+        fused logits:       CE(logits, y) + auxiliary mean_m CE(logits_m, y_m)
+        mean of decisions:  mean_m CE(logits_m, y_m)
+
+    Where a head's logits are the mean of those of each modality (``head/modality``; ``Output.fused`` is False), the loss
+    is the mean of the modalities' losses (Nagrani et al. 2021, section 3.3). Each is against its own target if mixup
+    made one, and a modality that a row lacks does not count.
 
     Attributes:
       kind: softmax for one class a clip, sigmoid for several.
       label_smoothing: moves this much of a target to the uniform distribution (softmax) or to 1/2 (sigmoid).
-      per_modality: False takes the loss of the fused logits even where there are per-modality ones.
+      per_modality: False takes the loss of the head's logits even where they are a mean, and no other.
+      auxiliary: weight of the modalities' own losses beside that of fused logits.
     """
 
     kind: Literal["softmax", "sigmoid"] = "softmax"
     label_smoothing: float = 0.0
     per_modality: bool = True
+    auxiliary: float = 1.0
 
     def __call__(self, output: Output, batch: Batch) -> tuple[Float[Array, ""], dict[str, Mean]]:
         """The loss and its parts by name: means over rows by their weight, a modality's over the rows that have it."""
@@ -42,12 +47,13 @@ class Classification:
         losses = []
         for head in heads:
             own = [name for name in output.logits if name.startswith(f"{head}/")]
-            if self.per_modality and own:
-                there = jnp.stack([weights[name] > 0 for name in own])
-                each = jnp.stack([rows[name] for name in own])
-                losses.append((each * there).sum(axis=0) / jnp.maximum(there.sum(axis=0), 1))
-            else:
+            if not (self.per_modality and own):
                 losses.append(rows[head])
+                continue
+            there = jnp.stack([weights[name] > 0 for name in own])
+            each = jnp.stack([rows[name] for name in own])
+            mean = (each * there).sum(axis=0) / jnp.maximum(there.sum(axis=0), 1)
+            losses.append(rows[head] + self.auxiliary * mean if output.fused else mean)
         loss = weighted_mean(sum(losses) / len(losses), batch.weight)
         return loss.value, {f"loss/{name}": weighted_mean(rows[name], weights[name]) for name in rows}
 

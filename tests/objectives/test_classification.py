@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import numpy as np
 import optax
@@ -26,7 +28,7 @@ def made(rng, rows=7, modalities=("audio", "video"), heads=("emotion",)):
         tokens[m] = Stream(np.zeros((rows, 3, 2), np.float32), valid, np.zeros(rows, np.float32), 1.0)
     weight = rng.random(rows).astype(np.float32)
     weight[-2:] = 0
-    return Output(logits, tokens), Batch(
+    return Output(logits, tokens, fused=False), Batch(
         {}, jax.tree.map(jax.numpy.asarray, target), jax.numpy.asarray(weight), np.arange(rows)
     )
 
@@ -107,7 +109,9 @@ def test_targets_of_each_modality(rng):
 
 def test_filler_rows_and_missing_modalities_have_no_gradient(rng):
     output, batch = made(rng)
-    gradient = jax.grad(lambda logits: Classification()(Output(logits, output.tokens), batch)[0])(output.logits)
+    gradient = jax.grad(lambda logits: Classification()(dataclasses.replace(output, logits=logits), batch)[0])(
+        output.logits
+    )
     filler = np.asarray(batch.weight) == 0
     for m in ("audio", "video"):
         there = output.tokens[m].valid.any(axis=1)
@@ -141,3 +145,11 @@ def test_probabilities(rng):
     exact = np.exp(np.asarray(logits, np.float64))
     np.testing.assert_allclose(Classification().probabilities(logits), exact / exact.sum(1, keepdims=True), rtol=1e-5)
     np.testing.assert_allclose(Classification("sigmoid").probabilities(logits), exact / (1 + exact), rtol=1e-5)
+
+
+def test_own_losses_stand_beside_that_of_fused_logits(rng):
+    output, batch = made(rng)
+    mean, parts = Classification()(output, batch)
+    for auxiliary in (0.0, 0.5):
+        loss, _ = Classification(auxiliary=auxiliary)(dataclasses.replace(output, fused=True), batch)
+        np.testing.assert_allclose(loss, parts["loss/emotion"].value + auxiliary * mean, rtol=1e-5)

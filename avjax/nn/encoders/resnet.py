@@ -172,7 +172,7 @@ class ResNet:
 
     modality: str
     shape: tuple[int, ...]
-    depth: Literal[18, 50] = 18
+    depth: int = 18
     channels: int = 64
     stem: Stem = "standard"
     cells: bool = False
@@ -228,7 +228,7 @@ class ResNet3D:
 
     modality: str
     shape: tuple[int, ...]
-    depth: Literal[18, 50] = 18
+    depth: int = 18
     factorised: bool = False
     channels: int = 64
     stem: Stem = "standard"

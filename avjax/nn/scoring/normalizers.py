@@ -47,10 +47,10 @@ def softmax(scores: Float[Array, "*rows Nk"], valid: Valid = None) -> Float[Arra
 
 
 def sparsemax(scores: Float[Array, "*rows Nk"], valid: Valid = None) -> Float[Array, "*rows Nk"]:
-    """p = argmin over the simplex of |p - z|^2 = max(z - t, 0) (Martins & Astudillo 2016, equations 1 and 2).
+    """p = argmin over the simplex of |p - z|^2 = max(z - t, 0) (Martins & Astudillo 2016).
 
     With z sorted downwards and k the last at which 1 + k z_k > sum_{j <= k} z_j, t = (sum_{j <= k} z_j - 1) / k. The
-    Jacobian is diag(s) - s s^T / |S| with s = 1[p > 0] (their section 2.5).
+    Jacobian is diag(s) - s s^T / sum(s) with s = 1[p > 0].
     """
     z, there = visible(scores, valid)
     # One below the greatest score nothing has weight, so two below hides a key.
@@ -61,7 +61,7 @@ def entmax(scores: Float[Array, "*rows Nk"], valid: Valid = None, *, alpha: floa
     """p = max((a - 1) z - t, 0)^(1 / (a - 1)) that sums to 1: argmax of p.z + Tsallis entropy (Peters et al. 2019).
 
     a = 2 is sparsemax; a towards 1 is softmax. t is bisected (their algorithm 1). The Jacobian is
-    diag(s) - s s^T / sum(s) with s = p^(2 - a) where p > 0 (their proposition 2), which knows nothing of the bisection.
+    diag(s) - s s^T / sum(s) with s = p^(2 - a) where p > 0, which knows nothing of the bisection.
 
     Args:
       alpha: a, greater than 1.
@@ -87,7 +87,7 @@ def relu_l1(
 
 
 def tanh(scores: Float[Array, "*rows Nk"], valid: Valid = None) -> Float[Array, "*rows Nk"]:
-    """p = tanh(z), which may be negative and sums to nothing in particular (Praveen et al. 2022, equation of C)."""
+    """p = tanh(z), as in the joint correlation of Praveen et al. 2022; may be negative, and sums to nothing certain."""
     z, there = visible(scores, valid)
     return hide(jnp.tanh(z), there, scores.dtype)
 

@@ -119,8 +119,8 @@ def _dual(z: jax.Array, edges: Sequence[jax.Array], weight: jax.Array, iteration
 
 def _regions(x: jax.Array, edges: Sequence[jax.Array]) -> jax.Array:
     """The number of each cell's region: the first cell of those that edges of equal ends connect with it."""
-    # Equal as far as the solver tells: 1e-4 of the greatest value of a row of scores.
-    near = 1e-4 * jnp.abs(x).max(axis=tuple(range(1, x.ndim)), keepdims=True)
+    # Equal as far as the solver tells, next to the greatest value of a row of scores (1e-4 of it in float32).
+    near = math.sqrt(jnp.finfo(x.dtype).eps) / 4 * jnp.abs(x).max(axis=tuple(range(1, x.ndim)), keepdims=True)
     joined = [edge & (jnp.abs(d) <= near) for edge, d in zip(edges, _differences(x), strict=True)]
     cells = math.prod(x.shape[1:])
     own = jnp.broadcast_to(jnp.arange(cells).reshape(x.shape[1:]), x.shape)

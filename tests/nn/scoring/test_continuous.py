@@ -208,3 +208,13 @@ def test_the_number_of_components_is_drawn_in_training(rng):
     graph, _ = nnx.split(modules[0])
     call = tiny.jit(lambda state: (nnx.merge(graph, state, copy=True).density(w).share > 0).sum())
     assert len({int(call(nnx.state(module))) for module in modules}) > 1
+
+
+def test_narrow_weights_and_values_are_summed_wide(rng):
+    attention = ContinuousAttention(TIME, rngs=nnx.Rngs(0))
+    w = jnp.asarray(rng.dirichlet(np.ones(9), size=(1, 1, 2)), jnp.bfloat16)
+    values = jnp.asarray(rng.normal(size=(1, 9, 1, 4)), jnp.bfloat16)
+    narrow = attention(w, values)
+    assert narrow.dtype == jnp.bfloat16
+    wide = attention(w.astype(jnp.float32), values.astype(jnp.float32))
+    np.testing.assert_array_equal(narrow, wide.astype(jnp.bfloat16))

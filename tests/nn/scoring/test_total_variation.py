@@ -91,7 +91,8 @@ def test_tvmax_is_flat_where_the_scores_nearly_are(rng):
 def test_no_variation_costs_nothing(rng):
     z = jnp.asarray(rng.normal(size=(3, 12)), jnp.float32)
     call = tiny.jit(lambda z, weight: denoise(z, weight=weight, shape=(3, 4)))
-    np.testing.assert_allclose(call(z, 0.0), z, atol=1e-3)
+    # Neighbours as near as the regions' tolerance, 1e-4 of the greatest score, are one region.
+    np.testing.assert_allclose(call(z, 0.0), z, atol=2e-4 * float(jnp.abs(z).max()))
     np.testing.assert_allclose(call(z, 50.0), np.tile(z.mean(-1, keepdims=True), 12), atol=1e-5)
 
 

@@ -155,8 +155,8 @@ class FiLMFusion(VectorFusion):
 class MMTM(nnx.Module):
     """Multimodal transfer module: x_m <- 2 sigmoid(W_m s + b_m) ⊙ x_m, s = relu(W [mean x_1; ...; mean x_M] + b).
 
-    Joze et al. 2020, with the relu of squeeze and excitation in between: every modality is squeezed over its places, and
-    all together gate the channels of each. A missing modality is squeezed to 0.
+    Joze et al. 2020, with the relu of squeeze and excitation in between: all modalities, squeezed over their places,
+    together gate the channels of each. A missing modality is squeezed to 0.
 
     Args:
       modalities, widths: names, order, channels.

@@ -40,7 +40,7 @@ def counted_sinusoidal(valid: Bool[Array, "B N"], width: int) -> Float[Array, "B
     """MulT's positions (Tsai et al. 2019, as released): [sin | cos] halves, from 1, zero for padding.
 
     PE[p] = [sin p w | cos p w], w_i = 10000^(-i/(C/2 - 1)) for i < C/2, where p counts the valid tokens up to and with
-    the token itself, so padding in front or between moves nothing.
+    the token itself. For padding at the end that is its place; that padding elsewhere moves nothing is ours.
 
     Raises:
       ValueError: for an odd width.

@@ -101,8 +101,9 @@ class AsymmetricFusion(Layer):
 class ParallelCrossAttention(Layer):
     """A' = A + MHA_a(A, V), V' = V + MHA_v(V, A): every modality asks the others at once, and nothing follows.
 
-    With ``post_norm`` A' = LN(A + MHA_a(A, V)), which is our reading of the parallel cross-modal attention of HMATN
-    (Moorthy and Moon 2025). Ours: where there is nothing to ask, MHA(A, V) is 0.
+    Our reading of the dual attention of DCM (Lee et al. 2020), whose decoder is given A' and V', and, with
+    ``post_norm``, A' = LN(A + MHA_a(A, V)), of the parallel cross-modal attention of HMATN (Moorthy and Moon 2025).
+    Ours: where there is nothing to ask, MHA(A, V) is 0.
 
     Args:
       keys: of the others; of the modality itself (``own``: self-attention beside it); or of all (``union``).

@@ -16,7 +16,7 @@ from avjax.nn.transformer import Block, PostNormBlock, Size
 from tests.models import reference
 from tests.nn.fusion.streams import check, check_bfloat16, check_parameters, relu, rows, run, sites, stream
 
-SIZE = Size(width=8, depth=3, heads=2, hidden=2)
+SIZE = Size(width=8, depth=2, heads=2, hidden=2)
 NAMES = ("audio", "video", "touch")
 
 
@@ -90,8 +90,7 @@ def mult_block(z, y, p, causal, places):
     return z + reference.dense(hidden, p["feed_forward"]["down"])
 
 
-@pytest.mark.parametrize("causal", [True, False])
-@pytest.mark.parametrize("lengths", [(5, 4), (3, 6)])
+@pytest.mark.parametrize(("causal", "lengths"), [(True, (5, 4)), (True, (3, 6)), (False, (3, 6))])
 def test_mult_asks_the_first_features_at_every_layer(causal, lengths, rng):
     target = stream(rng, 4, lengths[0], 8, missing=(3,))
     source = stream(rng, 4, lengths[1], 8, missing=(1, 3))
@@ -101,7 +100,7 @@ def test_mult_asks_the_first_features_at_every_layer(causal, lengths, rng):
         x = rows({"target": target, "source": source}, row)
         z = x["target"]
         places = [np.flatnonzero(np.asarray(s.valid)[row]) for s in (target, source)]
-        for layer in range(3 if "source" in x else 0):
+        for layer in range(2 if "source" in x else 0):
             block = p["layers"][layer]["blocks"]["audio"]
             z = mult_block(z, x["source"], block, causal, (*places, abs(lengths[1] - lengths[0])))
         check(result, row, reference.layer_norm(z, p["norm"]))
@@ -136,7 +135,7 @@ def test_the_family_of_hendricks_in_one_stack(rng):
     )
     assert found["asymmetric"] == {"asymmetric.audio": ("video",), "asymmetric.video": ("video",)}
     assert found["merged"]["merged.audio"] == pair
-    fused, bottleneck = Stack("mixed", list(family.values()))(cleaned)
+    fused, bottleneck = jax.eval_shape(Stack("mixed", list(family.values())), cleaned)
     assert bottleneck is None
     assert jax.tree.structure(fused) == jax.tree.structure(cleaned)
     module = CrossModalTransformer(SIZE, source="video", target="audio", rngs=nnx.Rngs(0))

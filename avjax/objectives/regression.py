@@ -1,0 +1,93 @@
+"""Losses on values: concordance correlation, absolute and squared error, of clips or of every step of a sequence."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from avjax.nn.convolution import masked
+from avjax.objectives.rows import batch_mean, rows_mean, valid_steps, weight_of
+from avjax.streams import Batch, Mean, Output
+
+
+@dataclasses.dataclass(frozen=True)
+class Regression:
+    """Error of the values of every head, mean over heads, with a term for each modality's own prediction.
+
+        L = mean over heads of  L(head) + per_modality * sum_m L(head/m)
+
+    Targets and predictions are [B, D], or [B, T, D] with ``output.aux["valid"][head]`` [B, T] for the steps that count.
+    The sum over modalities with weight 0.5 is ours; a modality that a row lacks does not count.
+
+    Attributes:
+      kind: ccc for 1 - concordance correlation over the batch (all rows and steps together, mean over D); l1 and l2
+        for absolute and squared error, mean over D and the steps of a row, then over rows.
+      per_modality: weight of the terms of the modalities, where the model predicts from each alone.
+    """
+
+    kind: Literal["ccc", "l1", "l2"] = "ccc"
+    per_modality: float = 0.5
+
+    def __call__(self, output: Output, batch: Batch) -> tuple[Float[Array, ""], dict[str, Mean]]:
+        """The loss and its parts by name; ``ccc`` is a number of the whole batch, the errors are means over rows."""
+        parts = {}
+        for name, prediction in output.logits.items():
+            target = jnp.asarray(batch.target.get(name, batch.target[name.partition("/")[0]]))
+            weight = weight_of(name, output, jnp.asarray(batch.weight))
+            if prediction.ndim == 2:
+                prediction, target = prediction[:, None], target[:, None]
+                valid = jnp.ones(prediction.shape[:2], bool)
+            else:
+                valid = valid_steps(name, output, prediction.shape[:2])
+            parts[name] = self._part(prediction, target, valid, weight)
+        heads = [name for name in parts if "/" not in name]
+        losses = [
+            parts[head].value + self.per_modality * sum(parts[m].value for m in parts if m.startswith(f"{head}/"))
+            for head in heads
+        ]
+        return sum(losses) / len(heads), {f"loss/{name}": part for name, part in parts.items()}
+
+    def probabilities(self, logits: Float[Array, "B ..."]) -> Float[Array, "B ..."]:
+        """The predicted values themselves."""
+        return logits
+
+    def _part(
+        self,
+        prediction: Float[Array, "B T K"],
+        target: Float[Array, "B T K"],
+        valid: Bool[Array, "B T"],
+        weight: Float[Array, " B"],
+    ) -> Mean:
+        steps = valid & (weight > 0)[:, None]
+        prediction, target = masked(prediction, steps), masked(target, steps)
+        if self.kind == "ccc":
+            agreement = concordance(prediction, target, steps * weight[:, None])
+            return batch_mean(1 - agreement.mean(), weight * steps.any(axis=1))
+        error = jnp.abs(prediction - target) if self.kind == "l1" else jnp.square(prediction - target)
+        row = error.mean(axis=-1).sum(axis=1) / jnp.maximum(steps.sum(axis=1), 1)
+        return rows_mean(row, weight * steps.any(axis=1))
+
+
+def concordance(
+    prediction: Float[Array, "... K"], target: Float[Array, "... K"], weight: Float[Array, "..."]
+) -> Float[Array, " K"]:
+    """Concordance correlation of each of K values (Lin 1989), over all else by weight.
+
+        CCC = 2 cov(p, y) / (var p + var y + (mean p - mean y)^2)
+
+    1 where both agree everywhere, 0 where a side is constant, and 0 where nothing has weight. Values of weight 0 are
+    not read. Denominators below 1e-8 are taken to be that.
+    """
+    weight = weight.reshape(-1, 1)
+    prediction = masked(prediction.reshape(weight.shape[0], -1), weight[:, 0] > 0)
+    target = masked(target.reshape(weight.shape[0], -1), weight[:, 0] > 0)
+    share = weight / jnp.maximum(weight.sum(), 1e-8)
+    means = (prediction * share).sum(axis=0), (target * share).sum(axis=0)
+    # Deviations, not moments: E[x^2] - E[x]^2 loses all digits of a small variance about a large mean.
+    p, y = prediction - means[0], target - means[1]
+    covariance = (p * y * share).sum(axis=0)
+    spread = ((jnp.square(p) + jnp.square(y)) * share).sum(axis=0) + jnp.square(means[0] - means[1])
+    return 2 * covariance / jnp.maximum(spread, 1e-8)

@@ -1,0 +1,54 @@
+"""What the losses share: means over the rows that count, unit vectors, distances, steps of sequences."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from avjax.nn.convolution import masked
+from avjax.streams import Mean, Output
+
+# Squared lengths below this have no direction, and no gradient.
+SMALL = 1e-12
+# Takes part in no maximum and no logsumexp, and is finite, so that a row of nothing else has no gradient of NaN.
+LOWEST = -1e30
+
+
+def rows_mean(rows: Float[Array, " B"], weight: Float[Array, " B"]) -> Mean:
+    """Mean over rows by weight; what a row of weight 0 holds, NaN included, is not read."""
+    return Mean((masked(rows, weight > 0) * weight).sum(), weight.sum())
+
+
+def batch_mean(value: Float[Array, ""], weight: Float[Array, " B"]) -> Mean:
+    """A number of the whole (micro)batch as a Mean: that of two halves is not the mean of theirs."""
+    return Mean(value * weight.sum(), weight.sum())
+
+
+def unit(x: Float[Array, "... C"]) -> Float[Array, "... C"]:
+    """x / ||x|| in float32; a vector of zeros stays zeros, with gradient 0 but for a factor."""
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x / jnp.sqrt(jnp.maximum(jnp.square(x).sum(axis=-1, keepdims=True), SMALL))
+
+
+def distance(x: Float[Array, "... C"], y: Float[Array, "... C"]) -> Float[Array, "..."]:
+    """Euclidean, in float32, from the differences themselves; 1e-6 and gradient 0 between equal vectors."""
+    dtype = jnp.promote_types(jnp.result_type(x, y), jnp.float32)
+    return jnp.sqrt(jnp.maximum(jnp.square(x.astype(dtype) - y.astype(dtype)).sum(axis=-1), SMALL))
+
+
+def distances(x: Float[Array, "B C"], y: Float[Array, "M C"]) -> Float[Array, "B M"]:
+    """``distance`` of every row of x to every row of y."""
+    return distance(x[:, None], y[None])
+
+
+def weight_of(name: str, output: Output, weight: Float[Array, " B"]) -> Float[Array, " B"]:
+    """The weight of the rows for ``head`` or ``head/modality``: a modality that a row lacks has none."""
+    _, _, modality = name.partition("/")
+    return weight * output.tokens[modality].valid.any(axis=1) if modality else weight
+
+
+def valid_steps(name: str, output: Output, shape: tuple[int, int]) -> Bool[Array, "B T"]:
+    """Which steps of a head's sequence [B, T, K] count: ``output.aux["valid"][name]``, or of its head, or all."""
+    valid = output.aux.get("valid", {})
+    head = name.partition("/")[0]
+    return jnp.asarray(valid.get(name, valid.get(head, jnp.ones(shape, bool))))

@@ -39,9 +39,9 @@ def d_prime(scores: Scores, positive: Positive) -> float:
     Infinite where the order is perfect.
     """
     area = roc_auc(scores, positive)
-    return (
-        float(np.sqrt(2) * statistics.NormalDist().inv_cdf(area)) if 0 < area < 1 else np.copysign(np.inf, area - 0.5)
-    )
+    if area in (0.0, 1.0):
+        return float(np.copysign(np.inf, area - 0.5))
+    return float(np.sqrt(2) * statistics.NormalDist().inv_cdf(area))
 
 
 def verification_metrics(scores: Scores, positive: Positive, *, samples: int = 1000) -> dict[str, Estimate]:

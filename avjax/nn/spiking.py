@@ -177,6 +177,11 @@ class SpikingAttention(nnx.Module):
         x_valid: Bool[Array, "B T N"],
         y_valid: Bool[Array, "B T M"],
     ) -> Float[Array, "B T N C"]:
+        if self.over == "time" and x.shape[2] != y.shape[2]:
+            raise ValueError(
+                f"attention over time pairs place with place, but one stream has {x.shape[2]} and the other"
+                f" {y.shape[2]}: give both stems inputs of one size, or attend over space"
+            )
         spikes = self.query(x, x_valid), self.key(y, y_valid), self.value(y, y_valid)
         # float32: they are counted, and bfloat16 counts to 256.
         query, key, value = (
@@ -264,7 +269,7 @@ class Synapses:
 
 
 def energy(layers: Sequence[Synapses], steps: int) -> float:
-    """Estimated picojoules of one example (the formula of Spikformer, MISNet's constants): T sum_l operations_l e_l.
+    """Estimated picojoules of one example (the formula of Spikformer, Horowitz's constants): T sum_l operations_l e_l.
 
     e_l = 0.9 rate_l where spikes come in, since each is one addition, and 4.6 where real numbers do, each a product.
     It counts arithmetic alone, nothing of memory.

@@ -315,3 +315,10 @@ def test_energy_counts_additions_and_products():
 def test_heads_divide_the_width():
     with pytest.raises(ValueError, match="width 6 is not a multiple of heads 4"):
         SpikingAttention(6, 4, "space", rngs=nnx.Rngs(0))
+
+
+def test_attention_over_time_pairs_places():
+    module = SpikingAttention(4, 2, "time", rngs=nnx.Rngs(0))
+    x, y = jnp.zeros((1, 2, 3, 4)), jnp.zeros((1, 2, 5, 4))
+    with pytest.raises(ValueError, match="one stream has 3 and the other 5"):
+        module(x, y, jnp.ones((1, 2, 3), bool), jnp.ones((1, 2, 5), bool))

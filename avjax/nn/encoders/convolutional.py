@@ -50,7 +50,7 @@ class Conv1dBlock(nnx.Module):
 
 
 class Projection1d(nnx.Module):
-    """One convolution over time without bias, normalisation or activation (MulT, section 3.1)."""
+    """One convolution over time without bias, normalisation or activation (MulT, section 3.2)."""
 
     def __init__(self, inputs: int, outputs: int, size: int, *, rngs: nnx.Rngs):
         self.conv = Conv(inputs, outputs, (size,), bias=False, rngs=rngs)

@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from avjax.nn.encoders import Conv1dEncoder, FrameConv, ResNet, ResNet3D, SpectrogramConv, VGGish, resnet
+from avjax.nn.encoders import (
+    Conv1dEncoder,
+    EfficientFace,
+    FrameConv,
+    Precomputed,
+    ResNet,
+    ResNet3D,
+    SpectrogramConv,
+    VGGish,
+    resnet,
+)
 from avjax.nn.encoders.convolutional import Conv1dBlock, segment_means
 from avjax.nn.encoders.resnet import BasicBlock, Bottleneck, Factorised, ResNetTrunk, middle_channels
 from avjax.nn.encoders.shufflenet import LocalFeatures, Modulator, ShuffleUnit, channel_shuffle
@@ -176,47 +186,98 @@ def test_channel_shuffle():
         np.testing.assert_array_equal(channel_shuffle(x, 3)[:, j * 3 + g], x[:, g * 2 + j])
 
 
+def shuffle_unit(x, unit, stride):
+    half = unit.expand.norm.num_features
+    if stride == 1:
+        left, right = x[..., :half], x[..., half:]
+    else:
+        left = relu(conv_norm(conv_norm(x, unit.left_depthwise, 2, groups=x.shape[-1]), unit.left))
+        right = x
+    right = conv_norm(relu(conv_norm(right, unit.reduce)), unit.depthwise, stride, groups=half)
+    right = relu(conv_norm(right, unit.expand))
+    return np.stack([left, right], axis=-1).reshape(*left.shape[:-1], 2 * half)
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 def test_shuffle_unit(rng, stride):
     inputs = 6 if stride == 1 else 4
     unit = drawn(lambda rngs: ShuffleUnit(inputs, 6, stride=stride, rngs=rngs), rng)
     x = rng.normal(size=(2, 4, 5, inputs))
-    if stride == 1:
-        left, right = x[..., :3], x[..., 3:]
-    else:
-        left = relu(conv_norm(conv_norm(x, unit.left_depthwise, 2, groups=4), unit.left))
-        right = x
-    right = conv_norm(relu(conv_norm(right, unit.reduce)), unit.depthwise, stride, groups=3)
-    right = relu(conv_norm(right, unit.expand))
-    want = np.stack([left, right], axis=-1).reshape(*left.shape[:-1], 6)
     got, _ = run(unit, x, present(x))
-    np.testing.assert_allclose(got, want, **TOLERANCE)
+    np.testing.assert_allclose(got, shuffle_unit(x, unit, stride), **TOLERANCE)
 
 
-def test_modulator(rng):
-    layer = drawn(lambda rngs: Modulator(6, reduction=2, rngs=rngs), rng)
-    x = rng.normal(size=(2, 6, 5, 6))
+def modulate(x, layer):
     hidden = x.mean((1, 2)) @ array(layer.down.kernel) + array(layer.down.bias)
     channel = relu(norm(hidden, layer.norm)) @ array(layer.up.kernel) + array(layer.up.bias)
     cell = relu(conv_norm(x, layer.reduce))
     for conv in layer.wide:
         cell = relu(conv_norm(cell, conv, dilation=4))
     cell = convolve(cell, layer.last, 1)
-    want = np.zeros_like(x)
+    out = np.zeros_like(x)
     for n, i, j, c in np.ndindex(*x.shape):
-        want[n, i, j, c] = x[n, i, j, c] / (1 + np.exp(-channel[n, c] * cell[n, i, j, 0]))
-    np.testing.assert_allclose(run(layer, x, present(x)), want, **TOLERANCE)
+        out[n, i, j, c] = x[n, i, j, c] / (1 + np.exp(-channel[n, c] * cell[n, i, j, 0]))
+    return out
+
+
+def test_modulator(rng):
+    layer = drawn(lambda rngs: Modulator(6, reduction=2, rngs=rngs), rng)
+    x = rng.normal(size=(2, 6, 5, 6))
+    np.testing.assert_allclose(run(layer, x, present(x)), modulate(x, layer), **TOLERANCE)
+
+
+def local_features(x, layer):
+    """Every quarter by itself, into its own place."""
+    _, height, width, inputs = x.shape
+    outputs = layer.quarters[0][1].norm.num_features
+    out = np.zeros((x.shape[0], height // 2, width // 2, outputs))
+    for number, (first, second) in enumerate(layer.quarters):
+        row, column = number // 2, number % 2
+        rows = slice(row * height // 2, (row + 1) * height // 2)
+        columns = slice(column * width // 2, (column + 1) * width // 2)
+        y = relu(conv_norm(x[:, rows, columns], first, 2, groups=inputs))
+        y = relu(conv_norm(y, second, groups=outputs))
+        out[:, row * y.shape[1] : (row + 1) * y.shape[1], column * y.shape[2] : (column + 1) * y.shape[2]] = y
+    return out
 
 
 def test_local_features(rng):
     layer = drawn(lambda rngs: LocalFeatures(2, 4, rngs=rngs), rng)
     x = rng.normal(size=(2, 8, 4, 2))
-    want = np.zeros((2, 4, 2, 4))
-    for number, (first, second) in enumerate(layer.quarters):
-        row, column = number // 2, number % 2
-        y = relu(conv_norm(x[:, 4 * row : 4 * row + 4, 2 * column : 2 * column + 2], first, 2, groups=2))
-        want[:, 2 * row : 2 * row + 2, column : column + 1] = relu(conv_norm(y, second, groups=4))
-    np.testing.assert_allclose(run(layer, x, present(x)), want, **TOLERANCE)
+    np.testing.assert_allclose(run(layer, x, present(x)), local_features(x, layer), **TOLERANCE)
+
+
+def test_efficient_face_whole(rng):
+    config = EfficientFace("any", (2, 32, 16, 3), channels=(2, 4, 8, 6, 5), repeats=(2, 1, 2))
+    model = drawn(lambda rngs: config.build(5, rngs=rngs), rng)
+    x, trunk = rng.normal(size=(2, 2, 32, 16, 3)), model.trunk
+    y = pool_loop(relu(conv_norm(x.reshape(4, 32, 16, 3), trunk.stem, 2)), (3, 3), (2, 2))
+    local = local_features(y, trunk.local)
+    for number, stage in enumerate(trunk.stages):
+        for place, unit in enumerate(stage):
+            y = shuffle_unit(y, unit, 1 if place else 2)
+        if number == 0:
+            y = modulate(y, trunk.modulate) + local
+    want = relu(conv_norm(y, trunk.last)).mean((1, 2)).reshape(2, 2, 5)
+    stream = Stream(jnp.asarray(x, jnp.float32), jnp.ones((2, 2), bool), jnp.zeros(2), 25.0)
+    graph, state = nnx.split(evaluating(model))
+    got = tiny.jit(lambda state, stream: nnx.merge(graph, state, copy=True)(stream).values)(state, stream)
+    np.testing.assert_allclose(got, want, rtol=2e-4, atol=2e-4 * np.abs(want).max())
+
+
+def test_precomputed_cells_are_tokens(rng):
+    config = Precomputed("any", (3, 2, 2, 4), norm="layer")
+    model = drawn(lambda rngs: config.build(5, rngs=rngs), rng)
+    x = rng.normal(size=(2, 3, 2, 2, 4))
+    stream = Stream(jnp.asarray(x, jnp.float32), jnp.ones((2, 3), bool), jnp.zeros(2), 1.0)
+    tokens = model(stream)
+    layer, dense = model.trunk.norm, model.readout.project
+    assert tokens.rate == 4
+    for row, time, height, width in np.ndindex(2, 3, 2, 2):
+        cell = x[row, time, height, width]
+        cell = (cell - cell.mean()) / np.sqrt(cell.var() + 1e-6) * array(layer.scale) + array(layer.bias)
+        want = cell @ array(dense.kernel) + array(dense.bias)
+        np.testing.assert_allclose(tokens.values[row, 4 * time + 2 * height + width], want, **TOLERANCE)
 
 
 def test_vggish_whole(rng):

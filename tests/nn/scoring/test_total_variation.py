@@ -55,12 +55,16 @@ def test_it_is_the_minimiser_and_its_gradient(shape, weight, rng):
     found = [minimiser(np.where(v, row, 0), weight, edges_of(shape, v)) for row, v in zip(z, valid, strict=True)]
     with jax.enable_x64(True):
         given = jnp.asarray(np.where(valid, z, np.nan))
-        call = tiny.jit(lambda z, w: denoise(z, jnp.asarray(valid), weight=w, shape=shape))
-        got = call(given, weight)
+
+        def call(z, w):
+            return denoise(z, jnp.asarray(valid), weight=w, shape=shape)
+
+        got = tiny.jit(call)(given, weight)
         np.testing.assert_allclose(np.where(valid, got, 0), found, atol=1e-9)
         # Between two borders the minimiser is linear in z and in the weight; with a hidden cell there are fewer to try.
         onto, along, step = rng.normal(size=size) * valid[1], rng.normal(size=size), 1e-6
-        of_z, of_weight = jax.grad(lambda z, w: (onto * call(z, w)[1]).sum(), argnums=(0, 1))(given, weight)
+        gradient = jax.grad(lambda z, w: (onto * call(z, w)[1]).sum(), argnums=(0, 1))
+        of_z, of_weight = tiny.jit(gradient)(given, weight)
     edges = edges_of(shape, valid[1])
 
     def slope(of_z: np.ndarray, of_weight: float) -> float:

@@ -67,10 +67,12 @@ def mbt(params, config, values, valid, keep_encode=None, keep_fuse=None):
       keep_encode, keep_fuse: modality -> [N] bool over patches, hidden from every layer, or from the fusion layers.
     """
     heads = config.size.heads
+    # What is not valid is 0.
+    seen = {m: np.where(valid[m].reshape(-1, *[1] * (x.ndim - 1)), x, 0) for m, x in values.items()}
     tokens = {}
     for patches in config.modalities:
         m = patches.modality
-        x = dense(cut(values[m], patches.patch), params["encoders"][m]["embed"]) + params["encoders"][m]["positions"]
+        x = dense(cut(seen[m], patches.patch), params["encoders"][m]["embed"]) + params["encoders"][m]["positions"]
         # A patch is there if any of its time steps is.
         per_step = len(x) // (len(valid[m]) // patches.patch[0])
         there = np.array(

@@ -26,7 +26,8 @@ MAY_IMPORT = {
     "avjax.launch": {"avjax", "avjax.watchdog"},
     "avjax.data": BASE,
     "avjax.nn": BASE | {"kernels"},
-    "avjax.models": BASE | {"avjax.nn", "kernels"},
+    # A model reports terms of its loss that no objective could know by itself.
+    "avjax.models": BASE | {"avjax.nn", "avjax.objectives", "kernels"},
     "avjax.objectives": BASE | {"avjax.nn", "kernels"},
     "avjax.pretrained": BASE | {"avjax.nn", "avjax.models"},
     # The type of an experiment names its parts; a run directory holds one.

@@ -20,9 +20,9 @@ class Classification:
         fused logits:       CE(logits, y) + auxiliary mean_m CE(logits_m, y_m)
         mean of decisions:  mean_m CE(logits_m, y_m)
 
-    Where a head's logits are the mean of those of each modality (``head/modality``; ``Output.fused`` is False), the loss
-    is the mean of the modalities' losses (Nagrani et al. 2021, section 3.3). Each is against its own target if mixup
-    made one, and a modality that a row lacks does not count.
+    Where a head's logits are the mean of those of each modality (``head/modality``; ``Output.fused`` is False), the
+    loss is the mean of the modalities' losses (Nagrani et al. 2021, section 3.3). Each is against its own target if
+    mixup made one, and a modality that a row lacks does not count.
 
     Attributes:
       kind: softmax for one class a clip, sigmoid for several.

@@ -23,14 +23,15 @@ class AudioVisualModel(nnx.Module):
 
     Args:
       modalities: configurations of the encoders; their order is the model's.
-      width: of the tokens.
+      width: of the tokens; or modality -> its own, where modalities keep theirs.
     """
 
-    def __init__(self, modalities: Sequence[Encoder], width: int, *, rngs: nnx.Rngs):
+    def __init__(self, modalities: Sequence[Encoder], width: int | Mapping[str, int], *, rngs: nnx.Rngs):
         self.modalities = tuple(encoder.modality for encoder in modalities)
         if len(set(self.modalities)) < len(self.modalities):
             raise ValueError(f"modalities {', '.join(self.modalities)}: each may stand once")
-        self.encoders = nnx.Dict({encoder.modality: encoder.build(width, rngs=rngs) for encoder in modalities})
+        widths = width if isinstance(width, Mapping) else dict.fromkeys(self.modalities, width)
+        self.encoders = nnx.Dict({e.modality: e.build(widths[e.modality], rngs=rngs) for e in modalities})
 
     def __call__(self, batch: Batch, keep: Keep = None) -> Output:
         return self.fuse(self.encode(batch, keep))

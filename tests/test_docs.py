@@ -65,6 +65,12 @@ COMMANDS: dict[str, Held] = {
     "avjax launch": Held("run", "--training.steps 3"),
     "sbatch": Held("elsewhere", by="tests/test_launch.py::test_the_slurm_script_hands_over_its_words"),
     "kubectl apply": Held("elsewhere", by="tests/test_launch.py::test_the_jobset_s_command_parses"),
+    "python -m pytest tests/models/test_systems.py -k gated_mean": Held(
+        "elsewhere", by="tests/test_add_a_model.py::test_the_page_makes_a_model_that_trains"
+    ),
+    "avjax train demo_gated_mean": Held(
+        "elsewhere", by="tests/test_add_a_model.py::test_the_page_makes_a_model_that_trains"
+    ),
     "make install": Held("elsewhere", by=".ci/run"),
     "make test": Held("elsewhere", by=".ci/run"),
     "make check": Held("elsewhere", by=".ci/run"),

@@ -32,6 +32,7 @@ class System:
       corpora, metrics: of the paper.
       use: when to take it, and ``avoid``: when not to.
       ours: which parts the source leaves open and we chose; empty where nothing is.
+      reported: the source's own result, as it stands in the paper or its release; empty where it is not known for sure.
       kernels: whether it attends through ``kernels.attention``, which can then report of itself.
       parameters: of ``Config.paper()`` as the source has them; None where it gives none.
     """
@@ -47,6 +48,7 @@ class System:
     use: str
     avoid: str
     ours: str = ""
+    reported: str = ""
     kernels: bool = True
     parameters: int | None = None
 

@@ -47,6 +47,7 @@ SYSTEM = System(
     use="long token sequences of two or more modalities: fusion costs next to nothing beside the encoders",
     avoid="the modalities must be compared token by token, as for synchrony: a bottleneck of a few tokens loses it",
     ours="a missing modality is left out of the mean over modalities",
+    reported="AudioSet 49.6 mAP (500k training clips), VGGSound 64.1 top-1, Kinetics-Sounds 85.0 top-1",
 )
 
 

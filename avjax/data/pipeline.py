@@ -25,6 +25,9 @@ from avjax.data.records import Description, Records, Split
 from avjax.streams import Batch, Stream
 from avjax.watchdog import doing
 
+# The head of numbers that ``Data.values`` names.
+VALUES = "values"
+
 
 @dataclasses.dataclass(frozen=True)
 class AudioSampling:
@@ -112,6 +115,7 @@ class Data:
       records: a folder made by ``avjax prepare``.
       batch: rows of a global batch.
       audio, video: how each modality is sampled; None leaves it out.
+      values: cues of the clips, such as arousal, that are to be predicted as numbers: the target of a head ``values``.
       test_clips: crops of a test clip, evenly spaced; their probabilities are averaged.
       workers: processes that read ahead; 0 reads in a thread of this one.
       prefetch: batches read ahead.
@@ -122,6 +126,7 @@ class Data:
     batch: int
     audio: AudioSampling | None = None
     video: VideoSampling | None = None
+    values: tuple[str, ...] = ()
     test_clips: int = 1
     workers: int = 0
     prefetch: int = 4
@@ -146,10 +151,12 @@ class Crop:
             for name, way in self.data.sampling.items()
         }
         target = {head: np.zeros((rows, len(names)), np.float32) for head, names in self.description.classes.items()}
+        if self.data.values:
+            target[VALUES] = np.zeros((rows, len(self.data.values)), np.float32)
         return Batch(streams, target, np.zeros(rows, np.float32), np.full(rows, -1, np.int32))
 
     def fill(self, batch: Batch, row: int, record: Record, index: int, place: float) -> None:
-        """Writes a row: the record's streams, and for each head its classes: one-hot, multi-hot, or none.
+        """Writes a row: the record's streams, for each head its classes (one-hot, multi-hot, or none), and its values.
 
         ``place`` in [0, 1] says where in the clip each modality's window lies: 0 at its start, 1 at its end. So windows
         of different lengths lie inside one another, and a short one reaches every moment of the clip.
@@ -162,9 +169,19 @@ class Crop:
                 way.read(record, start, stream.values[row], stream.valid[row])
             else:
                 stream.values[row] = 0
-        for head, values in batch.target.items():
-            values[row, list(label_classes(record.labels[head]))] = 1
+        for head in self.description.classes:
+            batch.target[head][row, list(label_classes(record.labels[head]))] = 1
+        if self.data.values:
+            batch.target[VALUES][row] = [self._value(record, name) for name in self.data.values]
         batch.weight[row], batch.index[row] = 1, index
+
+    def _value(self, record: Record, name: str) -> float:
+        if name not in record.cues:
+            raise ValueError(
+                f"{record.name}: no cue {name!r} to predict; set --data.values to some of"
+                f" {', '.join(record.cues) or 'none, as the corpus has no cues'}"
+            )
+        return record.cues[name]
 
     def fill_with_nothing(self, batch: Batch, row: int) -> None:
         """Leaves a row that counts nowhere: every modality absent, weight 0."""

@@ -167,7 +167,7 @@ def _curves(shown: Sequence[Summary]) -> list[dict[str, Any]]:
     measure = next((summary.measure for summary in shown), "accuracy")
     plots = (
         ("loss", "Training loss", [s.curve("train/loss") for s in shown], False),
-        ("validation", f"Validation {METRICS[measure].replace('A', 'a', 1) if measure == 'accuracy' else 'mAP'}",
+        ("validation", f"Validation {'accuracy' if measure == 'accuracy' else METRICS[measure]}",
          [s.curve(f"validation/{s.head}/{s.measure}") for s in shown], True),
     )  # fmt: skip
     found = []
@@ -187,7 +187,8 @@ def _confusion(place: int, summary: Summary) -> dict[str, Any]:
     """A run's confusion matrix with names, or why there is none."""
     shown: dict[str, Any] = {"run": _row(place, summary), "why": "", "rows": [], "mistakes": []}
     if summary.measure != "accuracy":
-        return shown | {"why": "its clips have several labels each, so there is no confusion matrix"}
+        what = "several labels each" if summary.measure == "map" else "values, not classes"
+        return shown | {"why": f"its clips have {what}, so there is no confusion matrix"}
     if not _has_classes(summary):
         return shown | {"why": "there are no predictions to count"}
     scores, target = _scores(summary)

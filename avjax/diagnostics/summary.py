@@ -19,7 +19,14 @@ from avjax.data.records import RecordError, Records
 from avjax.run import Run, RunError, distinct_names, read_json
 from avjax.training.evaluate import Predictions
 
-METRICS = {"accuracy": "Accuracy", "uar": "UAR", "macro_f1": "Macro-F1", "map": "mAP"}
+METRICS = {
+    "accuracy": "Accuracy",
+    "uar": "UAR",
+    "macro_f1": "Macro-F1",
+    "map": "mAP",
+    "ccc": "CCC",
+    "pcc": "PCC",
+}
 
 Estimates = dict[str, dict[str, float | int | None]]
 
@@ -65,7 +72,7 @@ class Summary:
 
     @property
     def measure(self) -> str:
-        """The metric that the run is compared by: accuracy, or mAP where clips have several labels."""
+        """The metric that the run is compared by: accuracy, mAP where clips have several labels, CCC of values."""
         return next((name for name in METRICS if name in self.heads.get(self.head, {})), "accuracy")
 
     @property
@@ -86,7 +93,7 @@ class Summary:
         ``ceilings`` stands in the corpus's settings or in the provenance: split (or "expected") -> modality (or
         "both") -> accuracy.
         """
-        if self.records is None or not self.modalities:
+        if self.records is None or not self.modalities or self.measure != "accuracy":
             return None
         description = self.records.description
         for place in (description.corpus, description.provenance):

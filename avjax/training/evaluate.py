@@ -5,20 +5,23 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
 import numpy as np
 
-from avjax.data.pipeline import evaluation_batches
+from avjax.data.pipeline import VALUES, evaluation_batches
 from avjax.experiment import Experiment
 from avjax.progress import progress
 from avjax.run import Run, RunError, read_json, write_json, write_predictions
 from avjax.streams import Batch, Mean
 from avjax.training.distributed import everywhere, is_first
-from avjax.training.metrics import Estimate, classification_metrics
+from avjax.training.metrics import Estimate, classification_metrics, regression_metrics
 from avjax.training.step import Means, TrainState
 from avjax.training.tracking import finite
+
+# What the numbers of a head are.
+Kind = Literal["softmax", "sigmoid", "values"]
 
 
 @runtime_checkable
@@ -39,7 +42,7 @@ class Predictions:
     """What a model says of every clip of a split, averaged over the clip's crops.
 
     Attributes:
-      probabilities: head (and ``head/modality``) -> [N, K].
+      probabilities: head (and ``head/modality``) -> [N, K]; of a head of values the values themselves.
       target: head -> [N, K].
       index: [N] record numbers.
       present: modality -> [N] whether the clip has it; ``head/modality`` is scored on those clips alone.
@@ -66,7 +69,7 @@ class Predictions:
 
         return cls(part("probabilities"), part("target"), arrays["index"], part("present"), {})
 
-    def metrics(self, *, multi_label: bool = False, samples: int = 1000) -> dict[str, dict[str, Estimate]]:
+    def metrics(self, *, kind: Kind = "softmax", samples: int = 1000) -> dict[str, dict[str, Estimate]]:
         """Head -> metric -> estimate; ``head/modality`` counts as a head, unless no clip has that modality."""
         found = {}
         for name, values in self.probabilities.items():
@@ -74,12 +77,16 @@ class Predictions:
             rows = self.present.get(modality, np.ones(len(values), bool))
             if rows.any():
                 target = self.target[head][rows]
-                found[name] = classification_metrics(values[rows], target, multi_label=multi_label, samples=samples)
+                if kind == "values":
+                    found[name] = regression_metrics(values[rows], target, samples=samples)
+                else:
+                    several = kind == "sigmoid"
+                    found[name] = classification_metrics(values[rows], target, multi_label=several, samples=samples)
         return found
 
-    def plain_metrics(self, *, multi_label: bool = False) -> dict[str, Any]:
+    def plain_metrics(self, *, kind: Kind = "softmax") -> dict[str, Any]:
         """``metrics`` as JSON takes it."""
-        found = self.metrics(multi_label=multi_label)
+        found = self.metrics(kind=kind)
         return {head: {name: e.plain() for name, e in estimates.items()} for head, estimates in found.items()}
 
 
@@ -136,26 +143,28 @@ def require_one_class(experiment: Experiment, target: Mapping[str, np.ndarray], 
     Raises:
       ValueError: says which head, and what to set.
     """
-    if is_multi_label(experiment):
+    if kind_of(experiment) != "softmax":
         return
     for head, values in target.items():
-        if not np.allclose(np.asarray(values)[np.asarray(weight) > 0].sum(axis=-1), 1, atol=1e-3):
+        one = np.allclose(np.asarray(values)[np.asarray(weight) > 0].sum(axis=-1), 1, atol=1e-3)
+        if head != VALUES and not one:
             raise ValueError(
                 f"clips have several classes of {head!r}, or none, and the objective takes one for granted; set"
                 " --objective.kind sigmoid"
             )
 
 
-def is_multi_label(experiment: Experiment) -> bool:
-    """Whether a clip may have several classes: mAP is the metric then."""
-    return getattr(experiment.objective, "kind", "softmax") == "sigmoid"
+def kind_of(experiment: Experiment) -> Kind:
+    """What the model's outputs are: one class a clip, any number of them (mAP is the metric then), or values."""
+    kind = getattr(experiment.objective, "kind", "softmax")
+    return kind if kind in ("softmax", "sigmoid") else "values"
 
 
-def keep(folder: Path, split: str, seen: Predictions, *, multi_label: bool) -> dict[str, Any]:
+def keep(folder: Path, split: str, seen: Predictions, *, kind: Kind) -> dict[str, Any]:
     """Writes predictions/SPLIT.npz into a run's folder; returns what results.json says of the split."""
     if is_first():
         write_predictions(folder, split, seen.arrays())
-    return {"metrics": seen.plain_metrics(multi_label=multi_label), "losses": finite(seen.losses)}
+    return {"metrics": seen.plain_metrics(kind=kind), "losses": finite(seen.losses)}
 
 
 def average(runs: Sequence[Path], split: str, out: Path) -> dict[str, Any]:
@@ -176,7 +185,7 @@ def average(runs: Sequence[Path], split: str, out: Path) -> dict[str, Any]:
     mean = {head: np.mean([one.probabilities[head] for one in seen], axis=0) for head in heads}
     whole = Predictions(mean, seen[0].target, seen[0].index, {}, {})
     out.mkdir(parents=True, exist_ok=True)
-    result = keep(out, split, whole, multi_label=is_multi_label(opened[0].experiment()))
+    result = keep(out, split, whole, kind=kind_of(opened[0].experiment()))
     synthetic = any(read_json(run.path / "dataset.json")["synthetic"] for run in opened)
     write_json(out / "results.json", {"averaged": [str(path) for path in runs], "synthetic": synthetic, split: result})
     return result

@@ -24,7 +24,7 @@ from avjax.run import Run, write_json
 from avjax.training import memory
 from avjax.training.checkpoint import Checkpoints, better_than, score_of
 from avjax.training.distributed import everywhere, is_first, together
-from avjax.training.evaluate import Predictions, is_multi_label, keep, predict, require_one_class
+from avjax.training.evaluate import Kind, Predictions, keep, kind_of, predict, require_one_class
 from avjax.training.interruption import Interrupted, NonFinite, Stop, Verdict
 from avjax.training.on_mesh import DeviceBatches, at_step, build_state, jit_evaluate, jit_train
 from avjax.training.reader import Reader, StalledInput
@@ -215,7 +215,7 @@ def train(
                 stopwatch.pause()
                 with doing(f"evaluating on validation, after step {number}"):
                     seen = predict(evaluate_step, state, experiment, "validation", on_devices)
-                numbers = flatten("validation", seen, is_multi_label(experiment))
+                numbers = flatten("validation", seen, kind_of(experiment))
                 tracker.write(number, **numbers)
                 score = score_of(training.best_by, numbers)
             better = score is not None and (best is None or better_than(score, best))
@@ -239,8 +239,8 @@ def train(
             title = "" if quiet else f"evaluate {run.name} on {split}"
             with doing(f"evaluating on {split}"):
                 seen = predict(evaluate_step, state, experiment, split, on_devices, title)
-            results[split] = keep(run.path, split, seen, multi_label=is_multi_label(experiment))
-            tracker.write(training.steps, **flatten(split, seen, is_multi_label(experiment)))
+            results[split] = keep(run.path, split, seen, kind=kind_of(experiment))
+            tracker.write(training.steps, **flatten(split, seen, kind_of(experiment)))
         if measure:
             results["speed"] = results.get("speed", {}) | bare.compared(results.get("speed", {}))
         checkpoints.wait()
@@ -275,9 +275,9 @@ def require_same_records(position: dict[str, Any], fingerprint: str, run: Run) -
         )
 
 
-def flatten(split: str, seen: Predictions, multi_label: bool) -> dict[str, float]:
+def flatten(split: str, seen: Predictions, kind: Kind) -> dict[str, float]:
     """Metrics of a split as flat numbers for the log, without intervals."""
     numbers = {f"{split}/{name}": value for name, value in seen.losses.items()}
-    for head, estimates in seen.metrics(multi_label=multi_label, samples=1).items():
+    for head, estimates in seen.metrics(kind=kind, samples=1).items():
         numbers |= {f"{split}/{head}/{name}": estimate.value for name, estimate in estimates.items()}
     return numbers

@@ -19,7 +19,7 @@ from avjax.data.records import Description, Records
 from avjax.experiment import Experiment
 from avjax.run import Run, RunError, read_json
 from avjax.training.checkpoint import CheckpointError, Checkpoints, problem_of
-from avjax.training.evaluate import EvaluateStep, is_multi_label, keep, predict
+from avjax.training.evaluate import EvaluateStep, keep, kind_of, predict
 from avjax.training.on_mesh import DeviceBatches, build_state, jit_evaluate
 from avjax.training.sharding import MeshShape
 from avjax.training.step import TrainState
@@ -111,10 +111,10 @@ class Trained:
             )
         title = f"evaluate {self.run.name} on {split}"
         seen = predict(self.evaluate, self.state, experiment, split, self.on_devices, title)
-        multi_label = is_multi_label(experiment)
+        kind = kind_of(experiment)
         if records is not None:
-            return {"metrics": seen.plain_metrics(multi_label=multi_label), "losses": finite(seen.losses)}
-        result = keep(self.run.path, split, seen, multi_label=multi_label)
+            return {"metrics": seen.plain_metrics(kind=kind), "losses": finite(seen.losses)}
+        result = keep(self.run.path, split, seen, kind=kind)
         self.run.add_results(**{split: result})
         return result
 
@@ -176,7 +176,8 @@ class Trained:
         """Probabilities [clips, K] of each head, in batches of the one size that is compiled."""
         size = self.experiment.data.batch
         # A clip without labels. The loss is not asked for, but it is part of the step: any target will do.
-        record = dataclasses.replace(record, labels=dict.fromkeys(self.description.classes, ()))
+        labels, cues = dict.fromkeys(self.description.classes, ()), dict.fromkeys(self.experiment.data.values, 0.0)
+        record = dataclasses.replace(record, labels=labels, cues=cues)
         crop = Crop(self.experiment.data, self.description)
         outputs: list[dict[str, np.ndarray]] = []
         for begin in range(0, clips, size):

@@ -131,6 +131,18 @@ def test_targets_hold_every_class_of_a_clip(data, label, expected):
     np.testing.assert_array_equal(batch.target["label"], [[0, 0], expected])
 
 
+def test_cues_are_values_to_predict(data):
+    cues = {"arousal": 0.25, "smile": -1.5, "x": 9.0}
+    record = dataclasses.replace(Records(data.records).split("train")[0], cues=cues)
+    data = dataclasses.replace(data, values=("smile", "arousal"))
+    crop = Crop(data, Records(data.records).description)
+    batch = crop.empty(2)
+    crop.fill(batch, 1, decode_record(encode_record(record)), 0, 0.0)
+    np.testing.assert_array_equal(batch.target["values"], [[0, 0], [-1.5, 0.25]])
+    with pytest.raises(ValueError, match=r"no cue 'smile' to predict; set --data\.values to some of none"):
+        crop.fill(batch, 0, dataclasses.replace(record, cues={}), 0, 0.0)
+
+
 def test_every_declared_modality_is_present_though_absent(data):
     count, batches = evaluation_batches(data, "test")
     rows = joined(list(batches))

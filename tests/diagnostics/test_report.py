@@ -101,7 +101,7 @@ def make_run(path: Path, rng: np.random.Generator, records: Path, *, classes: in
     probabilities = {head: (v / v.sum(1, keepdims=True)).astype(np.float32) for head, v in found.items()}
     seen = Predictions(probabilities, {"emotion": target}, np.arange(count, dtype=np.int32), {}, {})
     np.savez(path / "predictions" / "test.npz", **seen.arrays())
-    metrics = seen.metrics(multi_label=multi_label, samples=50)
+    metrics = seen.metrics(kind="sigmoid" if multi_label else "softmax", samples=50)
     plain = {head: {name: e.plain() for name, e in estimates.items()} for head, estimates in metrics.items()}
     results = {
         "steps": 300, "seed": int(rng.integers(90, 99)), "seconds": float(rng.uniform(3, 50)),

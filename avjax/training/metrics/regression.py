@@ -42,8 +42,10 @@ def mean_absolute_error(predicted: Values, true: Values) -> float:
     return float(np.abs(p - y).mean()) if len(p) else 0.0
 
 
-def regression_metrics(predicted: Values, true: Values, *, samples: int = 1000) -> dict[str, Estimate]:
-    """What a table of results shows of one value: ccc, pcc, rmse, mae and one_minus_mae."""
+def regression_metrics(
+    predicted: Float[np.ndarray, "N D"], true: Float[np.ndarray, "N D"], *, samples: int = 1000
+) -> dict[str, Estimate]:
+    """What a table of results shows of D values: ccc, pcc, rmse, mae and one_minus_mae, each its mean over D."""
     p, y = _float64(predicted, true)
     measures: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
         "ccc": concordance,
@@ -52,10 +54,11 @@ def regression_metrics(predicted: Values, true: Values, *, samples: int = 1000) 
         "mae": mean_absolute_error,
         "one_minus_mae": lambda p, y: 1 - mean_absolute_error(p, y),
     }
-    return {
-        name: bootstrap(lambda r, m=measure: m(p[r], y[r]), len(p), samples=samples)
-        for name, measure in measures.items()
-    }
+
+    def over_values(measure: Callable[[np.ndarray, np.ndarray], float]) -> Callable[[np.ndarray], float]:
+        return lambda r: float(np.mean([measure(p[r, d], y[r, d]) for d in range(p.shape[1])]))
+
+    return {name: bootstrap(over_values(measure), len(p), samples=samples) for name, measure in measures.items()}
 
 
 def sentiment_metrics(predicted: Values, true: Values, *, samples: int = 1000) -> dict[str, Estimate]:

@@ -40,8 +40,10 @@ def test_known_answers():
 
 
 def test_table(rng):
-    y, p = rng.random(40), rng.random(40)
+    y, p = rng.random((40, 2)), rng.random((40, 2))
     found = metrics.regression_metrics(p.astype(np.float32), y, samples=30)
+    mean = np.mean([metrics.concordance(p[:, d].astype(np.float32), y[:, d]) for d in range(2)])
+    assert found["ccc"].value == pytest.approx(mean)
     assert found.keys() == {"ccc", "pcc", "rmse", "mae", "one_minus_mae"}
     assert found["one_minus_mae"].value == pytest.approx(1 - found["mae"].value)
     assert all(each.low <= each.value <= each.high and each.count == 40 for each in found.values())

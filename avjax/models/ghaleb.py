@@ -14,8 +14,9 @@ each, and that attention brings the modalities' certainties closer. The sources 
 above is ours, sizes and pooling with it; windows do not overlap. A window that a modality lacks is 0 in h_t.
 
 Train with ``Classification(auxiliary=2.0)``: CE(fused) + CE(audio) + CE(video), of two modalities. With ``decisions``
-the logits are those of a late fusion, log of the mean of the modalities' probabilities. ``aux["entropy"]`` holds the
-entropy of each modality's prediction, ``head/modality`` -> [B], and ``aux["attention_over_time"]`` alpha [B, T].
+the logits are the log of the mean probability of the fused vector's classifier and those of the modalities.
+``aux["entropy"]`` holds the entropy of each modality's prediction, ``head/modality`` -> [B], and
+``aux["attention_over_time"]`` alpha [B, T].
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class Config:
       classes: head -> number of classes.
       size: of each modality's transformer.
       windows: T.
-      decisions: the logits are fused decisions of the modalities, not those of the fused vector.
+      decisions: the modalities' own decisions have a say in the logits.
       dropout: of the transformers and before the classifiers.
     """
 
@@ -104,7 +105,7 @@ class Ghaleb(AudioVisualModel):
         self.dropout = nnx.Dropout(dropout, rngs=rngs)
         self.classify = Classifier(joint, config.classes, rngs=rngs)
         self.classify_own = PerModalityHeads(names, size.width, config.classes, shared=False, rngs=rngs)
-        rules = {h: DecisionFusion("average", names, n, rngs=rngs) for h, n in config.classes.items()}
+        rules = {h: DecisionFusion("average", ("fused", *names), n, rngs=rngs) for h, n in config.classes.items()}
         self.rules = nnx.Dict(rules if config.decisions else {})
 
     def fuse(self, tokens: Tokens, keep: Keep = None) -> Output:
@@ -112,12 +113,14 @@ class Ghaleb(AudioVisualModel):
         tokens = {m: self._within(m, s) for m, s in aligned(self.hidden(tokens, keep), self.windows).items()}
         there = present(tokens)
         h = jnp.concatenate([tokens[m].values for m in self.modalities], axis=-1)
-        alpha = self.pool.weights(h, jnp.stack([tokens[m].valid for m in self.modalities]).any(axis=0))
+        anything = jnp.stack([tokens[m].valid for m in self.modalities]).any(axis=0)
+        alpha = self.pool.weights(h, anything)
         logits = self.classify(self.dropout(weighted_sum(alpha, h)))
         vectors = {m: self.dropout(self.pool_own[m](tokens[m].values, tokens[m].valid)) for m in self.modalities}
         own = self.classify_own(vectors, there)
         for head, rule in self.rules.items():
-            logits[head] = rule({m: own[m][head] for m in own}, there)
+            voters = {"fused": logits[head], **{m: own[m][head] for m in own}}
+            logits[head] = rule(voters, {"fused": anything.any(axis=1), **there})
         logits |= {f"{head}/{m}": own[m][head] for head in tuple(logits) for m in own}
         entropies = {name: entropy(values) for name, values in logits.items() if "/" in name}
         return Output(logits=logits, tokens=tokens, aux={"attention_over_time": alpha, "entropy": entropies})

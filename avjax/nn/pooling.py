@@ -22,7 +22,9 @@ def mean_pool(values: Float[Array, "B N C"], valid: Bool[Array, "B N"]) -> Float
 def max_pool(values: Float[Array, "B N C"], valid: Bool[Array, "B N"]) -> Float[Array, "B C"]:
     """Maximum over the valid tokens, channel by channel; zero where there is none."""
     lowest = jnp.finfo(values.dtype).min
-    peak = jnp.where(valid[..., None], values, lowest).max(axis=1)
+    seen = jnp.where(valid[..., None], values, lowest)
+    # By place: the gradient of a maximum compares it with values that XLA may compute anew, and not to the last bit.
+    peak = jnp.take_along_axis(seen, jnp.argmax(seen, axis=1, keepdims=True), axis=1)[:, 0]
     return masked(peak, valid.any(axis=1))
 
 

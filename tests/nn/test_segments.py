@@ -53,3 +53,18 @@ def test_what_sounds_when_it_is_seen_meets():
     np.testing.assert_allclose(got["audio"].values[0, :, 0], [2.0, 7.0])
     np.testing.assert_array_equal(got["video"].valid[0], [False, True])
     np.testing.assert_allclose(got["video"].values[0, 1], [2.0])
+
+
+def test_cells_keep_their_places(rng):
+    """Cells side by side are as many streams of their own, whichever of them are hidden."""
+    audio, video = stream(rng, 3, 6, 3.0, 0.0), stream(rng, 3, 4 * 5, 2.0 * 5, 0.5)
+    got = aligned({"audio": audio, "video": video}, 3, {"video": 5})["video"]
+    assert got.values.shape == (3, 3, 5, 2)
+    # The stream lasts as long, wherever it is valid, so that one cell alone has the clip's own segments.
+    video.valid[:, :5] = audio.valid[:, 0] = True
+    got = aligned({"audio": audio, "video": video}, 3, {"video": 5})["video"]
+    for cell in range(5):
+        alone = Stream(video.values[:, cell::5], video.valid[:, cell::5], video.start, 2.0)
+        want = aligned({"audio": audio, "video": alone}, 3)["video"]
+        np.testing.assert_array_equal(got.valid[:, :, cell], want.valid)
+        np.testing.assert_allclose(got.values[:, :, cell], want.values, rtol=1e-6)

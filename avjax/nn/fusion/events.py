@@ -1,8 +1,8 @@
 """Blocks of audio-visual event localisation: T segments of a clip, each with S cells of a picture.
 
-Cells are a Stream of values [B, T, S, C] that is valid by segment. Segments that are not valid are 0 on the way in and
-out; a segment that only one modality has is treated as if there were no other. That is ours throughout: the papers have
-no missing modality.
+Cells are a Stream of values [B, T, S, C] that is valid by segment [B, T] or by cell [B, T, S]. What is not valid is 0
+on the way in and out, and has no share in any mean or softmax; a segment that only one modality has is treated as if
+there were no other. That is ours throughout: the papers have no missing modality.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
@@ -20,6 +19,7 @@ from avjax.nn.convolution import masked
 from avjax.nn.dense import EMBED, HIDDEN, Dense, layer_norm
 from avjax.nn.fusion.crossmodal import cleaned, keys_of, relation
 from avjax.nn.fusion.layers import Bottleneck, Layer, Tokens
+from avjax.nn.gates import softmax_over_valid
 from avjax.nn.scoring import attend_dense, relu_l1, scaled_dot, side_by_side
 from avjax.nn.scoring.scores import Scores
 from avjax.nn.transformer import MultiHeadAttention, PostNormBlock, Size
@@ -51,8 +51,7 @@ class AudioGuidedAttention(nnx.Module):
         cells, audio = cleaned({"cells": cells, "audio": audio}).values()
         guide = masked(self.audio_key(nnx.relu(self.audio(audio.values))), audio.valid)
         keys = self.visual_key(nnx.relu(self.visual(cells.values)))
-        scores = self.score(jnp.tanh(keys + guide[:, :, None]))[..., 0]
-        return cells.replace(values=_weighted(scores, cells.values))
+        return weighted_cells(self.score(jnp.tanh(keys + guide[:, :, None]))[..., 0], cells)
 
 
 class SpatialChannelAttention(nnx.Module):
@@ -66,32 +65,48 @@ class SpatialChannelAttention(nnx.Module):
     Args:
       visual, audio: widths of the cells and of the sound.
       hidden, bottleneck: widths of the products over channels, and of what follows W_b and in front of w.
+      spatial: (cells, sound) to the scores [B, T, S] of the cells, in place of tanh(w^T(...)).
     """
 
-    def __init__(self, visual: int, audio: int, *, hidden: int = 512, bottleneck: int = 256, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        visual: int,
+        audio: int,
+        *,
+        hidden: int = 512,
+        bottleneck: int = 256,
+        spatial: nnx.Module | None = None,
+        rngs: nnx.Rngs,
+    ):
         self.channel_visual = Dense(visual, hidden, axes=(EMBED, HIDDEN), rngs=rngs)
         self.channel_audio = Dense(audio, hidden, axes=(EMBED, HIDDEN), rngs=rngs)
         self.bottleneck = Dense(hidden, bottleneck, axes=(HIDDEN, EMBED), rngs=rngs)
         self.channel = Dense(bottleneck, visual, axes=(EMBED, HIDDEN), rngs=rngs)
-        self.spatial_visual = Dense(visual, bottleneck, axes=(EMBED, HIDDEN), rngs=rngs)
-        self.spatial_audio = Dense(audio, bottleneck, axes=(EMBED, HIDDEN), rngs=rngs)
-        self.score = Dense(bottleneck, 1, axes=(HIDDEN, EMBED), rngs=rngs)
+        self.spatial = nnx.data(spatial)
+        if spatial is None:
+            self.spatial_visual = Dense(visual, bottleneck, axes=(EMBED, HIDDEN), rngs=rngs)
+            self.spatial_audio = Dense(audio, bottleneck, axes=(EMBED, HIDDEN), rngs=rngs)
+            self.score = Dense(bottleneck, 1, axes=(HIDDEN, EMBED), rngs=rngs)
 
     def __call__(self, cells: Stream, audio: Stream) -> Stream:
         """Cells [B, T, S, C] and sound [B, T, Ca] to the picture [B, T, C]."""
         cells = self.channels(cells, audio)
-        return cells.replace(values=masked(_weighted(self.scores(cells, audio), cells.values), cells.valid))
+        return weighted_cells(self.scores(cells, audio), cells)
 
     def channels(self, cells: Stream, audio: Stream) -> Stream:
         """The cells, each channel times 1 + c."""
         cells, audio = cleaned({"cells": cells, "audio": audio}).values()
         product = _guided(self.channel_visual(cells.values), self.channel_audio(audio.values), audio.valid)
-        c = nnx.sigmoid(self.channel(nnx.relu(self.bottleneck(product.mean(axis=2)))))
+        valid = by_cell(cells)
+        mean = masked(product, valid).sum(axis=2) / jnp.maximum(valid.sum(axis=2), 1)[..., None].astype(product.dtype)
+        c = nnx.sigmoid(self.channel(nnx.relu(self.bottleneck(mean))))
         return cells.replace(values=cells.values * (1 + c[:, :, None]))
 
     def scores(self, cells: Stream, audio: Stream) -> Float[Array, "B T S"]:
         """What the softmax over cells is of."""
         cells, audio = cleaned({"cells": cells, "audio": audio}).values()
+        if self.spatial is not None:
+            return self.spatial(cells, audio)
         product = _guided(self.spatial_visual(cells.values), self.spatial_audio(audio.values), audio.valid)
         return jnp.tanh(self.score(product)[..., 0])
 
@@ -254,7 +269,15 @@ def _guided(
     return nnx.relu(visual) * jnp.where(valid[..., None], nnx.relu(audio), 1)[:, :, None]
 
 
-def _weighted(scores: Float[Array, "B T S"], cells: Float[Array, "B T S C"]) -> Float[Array, "B T C"]:
-    """Mean of the cells by softmax of their scores."""
-    weights = jax.nn.softmax(scores.astype(jnp.float32), axis=-1).astype(cells.dtype)
-    return jnp.einsum("bts,btsc->btc", weights, cells)
+def by_cell(cells: Stream) -> Bool[Array, "B T S"]:
+    """Which cells there are."""
+    shape = cells.values.shape[:-1]
+    return jnp.broadcast_to(cells.valid.reshape(*cells.valid.shape, *[1] * (3 - cells.valid.ndim)), shape)
+
+
+def weighted_cells(scores: Float[Array, "B T S"], cells: Stream) -> Stream:
+    """Mean of the cells [B, T, S, C] by softmax of their scores: [B, T, C]; a segment is there where a cell is."""
+    valid = by_cell(cells)
+    weights = softmax_over_valid(scores, valid).astype(cells.values.dtype)
+    values = jnp.einsum("bts,btsc->btc", weights, masked(cells.values, valid))
+    return cells.replace(values=values, valid=valid.any(axis=2))

@@ -40,6 +40,7 @@ class PredictOptions:
 
 def predict(words: Words) -> int:
     """RUN FILE... [--top 3] [--without audio|video]    classifies media files"""
+    from avjax.data.pipeline import VALUES
     from avjax.training.trained import Trained
 
     options = tyro.cli(PredictOptions, prog="avjax predict", args=words)
@@ -52,9 +53,13 @@ def predict(words: Words) -> int:
         if "error" in answer:
             table.add_row(Path(answer["file"]).name, "", f"[red]{answer['error']}")
         for head, values in answer.pop("probabilities", {}).items():
-            names = trained.description.classes[head.split("/")[0]]
-            ranked = sorted(zip(names, map(float, values), strict=True), key=lambda pair: -pair[1])
-            best = ", ".join(f"{name} {value:.0%}" for name, value in ranked[: options.top])
+            if head.split("/")[0] == VALUES:
+                ranked = list(zip(trained.experiment.data.values, map(float, values), strict=True))
+                best = ", ".join(f"{name} {value:.3g}" for name, value in ranked)
+            else:
+                names = trained.description.classes[head.split("/")[0]]
+                ranked = sorted(zip(names, map(float, values), strict=True), key=lambda pair: -pair[1])
+                best = ", ".join(f"{name} {value:.0%}" for name, value in ranked[: options.top])
             table.add_row(Path(answer["file"]).name, head, best, ", ".join(answer["missing"]))
             answer.setdefault("heads", {})[head] = dict(ranked)
         found.append(answer)

@@ -25,7 +25,8 @@ class Transcription:
 
         L = ctc * L_ctc + (1 - ctc) * L_attention,   in nats a row; mean over rows, then over heads
 
-    ``logits[head]`` [B, T, K] are those of CTC, at the steps that ``aux["valid"][head]`` [B, T] names, or all;
+    ``logits[head]`` [B, T, K] are those of CTC, or ``aux["ctc"][head]`` where a model's logits are of whole clips; at
+    the steps that ``aux["valid"][head]`` [B, T] names, or all;
     ``aux["decoder"][head]`` [B, L + 1, K] those of the decoder under teacher forcing, whose last target is 0. The CTC
     loss of ``logits[head/m]`` is reported, and added with the weight ``per_modality``.
 
@@ -41,11 +42,12 @@ class Transcription:
 
     def __call__(self, output: Output, batch: Batch) -> tuple[Float[Array, ""], dict[str, Mean]]:
         parts, losses = {}, []
-        for name, logits in output.logits.items():
+        steps = output.aux.get("ctc", output.logits)
+        for name, logits in steps.items():
             target = jnp.asarray(batch.target[name.partition("/")[0]]).astype(jnp.int32)
             weight = weight_of(name, output, jnp.asarray(batch.weight))
             parts[f"ctc/{name}"] = ctc(logits, target, valid_steps(name, output, logits.shape[:2]), weight)
-        heads = [name for name in output.logits if "/" not in name]
+        heads = [name for name in steps if "/" not in name]
         for head in heads:
             own = [part for name, part in parts.items() if name.startswith(f"ctc/{head}/")]
             loss = self.ctc * parts[f"ctc/{head}"].value + self.per_modality * sum(part.value for part in own)
@@ -117,9 +119,13 @@ class SegmentEvents:
     learned from (multiple instances), from max_t sigmoid(eventness_t) * logits_t where the model has an eventness. DMIN
     (Liu et al. 2022) has ``per_modality=0.1``.
 
+    A model whose logits are of whole clips has those of segments in ``aux["segments"]``: ``eventness`` [B, T], the head
+    [B, T, K], ``valid`` [B, T]. Where the target is of segments [B, T, K], as with the background as a class (Tian et
+    al. 2018), CE(class) is the mean over segments, each against its own.
+
     Attributes:
-      head: of the class; target [B, K].
-      eventness: head of the segments; target [B, T, 1], 1 where the event is.
+      head: of the class; target [B, K] or [B, T, K].
+      eventness: head of the segments; target [B, T, 1], 1 where the event is. Empty for a model without.
       supervision: segments where each has a label, clip where only the clip has.
       pooling: of class logits over segments: max or mean.
       per_modality: share of the modalities' own class losses.
@@ -132,18 +138,17 @@ class SegmentEvents:
     per_modality: float = 0.0
 
     def __call__(self, output: Output, batch: Batch) -> tuple[Float[Array, ""], dict[str, Mean]]:
-        parts = {}
+        parts, target = {}, jnp.asarray(batch.target[self.head])
+        output = self._with_segments(output, of_classes=target.ndim == 3)
         for name in output.logits:
             if name.partition("/")[0] == self.head:
                 weight = weight_of(name, output, jnp.asarray(batch.weight))
-                logits = self._pooled(name, output, weight)
-                rows = optax.losses.softmax_cross_entropy(logits, jnp.asarray(batch.target[self.head]))
-                parts[f"loss/{name}"] = rows_mean(rows, weight)
+                parts[f"loss/{name}"] = self._classes(name, output, target, weight)
         own = [part.value for name, part in parts.items() if name != f"loss/{self.head}"]
         loss = parts[f"loss/{self.head}"].value
         if own and self.per_modality:
             loss = (1 - self.per_modality) * loss + self.per_modality * sum(own) / len(own)
-        if self.supervision == "segments":
+        if self.supervision == "segments" and self.eventness:
             logits, target = output.logits[self.eventness], jnp.asarray(batch.target[self.eventness])
             valid = valid_steps(self.eventness, output, logits.shape[:2])
             part = eventness(logits[..., 0], target[..., 0], valid, jnp.asarray(batch.weight))
@@ -154,6 +159,26 @@ class SegmentEvents:
     def probabilities(self, logits: Float[Array, "B ... K"]) -> Float[Array, "B ... K"]:
         """Of the classes; of eventness where there is but one number."""
         return jax.nn.sigmoid(logits) if logits.shape[-1] == 1 else jax.nn.softmax(logits)
+
+    def _with_segments(self, output: Output, of_classes: bool) -> Output:
+        """With the logits of segments that are in ``aux["segments"]`` as logits like any other."""
+        segments = output.aux.get("segments", {})
+        found = {self.eventness: segments[self.eventness][..., None]} if self.eventness in segments else {}
+        if of_classes and self.head in segments:
+            found[self.head] = segments[self.head]
+        valid = dict.fromkeys((self.head, self.eventness), segments["valid"]) if segments else {}
+        valid = valid | output.aux.get("valid", {})
+        return dataclasses.replace(output, logits={**output.logits, **found}, aux={**output.aux, "valid": valid})
+
+    def _classes(self, name: str, output: Output, target: Num[Array, "B ..."], weight: Float[Array, " B"]) -> Mean:
+        """Cross-entropy of the clip's class, or of that of every segment."""
+        if target.ndim == 2:
+            rows = optax.losses.softmax_cross_entropy(self._pooled(name, output, weight), target)
+            return rows_mean(rows, weight)
+        logits = output.logits[name]
+        valid = valid_steps(name, output, logits.shape[:2]) & (weight > 0)[:, None]
+        each = masked(optax.losses.softmax_cross_entropy(masked(logits, valid), target), valid)
+        return rows_mean(each.sum(axis=1) / jnp.maximum(valid.sum(axis=1), 1), weight * valid.any(axis=1))
 
     def _pooled(self, name: str, output: Output, weight: Float[Array, " B"]) -> Float[Array, "B K"]:
         logits = output.logits[name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import jax
@@ -202,3 +203,34 @@ def test_events_without_weight_and_their_probabilities(rng):
     np.testing.assert_allclose(objective.probabilities(output.logits["event"]).sum(-1), 1, rtol=1e-5)
     one = output.logits["eventness"]
     np.testing.assert_allclose(objective.probabilities(one), sigmoid(one), rtol=1e-5)
+
+
+def test_segments_in_aux_are_as_good(rng):
+    """A model whose logits are of clips reports its segments beside them."""
+    (output, batch), valid, _, _ = events(rng, False)
+    segments = {"eventness": output.logits["eventness"][..., 0], "valid": jnp.asarray(valid)}
+    logits = {name: value for name, value in output.logits.items() if name != "eventness"}
+    for supervision in ("segments", "clip"):
+        objective = SegmentEvents(supervision=supervision)
+        moved = dataclasses.replace(output, logits=logits, aux={"segments": segments})
+        assert float(objective(moved, batch)[0]) == pytest.approx(float(objective(output, batch)[0]), rel=1e-6)
+
+
+def test_segments_with_classes_of_their_own(rng):
+    (output, batch), valid, _, weight = events(rng, True)
+    target = np.eye(CLASSES, dtype=np.float32)[rng.integers(0, CLASSES, (5, 6))]
+    segments = {"event": output.logits["event"], "valid": jnp.asarray(valid)}
+    output = dataclasses.replace(output, logits={"event": output.logits["event"][:, 0]}, aux={"segments": segments})
+    batch = batch.replace(target={"event": target})
+    loss, parts = SegmentEvents(eventness="")(output, batch)
+    each = cross_entropy(np.asarray(segments["event"]), target)
+    rows = [each[i][valid[i]].mean() if valid[i].any() else 0.0 for i in range(5)]
+    assert parts.keys() == {"loss/event"}
+    assert float(loss) == pytest.approx(np.average(rows, weights=weight * valid.any(1)), rel=1e-5)
+
+
+def test_frames_in_aux_are_as_good(rng):
+    logits = {"text": rng.normal(size=(6, STEPS, TOKENS)).astype(np.float32)}
+    output, batch = output_and_batch(logits, {"text": padded(TARGETS)}, np.ones(6, np.float32), {})
+    clips = dataclasses.replace(output, logits={"text": output.logits["text"].max(1)}, aux={"ctc": output.logits})
+    assert float(Transcription()(clips, batch)[0]) == float(Transcription()(output, batch)[0])

@@ -1,0 +1,142 @@
+"""Event localisation: a model of segments against NumPy, hidden cells, and the terms and objectives of segments."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from avjax.models import ave, cmran, dmin, psp
+from avjax.objectives.sequence import SegmentEvents
+from avjax.objectives.terms import WithTerms
+from avjax.training.step import split_model
+from tests.models import tiny
+from tests.models.reference import dense
+from tests.models.systems import batch, forward, small, without
+from tests.nn.temporal.test_recurrent import run as recurrence
+
+ROWS, SEGMENTS = 4, 3
+
+
+def relu(x):
+    return np.maximum(x, 0)
+
+
+def both_ways(p, x):
+    cells = p["layers"][0]
+    backward = recurrence("lstm", cells[1], x[::-1])[::-1]
+    return np.concatenate([recurrence("lstm", cells[0], x), backward], axis=1)
+
+
+def localised(p, sound, cells, dmrn):
+    """Logits of segments [T, K] from sound [T, C] and cells [T, S, C], everything there."""
+    picture = []
+    for a, each in zip(sound, cells, strict=True):
+        guide = relu(dense(a, p["guide"]["audio"])) @ p["guide"]["audio_key"]["kernel"]
+        keys = [relu(dense(v, p["guide"]["visual"])) @ p["guide"]["visual_key"]["kernel"] for v in each]
+        scores = np.array([(np.tanh(key + guide) @ p["guide"]["score"]["kernel"])[0] for key in keys])
+        weights = np.exp(scores - scores.max())
+        picture.append(weights / weights.sum() @ each)
+    h = {"audio": both_ways(p["recurrent"]["audio"], sound)}
+    h["video"] = both_ways(p["recurrent"]["video"], np.array(picture))
+    joined = np.concatenate([h["audio"], h["video"]], axis=1)
+    if dmrn:
+        update = {m: dense(np.tanh(dense(h[m], p["residual"]["up"][m])), p["residual"]["down"][m]) for m in h}
+        mean = (update["audio"] + update["video"]) / 2
+        joined = (np.tanh(h["audio"] + mean) + np.tanh(h["video"] + mean)) / 2
+    return dense(relu(dense(relu(joined), p["bottleneck"])), p["heads"]["event"]["classify"])
+
+
+@pytest.mark.parametrize("fusion", ["concat", "dmrn"])
+def test_ave_is_its_equations(fusion, rng):
+    config = dataclasses.replace(ave.Config.tiny(), fusion=fusion)
+    graph, params, *rest = split_model(config.build(nnx.Rngs(0)))
+    params = tiny.randomise(params, rng, 0.3)
+    given = batch(config, rng, ROWS)
+    found = tiny.jit(lambda p, b: nnx.merge(graph, p, *rest)(b))(params, jax.tree.map(jnp.asarray, given))
+    weights = tiny.plain(params)
+    for row in range(ROWS):
+        # Six tokens of sound, two of which begin in each of three segments.
+        sound = given.streams["audio"].values[row].astype(np.float64).reshape(SEGMENTS, 2, -1).mean(1)
+        cells = given.streams["video"].values[row].astype(np.float64).reshape(SEGMENTS, 4, -1)
+        logits = localised(weights, sound, cells, fusion == "dmrn")
+        np.testing.assert_allclose(found.aux["segments"]["event"][row], logits, rtol=1e-4, atol=2e-5)
+        np.testing.assert_allclose(found.logits["event"][row], logits.mean(0), rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["ave", "cmran", "dmin", "psp"])
+def test_a_hidden_cell_is_not_seen(name, rng):
+    """Whatever it shows, and with all of its cells hidden a segment has no picture."""
+    config, _ = small(name)
+    made = batch(config, rng, ROWS)
+    keep = rng.random((ROWS, SEGMENTS * 4)) < 0.6
+    keep[0, :4] = False
+    other = made.streams["video"].values.reshape(ROWS, SEGMENTS * 4, -1).copy()
+    other[~keep] += 3
+    stream = made.streams["video"]
+    changed = made.replace(streams={**made.streams, "video": stream.replace(values=other.reshape(stream.values.shape))})
+    keep = {"video": jnp.asarray(keep)}
+    one, same = forward(name)(made, keep), forward(name)(changed, keep)
+    np.testing.assert_array_equal(one.logits["event"], same.logits["event"])
+    assert not one.tokens["video"].valid[0, 0]
+    whole = forward(name)(made)
+    assert np.abs(whole.logits["event"] - one.logits["event"]).max() > 1e-5
+
+
+@pytest.mark.parametrize("name", ["ave", "cmran", "dmin", "psp", "klassify"])
+def test_segments_can_be_learned_from(name, rng):
+    """Supervised and weakly, with gradients that are numbers where a modality or everything is missing."""
+    config, model = small(name)
+    head = next(iter(config.classes))
+    made = batch(config, rng, ROWS)
+    made = without(without(without(made, [1], "audio"), [2], "video"), [3], "audio")
+    made = without(made, [3], "video")
+    graph, params, buffers, constants = split_model(model)
+    output = forward(name)(made)
+    steps = output.aux["segments"]["valid"].shape[1]
+    classes = config.classes[head]
+    target = {"eventness": (rng.random((ROWS, steps, 1)) < 0.5).astype(np.float32), head: made.target[head]}
+    base = SegmentEvents(head=head)
+    if name == "ave":
+        target = {head: np.eye(classes, dtype=np.float32)[rng.integers(0, classes, (ROWS, steps))]}
+        base = dataclasses.replace(base, eventness="")
+    objectives = [WithTerms(base, (("pair_similarity", 0.5),) if name == "psp" else ())]
+    if name != "ave":
+        objectives.append(dataclasses.replace(base, supervision="clip"))
+    made = jax.tree.map(jnp.asarray, made.replace(target=target))
+    for objective in objectives:
+
+        def loss(params, made, objective=objective):
+            model = nnx.merge(graph, params, buffers, constants, copy=True)
+            return objective(model(made), made)[0]
+
+        value, gradient = tiny.jit(jax.value_and_grad(loss))(params, made)
+        assert np.isfinite(value)
+        leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(gradient)]
+        assert all(np.isfinite(leaf).all() for leaf in leaves)
+        assert sum(np.abs(leaf).max() > 0 for leaf in leaves) > len(leaves) / 2
+
+
+def test_dmin_is_cmran_but_for_three_things():
+    """Its other parts have the names and shapes of CMRAN's."""
+    shapes = {}
+    for module in (cmran, dmin):
+        config = module.Config.paper()
+        state = nnx.state(nnx.eval_shape(lambda config=config: config.build(nnx.Rngs(0))), nnx.Param)
+        shapes[module] = {path: leaf.get_value().shape for path, leaf in nnx.to_flat_state(state)}
+    more = set(shapes[dmin]) - set(shapes[cmran])
+    assert {path[:2] for path in more} == {("guide", "spatial"), ("classify_video", "heads")}
+    gone = set(shapes[cmran]) - set(shapes[dmin])
+    assert {path[:2] for path in gone} == {("guide", "spatial_visual"), ("guide", "spatial_audio"), ("guide", "score")}
+    assert all(shapes[dmin][path] == shape for path, shape in shapes[cmran].items() if path not in gone)
+
+
+def test_a_model_says_what_it_is_of():
+    with pytest.raises(ValueError, match="event localisation is of audio and video, not of audio"):
+        dataclasses.replace(ave.Config.tiny(), modalities=ave.Config.tiny().modalities[:1]).build(nnx.Rngs(0))
+    with pytest.raises(ValueError, match="one event, so there is one head, not event, speaker"):
+        dataclasses.replace(psp.Config.tiny(), classes={"event": 3, "speaker": 2}).build(nnx.Rngs(0))

@@ -1,7 +1,8 @@
 """Experiment: what an experiment file returns. Generic over model, objective, optimizer and rule; imports none of them.
 
 An experiment file is Python. Its function ``experiment()`` builds one ``Experiment`` from plain objects, and the
-command line changes any of its fields: ``avjax train experiments/demo_mbt.py --optimizer.learning-rate 1e-3``.
+command line changes any of its fields: ``avjax train experiments/demo_mbt.py --optimizer.learning-rate 1e-3``. A file
+may instead have a function ``comparison()`` that returns a ``Comparison`` of several; ``FILE:NAME`` is one of them.
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import re
 import runpy
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
@@ -52,6 +54,7 @@ M = TypeVar("M", bound=ModelConfig)
 L = TypeVar("L", bound=Objective)
 O = TypeVar("O", bound=OptimizerConfig)  # noqa: E741
 R = TypeVar("R", bound=GradientRule | None)
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,19 +172,45 @@ def _constants(build: Callable[[], nnx.Module]) -> nnx.State:
 
 
 @dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Experiments to be trained and shown side by side: what ``avjax compare FILE`` takes.
+
+    Attributes:
+      experiments: name -> experiment; the names become folders. One budget is theirs to keep: what they do not share
+        besides the model is told in the table.
+      seeds: every experiment is trained with each.
+    """
+
+    experiments: Mapping[str, Experiment]
+    seeds: tuple[int, ...] = (0, 1, 2)
+
+    def __post_init__(self) -> None:
+        for name in self.experiments:
+            if not re.fullmatch(r"\w[\w.-]*", name):
+                raise ExperimentError(f"{name!r} cannot be the name of an experiment: it has to serve as a folder's")
+
+
+@dataclasses.dataclass(frozen=True)
 class Source:
     """Where an experiment came from: its file, the files beside it that it imports, and the words of the command.
 
-    An experiment is rebuilt by running the file and replaying the words, never by unpickling.
+    An experiment is rebuilt by running the file and replaying the words, never by unpickling. ``member`` is its name in
+    the file's comparison; "" where the file has an experiment of its own.
     """
 
     file: Path
     siblings: tuple[Path, ...]
     words: tuple[str, ...]
+    member: str = ""
 
     @property
     def name(self) -> str:
-        return self.file.stem
+        return "-".join(filter(None, (self.file.stem, self.member)))
+
+    @property
+    def reference(self) -> str:
+        """The file's name, with the member's: what ``load`` takes, beside the folder."""
+        return ":".join(filter(None, (self.file.name, self.member)))
 
 
 class ExperimentError(Exception):
@@ -220,19 +249,54 @@ def _folders() -> list[Path]:
 def load(name: str | Path, words: tuple[str, ...] = ()) -> tuple[Experiment, Source]:
     """Builds the experiment of a file, changed by the words of a command line.
 
+    Args:
+      name: of the file; with ``:NAME`` behind it the experiment of that name in the file's comparison.
+
     Raises:
-      ExperimentError: if the file has no function ``experiment``.
+      ExperimentError: if the file has no such experiment.
     """
-    file = find(str(name))
+    name, member = _parts(str(name))
+    file = find(name)
     with _importable(file.parent) as siblings:
         namespace = runpy.run_path(str(file))
-        make = namespace.get("experiment")
-        if not callable(make):
-            raise ExperimentError(f"{file} has no function experiment(); it must return an avjax Experiment")
-        experiment = make()
-        if not isinstance(experiment, Experiment):
-            raise ExperimentError(f"experiment() of {file} returned {type(experiment).__name__}, not an Experiment")
-        return override(experiment, words, file.stem), Source(file, siblings(), words)
+        if member:
+            members = _made(namespace, file, "comparison", Comparison).experiments
+            if member not in members:
+                raise ExperimentError(f"the comparison of {file} has no {member!r}; it has {', '.join(members)}")
+            experiment = members[member]
+        elif "experiment" not in namespace and "comparison" in namespace:
+            raise ExperimentError(f"{file} compares experiments; name one of them: {file}:NAME")
+        else:
+            experiment = _made(namespace, file, "experiment", Experiment)
+        return override(experiment, words, file.stem), Source(file, siblings(), words, member)
+
+
+def load_comparison(name: str | Path) -> Comparison | None:
+    """The comparison of a file; None where the file has none."""
+    name, member = _parts(str(name))
+    file = find(name)
+    with _importable(file.parent):
+        namespace = runpy.run_path(str(file))
+        if member or "comparison" not in namespace:
+            return None
+        return _made(namespace, file, "comparison", Comparison)
+
+
+def _made(namespace: Mapping[str, Any], file: Path, function: str, kind: type[T]) -> T:
+    """What the file's function returns."""
+    make = namespace.get(function)
+    if not callable(make):
+        raise ExperimentError(f"{file} has no function {function}(); it must return an avjax {kind.__name__}")
+    made = make()
+    if not isinstance(made, kind):
+        raise ExperimentError(f"{function}() of {file} returned {type(made).__name__}, which is no {kind.__name__}")
+    return made
+
+
+def _parts(name: str) -> tuple[str, str]:
+    """FILE:MEMBER in two; no member where there is none."""
+    file, colon, member = name.rpartition(":")
+    return (file, member) if colon and "/" not in member else (name, "")
 
 
 def override(experiment: Experiment, words: tuple[str, ...], name: str) -> Experiment:

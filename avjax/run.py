@@ -2,7 +2,7 @@
 
 runs/demo_mbt/
   experiment/        the experiment file as it was, and the files beside it that it imports
-  command.json       its name and the words of the command line: a run is rebuilt by replaying them
+  command.json       its name, FILE or FILE:NAME, and the words of the command line: a run is rebuilt by replaying them
   config.json        every field as resolved, to read and compare
   dataset.json       what the records were: classes, sizes, licence; `predict` needs no records
   metrics.jsonl      one line of numbers a logging interval or evaluation
@@ -129,14 +129,14 @@ class Run:
     def _describe(self, experiment: Experiment, source: Source) -> None:
         write_json(self.path / "config.json", plain(experiment))
         # Last, because it marks the directory as a run.
-        write_json(self.command_file, {"experiment": source.file.name, "words": list(source.words)})
+        write_json(self.command_file, {"experiment": source.reference, "words": list(source.words)})
 
     def _require_same(self, experiment: Experiment, source: Source) -> None:
         """The same but for ``FREE``: a run goes on on any mesh, and is saved and watched as one likes."""
         command = read_json(self.command_file)
         old, new = settings(read_json(self.path / "config.json")), settings(plain(experiment))
         changed = [name for name in old | new if old.get(name) != new.get(name)]
-        if command["experiment"] != source.file.name or changed:
+        if command["experiment"] != source.reference or changed:
             what = f"; {changed[0]} was {old.get(changed[0])} and is {new.get(changed[0])}" if changed else ""
             raise RunError(
                 f"{self.path} holds another run (avjax train {command['experiment']} {' '.join(command['words'])})"
@@ -147,7 +147,7 @@ class Run:
             if not copy.is_file() or copy.read_bytes() != file.read_bytes():
                 raise RunError(
                     f"{file} has changed since {self.path} was started; choose another --out, or train"
-                    f" {self.path / 'experiment' / source.file.name} to go on with the old one"
+                    f" {self.path / 'experiment' / source.reference} to go on with the old one"
                 )
 
 

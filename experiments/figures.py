@@ -29,6 +29,7 @@ import tyro
 
 from avjax import __version__
 from avjax.cli import main as avjax
+from avjax.training.metrics import over_seeds
 
 HERE = Path(__file__).resolve().parent
 Part = Literal["demo", "interaction", "attention", "digits"]
@@ -175,16 +176,9 @@ def _right(run: Path, head: str) -> np.ndarray:
 
 
 def _mean_and_interval(right: np.ndarray) -> list[str]:
-    return [f"{right.mean():.3f}", _interval(right)]
-
-
-def _interval(right: np.ndarray) -> str:
     """Bootstrap over seeds and, within them, test clips; [S, N] to text."""
-    random = np.random.default_rng(0)
-    seeds, clips = right.shape
-    draws = [right[random.integers(0, seeds, seeds)][:, random.integers(0, clips, clips)].mean() for _ in range(2000)]
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return f"{low:.3f} to {high:.3f}"
+    found = over_seeds(right)
+    return [f"{found.value:.3f}", f"{found.low:.3f} to {found.high:.3f}"]
 
 
 def _table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -35,7 +35,9 @@ MAY_IMPORT = {
     "avjax.run": BASE | {"avjax.experiment"},
     "avjax.training": RUN | {"avjax.launch"},
     "avjax.diagnostics": RUN,
-    "avjax.commands": RUN | {"kernels"} | {"avjax.pretrained", "avjax.diagnostics", "avjax.launch"},
+    # Trains and measures many runs, and shows them as the report does.
+    "avjax.comparison": RUN | {"avjax.diagnostics"},
+    "avjax.commands": RUN | {"kernels"} | {"avjax.pretrained", "avjax.diagnostics", "avjax.comparison", "avjax.launch"},
     "avjax.cli": {"avjax", "avjax.commands"},
     "experiments": RUN | {"avjax.pretrained", "avjax.diagnostics", "avjax.cli"},
 }

@@ -156,7 +156,7 @@ def test_a_file_without_an_experiment_is_told(tmp_path):
     with pytest.raises(ExperimentError, match="has no function experiment"):
         load(tmp_path / "a.py")
     (tmp_path / "b.py").write_text("def experiment():\n    return 3\n")
-    with pytest.raises(ExperimentError, match="returned int, not an Experiment"):
+    with pytest.raises(ExperimentError, match="returned int, which is no Experiment"):
         load(tmp_path / "b.py")
 
 

@@ -11,7 +11,7 @@ from avjax.training.metrics.classification import (
     mean_average_precision,
     unweighted_average_recall,
 )
-from avjax.training.metrics.estimate import Estimate, bootstrap
+from avjax.training.metrics.estimate import Estimate, bootstrap, over_seeds
 from avjax.training.metrics.events import (
     average_recall,
     interval_average_precision,
@@ -60,6 +60,7 @@ __all__ = [
     "macro_f1",
     "mean_absolute_error",
     "mean_average_precision",
+    "over_seeds",
     "recall_at",
     "regression_metrics",
     "roc_auc",

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,3 +38,18 @@ def bootstrap(
     draws = [measure(random.integers(0, count, count)) for _ in range(samples)]
     low, high = np.quantile(draws, [0.025, 0.975])
     return Estimate(value, float(low), float(high), count)
+
+
+def over_seeds(right: Bool[np.ndarray, "S N"], *, samples: int = 2000) -> Estimate:
+    """Accuracy of S runs, one a seed, on the same N clips.
+
+    The interval is bootstrapped over both: each draw takes as many seeds as there are, and as many clips, the same for
+    all its seeds.
+    """
+    random = np.random.default_rng(0)
+    seeds, clips = right.shape
+    draws = [
+        right[random.integers(0, seeds, seeds)][:, random.integers(0, clips, clips)].mean() for _ in range(samples)
+    ]
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return Estimate(float(right.mean()), float(low), float(high), clips)

@@ -1,0 +1,141 @@
+"""A comparison for a terminal and as a picture."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
+from rich.table import Table
+
+from avjax.diagnostics.comparison import percent
+
+# The report's ink and series, for light paper.
+_INK, _QUIET, _LINE = "#1a1c20", "#5b616b", "#e1e2e0"
+_SERIES = {"without_audio": "#2f54c8", "without_video": "#cf4a0a", "misaligned": "#0a7f62"}
+_HEADINGS = {
+    "accuracy": "Accuracy", "without_audio": "without audio", "without_video": "without video",
+    "misaligned": "misaligned",
+}  # fmt: skip
+_SYNTHETIC = "SYNTHETIC DATA"
+
+
+def table(found: Mapping[str, Any]) -> Table:
+    """What ``outcome`` returns, for a terminal: one row an experiment, the best first."""
+    result = Table(
+        title=_SYNTHETIC if found["synthetic"] else None, title_style="bold yellow", caption=_caption(found),
+        box=SIMPLE_HEAD, padding=(0, 1, 0, 0),
+    )  # fmt: skip
+    result.add_column("experiment", overflow="fold")
+    for heading in _HEADINGS.values():
+        result.add_column(heading, justify="right")
+    for heading in ("parameters", "FLOPs a clip", "energy est.", "step", "peak memory", "seeds"):
+        result.add_column(heading, justify="right")
+    for name, row in ordered(found):
+        seeds = str(len(row["seeds"])) + (f", {row['failed']} failed" if row["failed"] else "")
+        result.add_row(
+            escape(name), *(_accuracy(row, key) for key in _HEADINGS), scaled(row["parameters"]),
+            scaled(row["flops_per_clip"]), scaled(row["energy_joules_per_clip"], "J"),
+            scaled(row["step_seconds"], "s"), scaled(row["peak_bytes"], "B"), seeds,
+        )  # fmt: skip
+    return result
+
+
+def ordered(found: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """The experiments, the best first, those without a number last."""
+    rows = found["experiments"].items()
+    return sorted(rows, key=lambda item: -1.0 if item[1]["accuracy"] is None else item[1]["accuracy"], reverse=True)
+
+
+def _accuracy(row: Mapping[str, Any], key: str) -> str:
+    if row[key] is None:
+        return "–"
+    return f"{percent(row[key])} ({percent(row[f'{key}_low'], 0)}–{percent(row[f'{key}_high'], 0)})"
+
+
+def scaled(value: float | int | None, unit: str = "") -> str:
+    """1234567 -> "1.23 M": three digits and a prefix; a dash where there is nothing."""
+    if value is None:
+        return "–"
+    if not value:
+        return f"0 {unit}".strip()
+    power = min(max(math.floor(math.log10(abs(value)) / 3), -4), 4)
+    # What rounds to a thousand takes the next prefix.
+    power += float(f"{abs(value) / 1000**power:.3g}") >= 1000 and power < 4
+    prefix = ("p", "n", "µ", "m", "", "k", "M", "G", "T")[power + 4]
+    return f"{value / 1000**power:.3g} {prefix}{unit}".strip()
+
+
+def _caption(found: Mapping[str, Any]) -> str:
+    """Everything that the numbers need to be understood."""
+    formulas, seconds = found["formulas"], found["misaligned_seconds"]
+    lines = [
+        f"accuracy of {found['head']} on the {found['split']} split, percent: {formulas['accuracy']}",
+        f"without audio, without video: {formulas['without_audio']}",
+        f"misaligned: {formulas['misaligned']}, by {seconds:g} s",
+        f"FLOPs: {formulas['flops_per_clip']}",
+        f"energy: {formulas['energy_joules_per_clip']}",
+        f"step: {formulas['step_seconds']}: {'; '.join(found['hardware']) or 'not known'}",
+        f"peak memory: {formulas['peak_bytes']}",
+    ]
+    lines += [f"not shared: {escape(line)}" for line in unshared(found["differences"])]
+    for name, row in found["experiments"].items():
+        lines += [f"[red]{escape(f'{name}, {failure}')}[/red]" for failure in row["failures"]]
+    return "\n".join(lines)
+
+
+def unshared(differences: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """One line a setting: the commonest value, and who has another."""
+    lines = []
+    for setting, values in differences.items():
+        shown = {name: "none" if value is None else str(value) for name, value in values.items()}
+        common = max(shown.values(), key=list(shown.values()).count)
+        others = ", ".join(f"{name} {value}" for name, value in shown.items() if value != common)
+        lines.append(f"{setting}: {common}, but {others}")
+    return lines
+
+
+def plot(found: Mapping[str, Any], out: Path) -> None:
+    """A picture: accuracy with its interval against parameters, and what is left without a modality or misaligned."""
+    rows = [(name, row) for name, row in ordered(found) if row["accuracy"] is not None]
+    height = max(3.4, 1.4 + 0.44 * len(rows))
+    with matplotlib.rc_context({"font.size": 9, "text.color": _INK, "axes.labelcolor": _QUIET}):
+        figure = Figure(figsize=(11, height), layout="constrained")
+        left, right = figure.subplots(1, 2, width_ratios=(1, 1.2))
+        for axes in (left, right):
+            axes.spines[["top", "right", "left"]].set_visible(False)
+            axes.spines["bottom"].set_color(_LINE)
+            axes.grid(color=_LINE, linewidth=0.8)
+            axes.set_axisbelow(True)
+            axes.tick_params(color=_LINE, labelcolor=_QUIET, length=0)
+        for place, (_, row) in enumerate(rows, start=1):
+            ends = [[row["accuracy"] - row["accuracy_low"]], [row["accuracy_high"] - row["accuracy"]]]
+            left.errorbar(row["parameters"], row["accuracy"], ends, fmt="o", color=_INK, markersize=4, linewidth=1.2)
+            spot = (row["parameters"], row["accuracy"])
+            left.annotate(str(place), spot, (4, 3), textcoords="offset points", color=_QUIET, fontsize=8)
+            right.errorbar(row["accuracy"], place, xerr=ends, fmt="o", color=_INK, markersize=4, linewidth=1.2)
+        left.set(xscale="log", xlabel="parameters", title="Accuracy against parameters")
+        for offset, (key, colour) in zip((-0.26, 0.0, 0.26), _SERIES.items(), strict=True):
+            shown = [(place + offset, row[key]) for place, (_, row) in enumerate(rows, start=1) if row[key] is not None]
+            places, values = [place for place, _ in shown], [value for _, value in shown]
+            right.barh(places, values, 0.24, color=colour, alpha=0.75, label=_HEADINGS[key])
+        right.set(xlabel="accuracy (dot: everything there)", title="Without a modality, and misaligned")
+        right.set_yticks(range(1, len(rows) + 1), [f"{place}  {name}" for place, (name, _) in enumerate(rows, start=1)])
+        right.invert_yaxis()
+        right.grid(visible=False, axis="y")
+        left.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        right.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        right.set_xlim(0, 1)
+        figure.legend(loc="outside lower right", ncols=3, frameon=False, fontsize=8)
+        note = f"misaligned by {found['misaligned_seconds']:g} s; intervals: 95 %, over seeds and clips"
+        figure.suptitle(f"{_SYNTHETIC} · {note}" if found["synthetic"] else note, fontsize=9, color=_QUIET)
+        partial = out.with_name(f".{out.stem}.{os.getpid()}{out.suffix}")
+        figure.savefig(partial, dpi=150, metadata={"Software": None})
+    os.replace(partial, out)

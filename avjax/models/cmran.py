@@ -54,6 +54,7 @@ SYSTEM = System(
     use="one event a clip, in some of its segments, that is both heard and seen",
     avoid="several events at once: a clip has one class",
     ours="the projection to one width, and what a missing modality leaves",
+    reported="76.1 % of segments; 72.4 % weakly supervised (the names of the released checkpoints)",
 )
 
 

@@ -13,6 +13,7 @@ from flax import nnx
 from avjax.models import ave, cmran, dmin, psp
 from avjax.objectives.sequence import SegmentEvents
 from avjax.objectives.terms import WithTerms
+from avjax.streams import Stream
 from avjax.training.step import split_model
 from tests.models import tiny
 from tests.models.reference import dense
@@ -32,10 +33,13 @@ def both_ways(p, x):
     return np.concatenate([recurrence("lstm", cells[0], x), backward], axis=1)
 
 
-def localised(p, sound, cells, dmrn):
+def localised(p, sound, cells, dmrn, attention):
     """Logits of segments [T, K] from sound [T, C] and cells [T, S, C], everything there."""
     picture = []
     for a, each in zip(sound, cells, strict=True):
+        if not attention:
+            picture.append(each.mean(0))
+            continue
         guide = relu(dense(a, p["guide"]["audio"])) @ p["guide"]["audio_key"]["kernel"]
         keys = [relu(dense(v, p["guide"]["visual"])) @ p["guide"]["visual_key"]["kernel"] for v in each]
         scores = np.array([(np.tanh(key + guide) @ p["guide"]["score"]["kernel"])[0] for key in keys])
@@ -51,9 +55,9 @@ def localised(p, sound, cells, dmrn):
     return dense(relu(dense(relu(joined), p["bottleneck"])), p["heads"]["event"]["classify"])
 
 
-@pytest.mark.parametrize("fusion", ["concat", "dmrn"])
-def test_ave_is_its_equations(fusion, rng):
-    config = dataclasses.replace(ave.Config.tiny(), fusion=fusion)
+@pytest.mark.parametrize(("fusion", "attention"), [("concat", True), ("dmrn", True), ("concat", False)])
+def test_ave_is_its_equations(fusion, attention, rng):
+    config = dataclasses.replace(ave.Config.tiny(), fusion=fusion, attention=attention)
     graph, params, *rest = split_model(config.build(nnx.Rngs(0)))
     params = tiny.randomise(params, rng, 0.3)
     given = batch(config, rng, ROWS)
@@ -63,7 +67,7 @@ def test_ave_is_its_equations(fusion, rng):
         # Six tokens of sound, two of which begin in each of three segments.
         sound = given.streams["audio"].values[row].astype(np.float64).reshape(SEGMENTS, 2, -1).mean(1)
         cells = given.streams["video"].values[row].astype(np.float64).reshape(SEGMENTS, 4, -1)
-        logits = localised(weights, sound, cells, fusion == "dmrn")
+        logits = localised(weights, sound, cells, fusion == "dmrn", attention)
         np.testing.assert_allclose(found.aux["segments"]["event"][row], logits, rtol=1e-4, atol=2e-5)
         np.testing.assert_allclose(found.logits["event"][row], logits.mean(0), rtol=1e-4, atol=2e-5)
 
@@ -119,6 +123,33 @@ def test_segments_can_be_learned_from(name, rng):
         leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(gradient)]
         assert all(np.isfinite(leaf).all() for leaf in leaves)
         assert sum(np.abs(leaf).max() > 0 for leaf in leaves) > len(leaves) / 2
+
+
+def test_scores_of_cells(rng):
+    """DMIN: products with the sound, and each cell's own time, in NumPy."""
+    config = dmin.Config.tiny()
+    graph, params, *rest = split_model(dmin.CellScores(config, rngs=nnx.Rngs(0)))
+    params = tiny.randomise(params, rng, 0.3)
+    p = tiny.plain(params)
+    cells, sound = rng.normal(size=(SEGMENTS, 4, config.visual)), rng.normal(size=(SEGMENTS, config.audio))
+    streams = [
+        Stream(jnp.asarray(x[None], jnp.float32), jnp.ones((1, SEGMENTS), bool), jnp.zeros(1), 1.0)
+        for x in (cells, sound)
+    ]
+    found = tiny.jit(lambda p, *given: nnx.merge(graph, p, *rest)(*given))(params, *streams)
+    for cell in range(4):
+        heard = dense(sound, p["audio"])
+        path = np.concatenate([cells[:, cell] + heard, heard], axis=1)
+        for layer in p["recurrent"]["layers"].values():
+            path = both_ways({"layers": [layer]}, path)
+        for t in range(SEGMENTS):
+            factors = (cells[t, cell] @ p["products"]["project"][0]["kernel"]) * (
+                sound[t] @ p["products"]["project"][1]["kernel"]
+            )
+            z = factors.reshape(config.bilinear, config.factors).sum(1)
+            z = np.sign(z) * np.sqrt(np.abs(z))
+            want = np.tanh(z / np.linalg.norm(z) + path[t]) @ p["score"]["kernel"][:, 0]
+            np.testing.assert_allclose(found[0, t, cell], want, rtol=1e-4, atol=2e-5)
 
 
 def test_dmin_is_cmran_but_for_three_things():

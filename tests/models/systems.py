@@ -45,7 +45,7 @@ def without(made: Batch, rows: Any, modality: str) -> Batch:
 def small(name: str) -> tuple[Any, nnx.Module]:
     """A system's small configuration and its model, every parameter drawn anew so that nothing is 0 or 1."""
     config = systems()[name].Config.tiny()
-    model = jax.jit(lambda: config.build(nnx.Rngs(0)))()
+    model = tiny.jit(lambda: config.build(nnx.Rngs(0)))()
     graph, params, buffers, constants = split_model(model)
     rng = np.random.default_rng(5)
     params = tiny.randomise(params, rng, 0.1)
@@ -55,11 +55,18 @@ def small(name: str) -> tuple[Any, nnx.Module]:
 @functools.cache
 def forward(name: str):
     """(batch, keep) -> Output of the small system as it is evaluated."""
-    model = nnx.view(small(name)[1], deterministic=True, use_running_average=True, raise_if_not_found=False)
+    config, model = small(name)
+    model = nnx.view(model, deterministic=True, use_running_average=True, raise_if_not_found=False)
     graph, state = nnx.split(model)
 
     @tiny.jit
     def run(state, given: Batch, keep):
         return nnx.merge(graph, state, copy=True)(given, keep)
 
-    return lambda given, keep=None: run(state, jax.tree.map(jnp.asarray, given), keep)
+    def evaluate(given: Batch, keep: dict[str, jax.Array] | None = None):
+        # Always with a mask for every modality, so that there is one program.
+        rows = len(given.weight)
+        every = {e.modality: jnp.ones((rows, e.tokens), bool) for e in config.modalities}
+        return run(state, jax.tree.map(jnp.asarray, given), every | (keep or {}))
+
+    return evaluate

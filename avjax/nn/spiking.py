@@ -6,9 +6,12 @@ no spike.
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 import jax
@@ -119,10 +122,12 @@ class SpikingPatchSplitting(nnx.Module):
 
     def __call__(self, x: Float[Array, "B T _ _ Cin"], valid: Bool[Array, "B T"]) -> Float[Array, "B T N C"]:
         x = masked(x, valid)
-        for conv, norm in zip(self.convs[:-1], self.norms[:-1], strict=True):
+        for number, (conv, norm) in enumerate(zip(self.convs[:-1], self.norms[:-1], strict=True)):
+            count(conv.kernel, x, valid, spikes=number > 0)
             x = leaky_integrate_and_fire(norm(conv(x), valid), valid)
             pooled = nnx.max_pool(x.reshape(-1, *x.shape[2:]), (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
             x = pooled.reshape(*x.shape[:2], *pooled.shape[1:])
+        count(self.convs[-1].kernel, x, valid)
         x = x + leaky_integrate_and_fire(self.norms[-1](self.convs[-1](x), valid), valid)
         return x.reshape(*x.shape[:2], -1, x.shape[-1])
 
@@ -135,6 +140,7 @@ class SpikingDense(nnx.Module):
         self.norm = BatchNorm(outputs, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B T N Cin"], valid: Bool[Array, "B T N"]) -> Float[Array, "B T N Cout"]:
+        count(self.dense.kernel, x, valid)
         return leaky_integrate_and_fire(self.norm(self.dense(masked(x, valid)), valid), valid)
 
 
@@ -243,6 +249,7 @@ class SpikingCrossAttention(nnx.Module):
         if len(parts) == 2:
             spatial, temporal = parts
             parts = [mean_over(spatial, asks, axis=2) * mean_over(temporal, asks, axis=1)]
+        count(self.map.kernel, parts[0], asks, spikes=len(self.attention) < 2)
         current = self.map(masked(parts[0], asks))
         complement = leaky_integrate_and_fire(current, asks, threshold=self.threshold)
         return masked(x, x_valid) + self.alpha * complement, complement
@@ -265,10 +272,37 @@ class Synapses:
     """
 
     operations: int
-    rate: float | None = None
+    rate: float | Float[Array, ""] | None = None
 
 
-def energy(layers: Sequence[Synapses], steps: int) -> float:
+_counted: contextvars.ContextVar[list[Synapses] | None] = contextvars.ContextVar("counted", default=None)
+
+
+@contextlib.contextmanager
+def counting() -> Iterator[list[Synapses]]:
+    """Collects the layers with weights that run inside, in their order, for ``energy``.
+
+    Products of attention are not among them. Where something is jitted, this belongs inside, as in ``recording``.
+    """
+    layers: list[Synapses] = []
+    token = _counted.set(layers)
+    try:
+        yield layers
+    finally:
+        _counted.reset(token)
+
+
+def count(
+    kernel: nnx.Param, x: Float[Array, "B T ... C"], valid: Bool[Array, "B T ..."], *, spikes: bool = True
+) -> None:
+    """Notes a layer of this kernel that is applied to x, at every place between time and channels."""
+    layers = _counted.get()
+    if layers is not None:
+        operations = kernel[...].size * math.prod(x.shape[2:-1])
+        layers.append(Synapses(operations, spike_rate(x, valid) if spikes else None))
+
+
+def energy(layers: Sequence[Synapses], steps: int) -> float | Float[Array, ""]:
     """Estimated picojoules of one example (the formula of Spikformer, Horowitz's constants): T sum_l operations_l e_l.
 
     e_l = 0.9 rate_l where spikes come in, since each is one addition, and 4.6 where real numbers do, each a product.

@@ -18,6 +18,7 @@ from avjax.nn.spiking import (
     SpikingMLP,
     SpikingPatchSplitting,
     Synapses,
+    counting,
     energy,
     leaky_integrate_and_fire,
     mean_over,
@@ -310,6 +311,28 @@ def test_energy_counts_additions_and_products():
     spikes = jnp.asarray([[[1.0, 0.0], [jnp.nan, 1.0], [1.0, 2.0]]])
     assert spike_rate(spikes, jnp.asarray([[True, False, True]])) == 1.0
     assert spike_rate(spikes, jnp.zeros((1, 3), bool)) == 0.0
+
+
+def test_counting_finds_every_layer(rng):
+    """Stem, projections of attention, map and MLP, by hand; the first sees real numbers, the map a product of means."""
+    stem = SpikingPatchSplitting(2, 4, depth=1, rngs=nnx.Rngs(0))
+    across, mlp = SpikingCrossAttention(4, 2, rngs=nnx.Rngs(1)), SpikingMLP(4, rngs=nnx.Rngs(2))
+    stem, across, mlp = (nnx.view(part, use_running_average=True) for part in (stem, across, mlp))
+    image, valid = jnp.asarray(rng.normal(size=(2, 3, 4, 6, 2))), jnp.ones((2, 3), bool)
+    spikes = stem(image, valid)
+    places = jnp.ones(spikes.shape[:3], bool)
+    with counting() as layers:
+        stem(image, valid)
+        across(spikes, spikes, places, places)
+        mlp(spikes, places)
+    dense = [6 * 4 * 4] * 8
+    assert [layer.operations for layer in layers] == [24 * 9 * 8, 6 * 9 * 16, *dense, 6 * 16, 6 * 64, 6 * 64]
+    assert [layer.rate is None for layer in layers] == [number in (0, 10) for number in range(13)]
+    assert layers[2].rate == pytest.approx(float(spikes.mean()))
+    assert float(energy(layers, 3)) > 3 * 4.6 * 24 * 9 * 8
+    # Outside nothing is counted.
+    mlp(spikes, places)
+    assert len(layers) == 13
 
 
 def test_heads_divide_the_width():

@@ -5,6 +5,7 @@
     resnet.py          ResNet-18 and -50 over frames or a spectrogram; 3-D and (2+1)-D over video
     vggish.py          VGGish over patches of a spectrogram
     shufflenet.py      ShuffleNet-v2 units, EfficientFace over faces
+    spiking.py         spikes of pictures
     precomputed.py     features from files
     trunk.py           what those from convolutional.py on are made of
 
@@ -23,6 +24,7 @@ from avjax.nn.encoders.patches import PatchEmbedding, Patches, append_class_toke
 from avjax.nn.encoders.precomputed import Precomputed
 from avjax.nn.encoders.resnet import ResNet, ResNet3D
 from avjax.nn.encoders.shufflenet import EfficientFace
+from avjax.nn.encoders.spiking import SpikingPatches
 from avjax.nn.encoders.vggish import VGGish
 
 __all__ = [
@@ -37,6 +39,7 @@ __all__ = [
     "ResNet",
     "ResNet3D",
     "SpectrogramConv",
+    "SpikingPatches",
     "VGGish",
     "append_class_token",
     "hide",

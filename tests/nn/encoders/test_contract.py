@@ -20,6 +20,7 @@ from avjax.nn.encoders import (
     ResNet,
     ResNet3D,
     SpectrogramConv,
+    SpikingPatches,
     VGGish,
     resnet,
 )
@@ -49,6 +50,7 @@ CONFIGS = {
     "frame-conv-cells": (FrameConv("any", (3, 5, 8, 3), channels=(4, 3), cells=True), 1, 4),
     "spectrogram-conv": (SpectrogramConv("any", (8, 7), channels=(4, 3), step=3), 3, 1),
     "efficient-face": (EfficientFace("any", (2, 32, 16, 3), channels=(2, 4, 8, 6, 5), repeats=(2, 1, 2)), 1, 1),
+    "spiking": (SpikingPatches("any", (3, 4, 6, 2), depth=1), 1, 6),
     "precomputed": (Precomputed("any", (5, 4)), 1, 1),
     "precomputed-layer": (Precomputed("any", (5, 4), norm="layer"), 1, 1),
     "precomputed-cells": (Precomputed("any", (3, 2, 3, 4), norm="batch"), 1, 6),

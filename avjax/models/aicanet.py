@@ -1,0 +1,270 @@
+"""AICANet: adversarial-metric learning with correction attention, for matching voices and faces.
+
+Wang et al. 2025: which of two faces does a voice belong to? For voice v and each face f by itself:
+
+    S_m, P_m = projections of the map X_m to C' channels             shared and private
+    s_m    = 3 x 3 maxima of S_m, of unit length                     C' channels of 9 numbers
+    e      = tanh MLP(CompactBilinear(s_v, s_f))                     do they match?
+    I_m    = softmax(10 Shrink(sgn(e) s_m s_n^T)) S_m                channels by channels, n being the other
+    R_m    = Attention(S_m, I_m, S_m)                                over places
+    P_m    <- softmax(10 Shrink(U U^T)) P_m,   U = P_m, each channel of unit length
+    X_m    <- ModalityMix(X_m, sigmoid(D R_m), sigmoid(D' P_m))
+    z_m    = tanh W_2 relu(W_1 (3 x 3 means of X_m)),   logits = W [exp(z_v1 - z_f1); exp(z_v2 - z_f2)]
+
+The release's: everything above with C' = 128, C = 512, 4000 numbers in the bilinear vector, embeddings of 128 through
+256; voices from a ResNetSE-34L over log-mel bands, faces of 224 x 224 from a ResNet-18; the losses below, matching and
+distance with weight 2; spectral normalisation of projections and embedding, a hard threshold. Ours: a ResNet-18 over
+the spectrogram, no spectral normalisation, the soft threshold (the hard one never learns), unit length along places in
+place of the batch, gradients turned round in place of alternating updates, and both faces in one pass, the voice once
+with each. A pair that lacks its voice or its face has zeros for its vectors. Which face matches is the class of the
+only head.
+
+``aux["losses"]`` holds ``distance`` (relative distance stretching of voice and matching face against those of other
+rows), ``modality`` (telling voices from faces by s, against the projections) and ``coefficient``, the distance of
+sigmoid(5 e) to whether a pair matches, whose weight the release anneals by a cosine. Train with
+``WithTerms(Classification(), (("distance", 1.0), ("modality", 0.5), ("coefficient", 0.25)))``, which is the release's
+ratio of the first to matching; the other two weights are ours.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from avjax.models import System
+from avjax.nn.attention import attend, cross_mask
+from avjax.nn.convolution import masked
+from avjax.nn.dense import EMBED, HIDDEN, Dense
+from avjax.nn.encoders import Encoder, Precomputed, ResNet
+from avjax.nn.fusion import CompactBilinear, Tokens, present
+from avjax.nn.fusion.crossmodal import cleaned
+from avjax.nn.gates import ModalityMix, SignedGate
+from avjax.nn.model import AudioVisualModel, Keep
+from avjax.nn.pooling import Classifier, l2_normalise, max_pool, mean_pool
+from avjax.nn.scoring import AdaptiveShrinkage
+from avjax.objectives.adversarial import modality_discrimination, reverse_gradient
+from avjax.objectives.contrastive import relative_distance
+from avjax.objectives.rows import distance, rows_mean
+from avjax.streams import Batch, Mean, Output, Stream
+from kernels.attention import Layout
+
+SYSTEM = System(
+    name="AICANet",
+    source="Wang et al. 2025 [30]",
+    mechanism="correction",
+    fusion="hybrid",
+    architecture="CNN",
+    task="voice-face matching",
+    corpora=("VoxCeleb1", "VoxCeleb2"),
+    metrics=("accuracy", "AUC"),
+    use="a voice and a face are to be compared though nothing says when, as recordings of different days",
+    avoid="sound and picture are of one moment: nothing here is aligned in time",
+    ours="voice encoder, threshold, unit length, one pass for both faces, one step for both players",
+)
+
+VOICE, FACES = "voice", ("face_a", "face_b")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What to build.
+
+    Attributes:
+      modalities: encoders of voice, face_a and face_b with a token for every cell and the extents of their maps in
+        ``grid``; the faces' differ in name alone and share their weights.
+      classes: the only head: 2 classes, face_a and face_b.
+      width: C.
+      projection: C'.
+      bilinear: numbers in the joint vector of a pair.
+      hidden: units before the embedding, and those of the pseudo-label and the discriminator.
+      embedding: of z.
+    """
+
+    modalities: tuple[Encoder, ...]
+    classes: Mapping[str, int]
+    width: int = 512
+    projection: int = 128
+    bilinear: int = 4000
+    hidden: int = 256
+    embedding: int = 128
+
+    def __post_init__(self) -> None:
+        names = tuple(encoder.modality for encoder in self.modalities)
+        if set(names) != {VOICE, *FACES} or list(self.classes.values()) != [2]:
+            raise ValueError(
+                f"modalities {names}, classes {dict(self.classes)}: AICANet matches a voice with two faces"
+            )
+
+    @classmethod
+    def paper(cls) -> Config:
+        """VoxCeleb: 3 s of 64 mel bands at 100 Hz (ours), faces of 224 x 224."""
+        faces = (ResNet(name, (1, 224, 224, 3), cells=True) for name in FACES)
+        return cls((ResNet(VOICE, (300, 64), cells=True), *faces), {"match": 2})
+
+    @classmethod
+    def tiny(cls) -> Config:
+        faces = (Precomputed(name, (1, 2, 3, 5)) for name in FACES)
+        sizes = {"width": 8, "projection": 8, "bilinear": 32, "hidden": 8, "embedding": 8}
+        return cls((Precomputed(VOICE, (4, 6)), *faces), {"match": 2}, **sizes)
+
+    def build(self, rngs: nnx.Rngs) -> AICANet:
+        return AICANet(self, rngs=rngs)
+
+
+@dataclasses.dataclass(frozen=True)
+class Projected:
+    """S and P [B, N, C'], s [B, 9, C'] of a map, and where they are valid."""
+
+    shared: Float[Array, "B N C"]
+    private: Float[Array, "B N C"]
+    maxima: Float[Array, "B 9 C"]
+    valid: Bool[Array, "B N"]
+
+
+class Branch(nnx.Module):
+    """What voices have of their own, and faces.
+
+    Args:
+      grid: extents of the map, its cells in this order; the last is its width, all before are its height.
+    """
+
+    def __init__(self, config: Config, grid: tuple[int, ...], *, rngs: nnx.Rngs):
+        width, inner = config.width, config.projection
+        self.grid = (math.prod(grid[:-1]), grid[-1])
+        self.shared = Dense(width, inner, axes=(EMBED, HIDDEN), rngs=rngs)
+        self.private = Dense(width, inner, axes=(EMBED, HIDDEN), rngs=rngs)
+        self.shrink_shared = AdaptiveShrinkage(inner, inner, rngs=rngs)
+        self.shrink_private = AdaptiveShrinkage(inner, inner, rngs=rngs)
+        self.decode_shared = Dense(inner, width, axes=(HIDDEN, EMBED), rngs=rngs)
+        self.decode_private = Dense(inner, width, axes=(HIDDEN, EMBED), rngs=rngs)
+        self.mix = ModalityMix(width, rngs=rngs)
+        self.hidden = Dense(9 * width, config.hidden, axes=(EMBED, HIDDEN), rngs=rngs)
+        self.embed = Dense(config.hidden, config.embedding, axes=(HIDDEN, EMBED), rngs=rngs)
+
+    def project(self, x: Float[Array, "B N C"], valid: Bool[Array, "B N"]) -> Projected:
+        """S, P and s."""
+        shared, private = masked(self.shared(x), valid), masked(self.private(x), valid)
+        maxima = jnp.stack([max_pool(shared, valid & part) for part in thirds(*self.grid)], axis=1)
+        return Projected(shared, private, jnp.swapaxes(l2_normalise(jnp.swapaxes(maxima, 1, 2)), 1, 2), valid)
+
+    def correct(
+        self,
+        x: Float[Array, "B N C"],
+        own: Projected,
+        scores: Float[Array, "B C C"],
+        there: Bool[Array, " B"],
+        site: str,
+    ) -> Float[Array, "B D"]:
+        """z of a map and of the signed scores of its channels with the other's; 0 in rows without a pair."""
+        inter = _weigh(self.shrink_shared, scores, own.shared, there)
+        channels = l2_normalise(jnp.swapaxes(own.private, 1, 2))
+        alike = jnp.einsum("bcn,bdn->bcd", channels, channels, precision="highest")
+        private = _weigh(self.shrink_private, alike, own.private, there)
+        layout = Layout((site,), own.valid.shape[1:])
+        parts = (part[:, :, None] for part in (own.shared, inter, own.shared))
+        refined = attend(*parts, cross_mask(layout, layout, own.valid), site=site)[:, :, 0]
+        decoded = nnx.sigmoid(self.decode_shared(refined)), nnx.sigmoid(self.decode_private(private))
+        mixed = self.mix(masked(x, own.valid), *(masked(part, own.valid) for part in decoded), own.valid)
+        means = [mean_pool(mixed, own.valid & part) for part in thirds(*self.grid)]
+        z = jnp.tanh(self.embed(nnx.relu(self.hidden(jnp.concatenate(means, axis=-1)))))
+        return masked(z, there)
+
+
+def _weigh(
+    shrink: AdaptiveShrinkage, scores: Float[Array, "B C C"], x: Float[Array, "B N C"], there: Bool[Array, " B"]
+) -> Float[Array, "B N C"]:
+    """softmax(10 Shrink(scores)) x, channel by channel."""
+    weights = shrink(scores[:, None], there[:, None, None, None])[:, 0]
+    return jnp.einsum("bcd,bnd->bnc", weights.astype(x.dtype), x, precision="highest")
+
+
+def thirds(height: int, width: int) -> Bool[Array, "9 N"]:
+    """The cells of 3 x 3 parts of a map, as adaptive pooling has them: from floor(i n / 3) to ceil((i + 1) n / 3)."""
+
+    def axis(extent: int) -> np.ndarray:
+        place = np.arange(extent)
+        return np.stack([(place >= i * extent // 3) & (place < -(-(i + 1) * extent // 3)) for i in range(3)])
+
+    return jnp.asarray((axis(height)[:, None, :, None] & axis(width)[None, :, None, :]).reshape(9, -1))
+
+
+class AICANet(AudioVisualModel):
+    """A voice with each of two faces; see the module's docstring."""
+
+    def __init__(self, config: Config, *, rngs: nnx.Rngs):
+        super().__init__(config.modalities, config.width, rngs=rngs)
+        # One encoder sees both faces.
+        del self.encoders[FACES[1]]
+        grids = {encoder.modality: encoder.grid for encoder in config.modalities}
+        self.head = next(iter(config.classes))
+        self.voice, self.face = (Branch(config, grids[m], rngs=rngs) for m in (VOICE, FACES[0]))
+        inner, hidden = config.projection, config.hidden
+        self.joint = CompactBilinear((VOICE, "face"), (9 * inner, 9 * inner), config.bilinear, rngs=rngs)
+        self.sign = SignedGate(config.bilinear, inner, rngs=rngs)
+        self.tell_hidden = Dense(9 * inner, hidden, axes=(EMBED, HIDDEN), rngs=rngs)
+        self.tell = Dense(hidden, 2, axes=(HIDDEN, EMBED), rngs=rngs)
+        self.classify = Classifier(2 * config.embedding, config.classes, rngs=rngs)
+
+    def __call__(self, batch: Batch, keep: Keep = None) -> Output:
+        """As of every model, with the three terms in ``aux["losses"]``."""
+        output = super().__call__(batch, keep)
+        terms = self._terms(output.aux["pairs"], jnp.asarray(batch.target[self.head]), jnp.asarray(batch.weight))
+        return dataclasses.replace(output, aux={**output.aux, "losses": terms})
+
+    def encode(self, batch: Batch, keep: Keep = None) -> dict[str, Stream]:
+        """X_m, the map of each modality, its cells side by side."""
+        streams = cleaned({m: batch.streams[m] for m in self.modalities})
+        encoders = {VOICE: self.encoders[VOICE], **dict.fromkeys(FACES, self.encoders[FACES[0]])}
+        return {m: encoders[m](streams[m], (keep or {}).get(m)) for m in self.modalities}
+
+    def fuse(self, tokens: Tokens, keep: Keep = None) -> Output:
+        """From the maps to the logits; ``aux["pairs"]`` holds the vectors of both pairs, face -> name -> [B, ...]."""
+        tokens = self.hidden(tokens, keep)
+        branches = {VOICE: self.voice, **dict.fromkeys(FACES, self.face)}
+        parts = {m: branches[m].project(tokens[m].values, tokens[m].valid) for m in self.modalities}
+        pairs = {face: self._pair(face, tokens, parts) for face in FACES}
+        between = [masked(jnp.exp(p["voice"] - p["face"]), p["there"]) for p in pairs.values()]
+        return Output(self.classify(jnp.concatenate(between, axis=-1)), tokens, aux={"pairs": pairs})
+
+    def _pair(self, face: str, tokens: Tokens, parts: Mapping[str, Projected]) -> dict[str, Array]:
+        there = present(tokens)[VOICE] & present(tokens)[face]
+        heard, seen = parts[VOICE].maxima, parts[face].maxima
+        flat = {VOICE: heard.reshape(there.shape[0], -1), "face": seen.reshape(there.shape[0], -1)}
+        scores = jnp.einsum("bkc,bkd->bcd", heard, seen, precision="highest")
+        scores, label = self.sign(scores, self.joint(flat), there)
+        x = {m: tokens[m].values for m in (VOICE, face)}
+        voice = self.voice.correct(x[VOICE], parts[VOICE], scores, there, f"{VOICE}_{face}")
+        other = self.face.correct(x[face], parts[face], jnp.swapaxes(scores, 1, 2), there, face)
+        shared = {f"shared_{name}": vector for name, vector in flat.items()}
+        return {"voice": voice, "face": other, "label": label, "there": there, **shared}
+
+    def _terms(
+        self, pairs: Mapping[str, Mapping[str, Array]], target: Float[Array, "B 2"], weight: Float[Array, " B"]
+    ) -> dict[str, Mean]:
+        first, second = (pairs[face] for face in FACES)
+        chosen = target.argmax(axis=-1) == 0
+
+        def matching(name: str) -> Array:
+            return jnp.where(chosen.reshape(-1, *[1] * (first[name].ndim - 1)), first[name], second[name])
+
+        rows = jnp.arange(weight.shape[0])
+        apart = relative_distance(matching("voice"), matching("face"), rows, weight * matching("there"))
+        told = Mean(jnp.zeros(()), jnp.zeros(()))
+        for pair in pairs.values():
+            logits = {m: self._tell(pair[f"shared_{m}"]) for m in ("face", VOICE)}
+            told = told + modality_discrimination(logits, dict.fromkeys(logits, weight * pair["there"]))
+        there = jnp.stack([first["there"], second["there"]], axis=-1)
+        same = jnp.stack([chosen, ~chosen], axis=-1).astype(jnp.float32)
+        believed = nnx.sigmoid(5 * jnp.stack([first["label"], second["label"]], axis=-1).astype(jnp.float32))
+        wrong = rows_mean(distance(jnp.where(there, believed, same), same), weight * there.any(axis=-1))
+        return {"distance": apart, "modality": told, "coefficient": wrong}
+
+    def _tell(self, shared: Float[Array, "B C"]) -> Float[Array, "B 2"]:
+        """Voice or face; what made the vectors is taught to hide it."""
+        return self.tell(nnx.relu(self.tell_hidden(reverse_gradient(shared)))).astype(jnp.float32)

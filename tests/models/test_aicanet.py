@@ -1,0 +1,59 @@
+"""Parts of maps and pairs of AICANet."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from avjax.models.aicanet import FACES, Config, thirds
+from avjax.nn.encoders import Precomputed
+from tests.models.systems import batch, forward
+
+
+def test_thirds_of_a_map_are_those_of_adaptive_pooling():
+    """Of seven cells 0 to 2, 2 to 4 and 4 to 6; of two the first, both, the second; of one always it."""
+    parts = np.asarray(thirds(7, 2)).reshape(3, 3, 7, 2)
+    rows = [np.flatnonzero(parts[i, 0].any(axis=1)).tolist() for i in range(3)]
+    assert rows == [[0, 1, 2], [2, 3, 4], [4, 5, 6]]
+    columns = [np.flatnonzero(parts[0, j].any(axis=0)).tolist() for j in range(3)]
+    assert columns == [[0], [0, 1], [1]]
+    assert np.asarray(thirds(1, 1)).all()
+    np.testing.assert_array_equal(np.asarray(thirds(3, 3)), np.eye(9, dtype=bool))
+
+
+def test_one_face_in_both_places_makes_the_same_pair_twice(rng):
+    made = batch(Config.tiny(), rng, 4)
+    made.streams[FACES[1]] = made.streams[FACES[0]]
+    pairs = forward("aicanet")(made).aux["pairs"]
+    for one, two in zip(jax.tree.leaves(pairs[FACES[0]]), jax.tree.leaves(pairs[FACES[1]]), strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-6, atol=1e-7)
+
+
+def test_coefficient_is_the_distance_to_whether_a_pair_matches(rng):
+    made = batch(Config.tiny(), rng, 6)
+    output = forward("aicanet")(made)
+    total = 0.0
+    for row in range(6):
+        squares = [
+            (1 / (1 + np.exp(-5 * float(output.aux["pairs"][face]["label"][row]))) - made.target["match"][row, k]) ** 2
+            for k, face in enumerate(FACES)
+        ]
+        total += np.sqrt(sum(squares))
+    assert float(output.aux["losses"]["coefficient"].value) == pytest.approx(total / 6, rel=1e-5)
+
+
+def test_takes_a_voice_and_two_faces():
+    with pytest.raises(ValueError, match="a voice with two faces"):
+        Config((Precomputed("voice", (4, 6)),), {"match": 2})
+
+
+def test_a_voice_alone_says_nothing(rng):
+    """Without faces there is no pair, and all voices are one."""
+    made = batch(Config.tiny(), rng, 3)
+    for face in FACES:
+        stream = made.streams[face]
+        made.streams[face] = stream.replace(valid=np.zeros_like(stream.valid))
+    logits = np.asarray(forward("aicanet")(made).logits["match"])
+    np.testing.assert_array_equal(logits, jnp.broadcast_to(logits[:1], logits.shape))

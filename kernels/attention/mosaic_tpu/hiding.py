@@ -116,7 +116,7 @@ def cleaned(here: Named) -> Named:
     return Named(here | clean)
 
 
-def filled(array: Array, words: Array, axis: int) -> Array:
+def filled(array: Array, words: Any, axis: int) -> Array:
     """An array with tokens along an axis, filled up to the whole blocks of ``words``; 0 where these are."""
     more = words.shape[axis] - array.shape[axis]
     array = jnp.pad(array, [(0, more if place == axis else 0) for place in range(array.ndim)])

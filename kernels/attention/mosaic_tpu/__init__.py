@@ -4,6 +4,7 @@
     steps.py    which blocks of scores are visited
     launch.py   a kernel being put together
     tile.py     what every kernel does with a block
+    hiding.py   how it hides keys from queries
     forward.py, backward.py, columns.py    the kernels
     terms.py    rows that the backward kernels are given
     target.py   for what it is compiled, and with blocks of which sizes
@@ -27,7 +28,7 @@ from kernels.attention import mask as masks
 from kernels.attention.block import SOFTMAX
 from kernels.attention.dropout import dropout_seeds
 from kernels.attention.mask import Mask
-from kernels.attention.mosaic_tpu import backward, columns, forward, target
+from kernels.attention.mosaic_tpu import backward, columns, forward, hiding, target
 from kernels.attention.mosaic_tpu.steps import MOST_GROUPS, Grid, Words
 from kernels.attention.mosaic_tpu.terms import row_terms
 from kernels.attention.mosaic_tpu.tile import Arrays, Settings
@@ -96,9 +97,10 @@ class Call:
         # Where nothing but a positive scale is done to a product, exp2() does it.
         folded = self.softcap is None and operands.bias is None and self.scale is not None and self.scale > 0
         split = "group_output" in statistics
+        spare = hiding.spare_rows(len(self.mask.keys.names), query.shape[3], query.dtype) if folded else 0
         return Settings(
             Grid.of(self.mask, sizes.rows, sizes.columns, split=split), sizes, self.heads, self.scale, folded,
-            self.softcap, self.rate, statistics, self.columns, self.precision, self.target.interpret,
+            self.softcap, self.rate, statistics, self.columns, self.precision, spare, self.target.interpret,
         )  # fmt: skip
 
     def arrays(

@@ -20,6 +20,7 @@ from jax.experimental import pallas as pl
 from jaxtyping import Array
 
 from kernels.attention.block import LOWEST
+from kernels.attention.mosaic_tpu import hiding
 from kernels.attention.mosaic_tpu.launch import Launch, Named
 from kernels.attention.mosaic_tpu.steps import LAST, by_blocks, by_columns, by_rows
 from kernels.attention.mosaic_tpu.tile import (
@@ -30,7 +31,6 @@ from kernels.attention.mosaic_tpu.tile import (
     add_inputs,
     bias_block,
     bias_index,
-    cleaned,
     clear,
     dot,
     keep,
@@ -39,9 +39,9 @@ from kernels.attention.mosaic_tpu.tile import (
     masked_scores,
     members,
     over_chunks,
+    run,
     term,
     when_visited,
-    wide,
 )
 
 
@@ -79,7 +79,7 @@ def of_queries(settings: Settings, arrays: Arrays, upstream: Upstream) -> Array:
         clear(here, "added")
 
         def visit(here: Named, masked: bool) -> None:
-            key = _clean_keys(here.key[0, 0], here, masked)
+            key = here.key[0, 0, :, :width]
 
             def add(chunk: pl.Slice, found: tuple) -> None:
                 gradient, _ = _gradient(here, settings, upstream.rows, chunk, found, masked)
@@ -87,13 +87,15 @@ def of_queries(settings: Settings, arrays: Arrays, upstream: Upstream) -> Array:
 
             over_chunks(settings, lambda chunk: _products(here, settings, chunk, masked), add)
 
-        when_visited(here, visit)
+        when_visited(here, settings, visit)
 
         @pl.when((here.at.flags & LAST) != 0)
         def _() -> None:
-            here.of_query[0, 0] = here.added[...]
+            # What was made of a row that sees nothing may be anything.
+            alive = term(here, upstream.rows, "inverse", pl.ds(0, rows)) > 0
+            here.of_query[0, 0] = jnp.where(alive, here.added[...], 0)
 
-    return launch.run("attention_of_queries", kernel, settings.interpret)["of_query"]
+    return run(launch, "attention_of_queries", kernel, settings, over_queries=False)["of_query"]
 
 
 def of_keys(settings: Settings, arrays: Arrays, upstream: Upstream) -> tuple[Array, Array]:
@@ -116,10 +118,10 @@ def of_keys(settings: Settings, arrays: Arrays, upstream: Upstream) -> tuple[Arr
         def visit(here: Named, masked: bool) -> None:
             def add(chunk: pl.Slice, found: tuple) -> None:
                 gradient, weights = _gradient(here, settings, upstream.rows, chunk, found, masked)
-                query = _clean_queries(here.query[0, 0, :, chunk], here, chunk, masked)
+                query = here.query[0, 0, :width, chunk]
                 sums["key"].append((gradient.astype(query.dtype), query))
                 if "of_output" in here:
-                    above = _clean_queries(here.of_output[0, 0, 0, :, chunk], here, chunk, masked)
+                    above = here.of_output[0, 0, 0, :, chunk]
                     sums["value"].append((weights.astype(above.dtype), above))
 
             sums: dict[str, list] = {"value": [], "key": []}
@@ -129,14 +131,14 @@ def of_keys(settings: Settings, arrays: Arrays, upstream: Upstream) -> tuple[Arr
                     left, right = (jnp.concatenate(arrays, 1) for arrays in zip(*pairs, strict=True))
                     here[f"added_{name}"][...] += dot(left, right, (1, 1), settings)
 
-        when_visited(here, visit)
+        when_visited(here, settings, visit, keys_stay=not settings.grid.split)
 
         @pl.when((here.at.flags & LAST) != 0)
         def _() -> None:
             here.of_key[0, 0] = here.added_key[...]
             here.of_value[0, 0] = here.added_value[...]
 
-    found = launch.run("attention_of_keys", kernel, settings.interpret)
+    found = run(launch, "attention_of_keys", kernel, settings, over_queries=True)
     return found["of_key"], found["of_value"]
 
 
@@ -172,13 +174,13 @@ def of_bias(settings: Settings, arrays: Arrays, upstream: Upstream) -> Array:
 
             over_chunks(settings, lambda chunk: _products(here, settings, chunk, masked), add)
 
-        when_visited(here, visit)
+        when_visited(here, settings, visit)
 
         @pl.when((here.at.flags & LAST) != 0)
         def _() -> None:
             here.of_bias[0, 0] = here.added[...]
 
-    return launch.run("attention_of_bias", kernel, settings.interpret)["of_bias"]
+    return run(launch, "attention_of_bias", kernel, settings, over_queries=True)["of_bias"]
 
 
 def _simple(settings: Settings, upstream: Upstream) -> bool:
@@ -189,37 +191,31 @@ def _simple(settings: Settings, upstream: Upstream) -> bool:
 def _add_inputs(launch: Launch, settings: Settings, arrays: Arrays, upstream: Upstream) -> None:
     add_inputs(launch, settings, arrays)
     rows, columns = settings.sizes.rows, settings.sizes.columns
-    count = upstream.terms.shape[2]
-    launch.input("terms", upstream.terms, (1, 1, count, rows), lambda at: (at.sample, at.head, 0, at.row))
+    count, words = upstream.terms.shape[2], arrays.words
+    terms = hiding.filled(upstream.terms, words.queries[:, None], 3)
+    launch.input("terms", terms, (1, 1, count, rows), lambda at: (at.sample, at.head, 0, at.row))
     if upstream.output is not None:
         several, width = upstream.output.shape[2] > 1, upstream.output.shape[3]
         launch.input(
             "of_output", upstream.output, (1, 1, 1, width, rows),
             lambda at: (at.sample, at.head, jnp.maximum(at.group, 0) if several else 0, 0, at.row),
         )  # fmt: skip
+    received = upstream.received
+    if received is not None:
+        received = hiding.filled(received, words.keys[..., None], 2)
     launch.input(
-        "of_received", upstream.received, (1, 1, columns, settings.columns),
+        "of_received", received, (1, 1, columns, settings.columns),
         lambda at: (at.sample, at.head, at.column, 0),
     )  # fmt: skip
 
 
-def _clean_keys(array: Array, here: Named, masked: bool) -> Array:
-    """Keys [k, D], 0 where they are hidden: past the last one they may be anything, and 0 times that is not 0."""
-    return cleaned(array, wide(here.upright_key_words, array.shape[1])) if masked else array
-
-
-def _clean_queries(array: Array, here: Named, chunk: pl.Slice, masked: bool) -> Array:
-    """Rows of queries [D, chunk], likewise."""
-    return cleaned(array, here.query_words[0, :, chunk]) if masked else array
-
-
 def _products(here: Named, settings: Settings, chunk: pl.Slice, masked: bool) -> tuple:
-    """z, the derivative of the softcap, what is seen, and <dO, V>: what the matrix unit gives first."""
-    z, slope, seen = masked_scores(here, settings, chunk, masked)
+    """z, the derivative of the softcap, and <dO, V>: what the matrix unit gives first."""
+    z, slope = masked_scores(here, settings, chunk, masked)
     through = None
     if "of_output" in here:
         through = dot(here.value[0, 0], here.of_output[0, 0, 0, :, chunk], (0, 0), settings)
-    return z, slope, seen, through
+    return z, slope, through
 
 
 def _gradient(
@@ -233,10 +229,9 @@ def _gradient(
     before_cap: bool = True,
 ) -> tuple[Array, Array]:
     """The gradient of the scores [keys, chunk], before softcap and bias or after them, and the dropped weights."""
-    z, slope, seen, through = found
-
+    z, slope, through = found
     row = functools.partial(term, here, rows, chunk=chunk)
-    weights, shifted = made_weights(here, settings, rows, chunk, z, seen)
+    weights, shifted = made_weights(here, settings, rows, chunk, z)
     dropped, worth = weights, through
     if settings.rate:
         survives = keep(here, settings, chunk, slice(0, settings.sizes.columns))
@@ -259,11 +254,12 @@ def _gradient(
     gradient = weights * worth
     if "peak" in rows:
         at = key_tokens(here, settings).astype(jnp.float32) == row("peak_at")
+        if settings.grid.split:
+            # Every group of the block has a step, and in those of other groups the peak is hidden.
+            at = at & (weights > 0)
         gradient = gradient + jnp.where(at, row("peak"), 0)
     if slope is not None and before_cap:
         gradient = gradient * slope
-    if masked:
-        gradient = jnp.where(seen, gradient, 0)
     return gradient, dropped
 
 

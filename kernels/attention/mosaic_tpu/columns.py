@@ -8,12 +8,12 @@ The first is the statistic ``received``, the second the gradient of its weights 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jaxtyping import Array
 
+from kernels.attention.mosaic_tpu import hiding
 from kernels.attention.mosaic_tpu.launch import Launch, Named
 from kernels.attention.mosaic_tpu.steps import LAST, by_columns, by_rows
 from kernels.attention.mosaic_tpu.tile import (
@@ -26,6 +26,7 @@ from kernels.attention.mosaic_tpu.tile import (
     made_weights,
     masked_scores,
     over_chunks,
+    run,
     term,
     when_visited,
 )
@@ -56,24 +57,21 @@ def received(settings: Settings, arrays: Arrays, softmax: tuple[Array, Array], w
     def kernel(here: Named) -> None:
         clear(here, "added")
 
-        def add(here: Named, chunk: pl.Slice, z: Array, seen: Array | None) -> None:
-            made, _ = made_weights(here, settings, rows, chunk, z, seen)
+        def add(here: Named, chunk: pl.Slice, z: Array) -> None:
+            made, _ = made_weights(here, settings, rows, chunk, z)
             for column in range(columns):
                 shares = made * term(here, rows, "weights", chunk, column)
-                if seen is not None:
-                    # Weights of queries past the last one may be anything.
-                    shares = jnp.where(seen, shares, 0)
                 lanes = [shares[:, at : at + LANES] for at in range(0, chunk.size, LANES)]
                 here.added[column] += sum(lanes[1:], lanes[0])
 
-        when_visited(here, lambda here, masked: _visit(here, settings, add, masked))
+        when_visited(here, settings, lambda here, masked: _visit(here, settings, add, masked), keys_stay=True)
 
         @pl.when((here.at.flags & LAST) != 0)
         def _() -> None:
             for column in range(columns):
                 here.received[0, 0, :, column : column + 1] = here.added[column].sum(1, keepdims=True)
 
-    return launch.run("attention_received", kernel, settings.interpret)["received"]
+    return run(launch, "attention_received", kernel, settings, over_queries=True)["received"]
 
 
 def found(settings: Settings, arrays: Arrays, softmax: tuple[Array, Array], of_received: Array) -> Array:
@@ -84,7 +82,8 @@ def found(settings: Settings, arrays: Arrays, softmax: tuple[Array, Array], of_r
     launch = Launch(by_rows(settings.grid, arrays.words, batch, heads, shared, mixed_is_whole=True))
     _add_inputs(launch, settings, arrays, jnp.stack(softmax, 2))
     launch.input(
-        "of_received", of_received, (1, 1, settings.sizes.columns, columns),
+        "of_received", hiding.filled(of_received, arrays.words.keys[..., None], 2),
+        (1, 1, settings.sizes.columns, columns),
         lambda at: (at.sample, at.head, at.column, 0),
     )  # fmt: skip
     launch.output(
@@ -96,35 +95,34 @@ def found(settings: Settings, arrays: Arrays, softmax: tuple[Array, Array], of_r
     def kernel(here: Named) -> None:
         clear(here, "added")
 
-        def add(here: Named, chunk: pl.Slice, z: Array, seen: Array | None) -> None:
-            made, _ = made_weights(here, settings, rows, chunk, z, seen)
+        def add(here: Named, chunk: pl.Slice, z: Array) -> None:
+            made, _ = made_weights(here, settings, rows, chunk, z)
             for column in range(columns):
                 worth = made * here.of_received[0, 0, :, column : column + 1]
-                if seen is not None:
-                    worth = jnp.where(seen, worth, 0)
                 here.added[column : column + 1, chunk] += worth.sum(0, keepdims=True)
 
-        when_visited(here, lambda here, masked: _visit(here, settings, add, masked))
+        when_visited(here, settings, lambda here, masked: _visit(here, settings, add, masked))
 
         @pl.when((here.at.flags & LAST) != 0)
         def _() -> None:
-            here.found[0, 0] = here.added[...]
+            # What was made of a row that sees nothing may be anything.
+            here.found[0, 0] = jnp.where(term(here, rows, "inverse", pl.ds(0, size)) > 0, here.added[...], 0)
 
-    return launch.run("attention_found", kernel, settings.interpret)["found"]
+    return run(launch, "attention_found", kernel, settings, over_queries=False)["found"]
 
 
 def _add_inputs(launch: Launch, settings: Settings, arrays: Arrays, terms: Array) -> None:
     add_inputs(launch, settings, arrays)
     # Of the values these passes need nothing.
     del launch.inputs["value"]
+    terms = hiding.filled(terms, arrays.words.queries[:, None], 3)
     launch.input(
         "terms", terms, (1, 1, terms.shape[2], settings.sizes.rows), lambda at: (at.sample, at.head, 0, at.row)
     )
 
 
-def _visit(here: Named, settings: Settings, add: Callable[[Named, pl.Slice, Array, Any], None], masked: bool) -> None:
-    def scores(chunk: pl.Slice) -> tuple[Array, Array | None]:
-        z, _, seen = masked_scores(here, settings, chunk, masked)
-        return z, seen
-
-    over_chunks(settings, scores, lambda chunk, made: add(here, chunk, *made))
+def _visit(here: Named, settings: Settings, add: Callable[[Named, pl.Slice, Array], None], masked: bool) -> None:
+    over_chunks(
+        settings, lambda chunk: masked_scores(here, settings, chunk, masked)[0],
+        lambda chunk, z: add(here, chunk, z),
+    )  # fmt: skip

@@ -32,13 +32,13 @@ from kernels.attention.mosaic_tpu.tile import (
     Rows,
     Settings,
     add_inputs,
-    cleaned,
     dot,
     keep,
     key_tokens,
     masked_scores,
     members,
     over_chunks,
+    run,
     when_visited,
 )
 
@@ -80,7 +80,7 @@ def forward(settings: Settings, arrays: Arrays) -> tuple[Array, dict[str, Array]
             (1, 1, settings.groups, width, sizes.rows), lambda at: (at.sample, at.head, 0, 0, at.row),
         )  # fmt: skip
     sums = _sums(settings)
-    launch.scratch = {
+    launch.scratch |= {
         "highest": ((1, sizes.rows), jnp.float32),
         "sums": ((sums.total, sizes.rows), jnp.float32),
         "total": ((settings.groups if parts else 1, width, sizes.rows), jnp.float32),
@@ -88,7 +88,7 @@ def forward(settings: Settings, arrays: Arrays) -> tuple[Array, dict[str, Array]
     if "peak_at" in wanted:
         launch.scratch["peak_at"] = ((1, sizes.rows), jnp.float32)
     kernel = functools.partial(_kernel, settings, sums, rows)
-    results = launch.run("attention_forward", kernel, settings.interpret)
+    results = run(launch, "attention_forward", kernel, settings, over_queries=False)
     found = {}
     for name in rows.starts:
         part = results["rows"][:, :, rows.slice(name)]
@@ -129,7 +129,7 @@ def _kernel(settings: Settings, sums: Rows, rows: Rows, here: Named) -> None:
             lambda chunk, z: _add(here, settings, sums, chunk, z, masked),
         )
 
-    when_visited(here, visit)
+    when_visited(here, settings, visit)
 
     @pl.when((here.at.flags & LAST) != 0)
     def _() -> None:
@@ -166,9 +166,6 @@ def _add(here: Named, settings: Settings, sums: Rows, chunk: pl.Slice, z: Array,
         if settings.rate:
             kept = jnp.where(keep(here, settings, chunk, columns), weights, 0)
         value = here.value[0, 0, :, columns]
-        if masked:
-            # What lies past the last key, or in a hidden one, may be anything.
-            value = cleaned(value, here.key_words[0, :, columns])
         product += dot(value, kept.astype(value.dtype), (1, 0), settings)
 
     old = {name: here.sums[sums.slice(name), chunk] for name in sums.starts}
@@ -203,15 +200,15 @@ def _summed(here: Named, settings: Settings, count: int, terms: Array, columns: 
 def _finish(here: Named, settings: Settings, sums: Rows, rows: Rows) -> None:
     """Writes what comes of the sums of a block of queries."""
     highest = here.highest[...]
-    alive = highest > HIDDEN / 2
+    # What was made of a hidden query may be anything.
+    alive = (highest > HIDDEN / 2) & (here.query_words[0] != 0)
     total = jnp.where(alive, here.sums[sums.slice("total"), :], 1)
     inverse = jnp.where(alive, 1 / total, 0)
     share = inverse / (1 - settings.rate)
     if "parts" in here:
-        here.parts[0, 0] = here.total[...] * share
-        here.output[0, 0] = (here.total[...].sum(0) * share).astype(here.output.dtype)
-    else:
-        here.output[0, 0] = (here.total[0] * share).astype(here.output.dtype)
+        here.parts[0, 0] = jnp.where(alive, here.total[...] * share, 0)
+    output = here.total[...].sum(0) * share
+    here.output[0, 0] = jnp.where(alive, output, 0).astype(here.output.dtype)
 
     def of(name: str) -> Array:
         return here.sums[sums.slice(name), :]
@@ -228,11 +225,11 @@ def _finish(here: Named, settings: Settings, sums: Rows, rows: Rows) -> None:
             shift = of("shift") if "shift" in sums else of("shifts").sum(0, keepdims=True)
             row = jnp.where(alive, jnp.log(total) - LN2 * shift * inverse, 0)
         elif name == "second_moment":
-            row = of("squares") * inverse * inverse
+            row = jnp.where(alive, of("squares") * inverse * inverse, 0)
         elif name == "peak_at":
-            row = here.peak_at[...]
+            row = jnp.where(alive, here.peak_at[...], 0)
         elif name == "mass":
-            row = of("masses") * inverse
+            row = jnp.where(alive, of("masses") * inverse, 0)
         else:
             some = alive & (of("masses") > 0)
             mass = jnp.where(some, of("masses"), 1)

@@ -11,6 +11,7 @@ the compiler then fills the time of the matrix unit with the arithmetic of the s
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -22,11 +23,12 @@ from jaxtyping import Array
 
 from kernels.attention.dropout import survives
 from kernels.attention.mask import HIDDEN
+from kernels.attention.mosaic_tpu import hiding
+from kernels.attention.mosaic_tpu.hiding import LANES
 from kernels.attention.mosaic_tpu.launch import Launch, Named
 from kernels.attention.mosaic_tpu.steps import FIRST, VISITED, WHOLE, Grid, Words
 
 LOG2E, LN2 = math.log2(math.e), math.log(2)
-LANES = 128
 
 
 class Sizes(NamedTuple):
@@ -54,6 +56,7 @@ class Settings:
       folded: whether scores are kept without the scale, which exp2() multiplies by anyway. In these units they are z.
       statistics: to be returned, by the names of the contract and of forward.py.
       columns: of ``received_weights``.
+      spare: rows below queries that hide keys from them, see hiding.py.
       interpret: as ``pallas_call`` takes it.
     """
 
@@ -67,6 +70,7 @@ class Settings:
     statistics: tuple[str, ...]
     columns: int
     precision: Any
+    spare: int
     interpret: Any
 
     @property
@@ -129,10 +133,23 @@ def add_inputs(launch: Launch, settings: Settings, arrays: Arrays) -> None:
                 name, array, (1, 1, size),
                 lambda at, several=several, axis=axis: (at.sample if several else 0, 0, at[axis]),
             )  # fmt: skip
+    hiding.add_inputs(launch, settings.grid, arrays.words, width, settings.spare, arrays.key.dtype)
     if arrays.scale is not None:
         launch.scalars["scale"] = arrays.scale
     if arrays.seeds is not None:
         launch.scalars["seeds"] = jax.lax.bitcast_convert_type(arrays.seeds.astype(jnp.uint32), jnp.int32).reshape(-1)
+
+
+def run(
+    launch: Launch, name: str, kernel: Callable[[Named], None], settings: Settings, *, over_queries: bool
+) -> dict[str, Array]:
+    """Launches a kernel whose arrays are all there; its outputs by name.
+
+    Args:
+      over_queries: whether it sums over queries. Where it does not, none is touched by what another one is.
+    """
+    hiding.add_scratch(launch, hiding.OF_KEYS + (hiding.OF_QUERIES if over_queries else ()))
+    return launch.run(name, kernel, settings.interpret)
 
 
 def bias_block(settings: Settings, arrays: Arrays) -> tuple[int, ...]:
@@ -164,9 +181,12 @@ def dot(left: Array, right: Array, contract: tuple[int, int], settings: Settings
     )  # fmt: skip
 
 
-def scores(here: Named, settings: Settings, chunk: pl.Slice) -> tuple[Array, Array | None]:
+def scores(here: Named, settings: Settings, chunk: pl.Slice, masked: bool) -> tuple[Array, Array | None]:
     """z [keys, chunk], unmasked, and the derivative of the softcap, None without one."""
-    z, slope = dot(here.key[0, 0], here.query[0, 0, :, chunk], (1, 0), settings), None
+    query = here.query[0, 0, :, chunk]
+    if masked and settings.spare:
+        query = jnp.concatenate([query, here.spare_rows[0, :, chunk]], 0)
+    z, slope = dot(here.key[0, 0, :, : query.shape[0]], query, (1, 0), settings), None
     if not settings.folded:
         z = z * (here.scale[0] if settings.scale is None else settings.scale)
     if settings.softcap is not None:
@@ -178,32 +198,28 @@ def scores(here: Named, settings: Settings, chunk: pl.Slice) -> tuple[Array, Arr
     return z, slope
 
 
-def visible(here: Named, settings: Settings, chunk: pl.Slice) -> Array:
-    """Which keys each query of a chunk sees, bool [keys, chunk]."""
-    words = wide(here.upright_key_words, chunk.size)
-    if settings.grid.split:
-        words = words & (1 << here.at.group)
-    result = (words & here.query_words[0, :, chunk]) != 0
-    if settings.grid.band != (None, None):
-        left, right = settings.grid.band
-        distance = key_tokens(here, settings) - query_tokens(here, settings, chunk)
-        if left is not None:
-            result = result & (distance >= -left)
-        if right is not None:
-            result = result & (distance <= right)
+def visible(here: Named, settings: Settings, chunk: pl.Slice) -> Array | None:
+    """Which keys each query of a chunk sees, bool [keys, chunk], as far as its spare rows do not say so."""
+    conditions = []
+    if not settings.spare:
+        words = wide(here.upright_key_words, chunk.size)
+        if settings.grid.split:
+            words = words & (1 << here.at.group)
+        conditions.append((words & here.query_words[0, :, chunk]) != 0)
+    left, right = settings.grid.band
+    distance = key_tokens(here, settings) - query_tokens(here, settings, chunk)
+    if left is not None:
+        conditions.append(distance >= -left)
+    if right is not None:
+        conditions.append(distance <= right)
     if "query_segments" in here:
-        result = result & (wide(here.upright_key_segments, chunk.size) == here.query_segments[0, :, chunk])
-    return result
+        conditions.append(wide(here.upright_key_segments, chunk.size) == here.query_segments[0, :, chunk])
+    return functools.reduce(jnp.logical_and, conditions) if conditions else None
 
 
 def standing(row: Array) -> Array:
     """[1, n] to [n, LANES], the same in every lane: spreading one lane over the others anew costs more each time."""
     return jnp.broadcast_to(row, (LANES, row.shape[1])).T
-
-
-def cleaned(array: Array, words: Array) -> Array:
-    """An array, 0 where tokens are hidden. In float32, since masks of words fit no narrower vectors on every TPU."""
-    return jnp.where(words != 0, array.astype(jnp.float32), 0).astype(array.dtype)
 
 
 def wide(upright: Array, size: int) -> Array:
@@ -238,17 +254,27 @@ def members(here: Named, settings: Settings, columns: slice) -> Iterator[tuple[i
         yield group, (tokens >= begin) & (tokens < end)
 
 
-def when_visited(here: Named, body: Callable[[Named, bool], None]) -> None:
-    """Runs ``body(here, masked)`` where the step is visited: without masks where nothing of the block is hidden."""
+def when_visited(
+    here: Named, settings: Settings, body: Callable[[Named, bool], None], *, keys_stay: bool = False
+) -> None:
+    """Runs ``body(here, masked)`` where the step is visited: without masks where nothing of the block is hidden.
+
+    Args:
+      keys_stay: from FIRST to LAST. They are cleaned at FIRST then, and otherwise by every masked step.
+    """
     flags = here.at.flags
     whole = VISITED | WHOLE
+    if keys_stay:
+        pl.when((flags & FIRST) != 0)(lambda: hiding.clean(here, hiding.OF_KEYS))
     pl.when((flags & whole) == whole)(lambda: body(here, False))
 
     @pl.when((flags & whole) == VISITED)
     def _() -> None:
-        # Turned once for all chunks.
-        upright = {f"upright_{name}": standing(here[name][0]) for name in ("key_words", "key_segments") if name in here}
-        body(Named(here | upright), True)
+        # Cleaned and turned once for all chunks.
+        hiding.clean(here, hiding.OF_QUERIES if keys_stay else hiding.OF_KEYS + hiding.OF_QUERIES)
+        names = ("key_segments",) if settings.spare else ("key_words", "key_segments")
+        upright = {f"upright_{name}": standing(here[name][0]) for name in names if name in here}
+        body(Named(hiding.cleaned(here) | upright), True)
 
 
 def over_chunks(settings: Settings, first: Callable[[pl.Slice], Any], second: Callable[[pl.Slice, Any], None]) -> None:
@@ -287,24 +313,17 @@ class Rows(NamedTuple):
         return slice(self.starts[name], self.starts[name] + self.counts[name])
 
 
-def masked_scores(
-    here: Named, settings: Settings, chunk: pl.Slice, masked: bool
-) -> tuple[Array, Array | None, Array | None]:
-    """z, the derivative of the softcap, and what is seen, None for all; where nothing is seen z is HIDDEN."""
-    z, slope = scores(here, settings, chunk)
-    if not masked:
-        return z, slope, None
-    seen = visible(here, settings, chunk)
-    return jnp.where(seen, z, HIDDEN), slope, seen
+def masked_scores(here: Named, settings: Settings, chunk: pl.Slice, masked: bool) -> tuple[Array, Array | None]:
+    """z, far below any score where nothing is seen, and the derivative of the softcap."""
+    z, slope = scores(here, settings, chunk, masked)
+    seen = visible(here, settings, chunk) if masked else None
+    return z if seen is None else jnp.where(seen, z, HIDDEN), slope
 
 
-def made_weights(
-    here: Named, settings: Settings, rows: Rows, chunk: pl.Slice, z: Array, seen: Array | None
-) -> tuple[Array, Array]:
+def made_weights(here: Named, settings: Settings, rows: Rows, chunk: pl.Slice, z: Array) -> tuple[Array, Array]:
     """P [keys, chunk], made again from z and the rows ``highest`` and ``inverse``, and log2(P / inverse)."""
     shifted = (z - term(here, rows, "highest", chunk)) * (settings.unit * LOG2E)
-    weights = jnp.exp2(shifted) * term(here, rows, "inverse", chunk)
-    return weights if seen is None else jnp.where(seen, weights, 0), shifted
+    return jnp.exp2(shifted) * term(here, rows, "inverse", chunk), shifted
 
 
 def term(here: Named, rows: Rows, name: str, chunk: pl.Slice, offset: Any = 0) -> Array:

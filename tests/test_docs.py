@@ -47,6 +47,8 @@ COMMANDS: dict[str, Held] = {
     "avjax eval": Held("run"),
     "avjax predict": Held("run"),
     "avjax compare": Held("run"),
+    "avjax compare compare_demo": Held("run", "--steps 2 --only audio mbt", seconds=600),
+    "avjax compare demo_late": Held("run", "--steps 2 --only demo_late", seconds=600),
     "python experiments/figures.py demo": Held("run", "--steps 2 --seeds 0 --clips-per-actor 4"),
     "python experiments/figures.py interaction": Held("run", "--steps 2 --clips-per-actor 4"),
     "python experiments/figures.py digits": Held("run", "--steps 2 --speakers george", data="fsdd", seconds=900),

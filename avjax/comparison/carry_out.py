@@ -74,7 +74,16 @@ def _train(run: Planned, lock: int, tell: Callable[[int], None]) -> None:
     Run.create(run.path, run.experiment, run.source)
     words = ["avjax.cli", "train", run.reference, "--out", str(run.path), "--quiet", *run.source.words]
     lines = Run(run.path)
-    _process(words, run.log, lock, lambda: tell(max((line["step"] for line in lines.metrics()), default=0)))
+    told = 0
+
+    def look() -> None:
+        nonlocal told
+        step = max((line["step"] for line in lines.metrics()), default=0)
+        if step > told:
+            told = step
+            tell(step)
+
+    _process(words, run.log, lock, look)
     if not run.is_trained():
         raise RunError(f"training was stopped from outside; see {run.log}")
 

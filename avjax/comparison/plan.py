@@ -102,9 +102,14 @@ def _references(files: Sequence[str]) -> tuple[dict[str, str], tuple[int, ...]]:
 def differences(experiments: Mapping[str, Experiment]) -> dict[str, dict[str, Any]]:
     """What the experiments do not share besides the model: setting -> name -> value.
 
-    A modality that some experiment does not take is one setting; None stands for it there.
+    A modality that some experiment does not take is one setting, and so is a part of another class.
     """
     found = {name: _budget(experiment) for name, experiment in experiments.items()}
+    for part in PARTS:
+        if len({own.get(f"{part}.class") for own in found.values()}) > 1:
+            for name, own in found.items():
+                whole = {part: str(getattr(experiments[name], part))}
+                found[name] = {key: value for key, value in own.items() if not _within(key, part)} | whole
     keys = dict.fromkeys(key for own in found.values() for key in own)
     return {
         key: {name: own.get(key) for name, own in found.items()}
@@ -113,10 +118,16 @@ def differences(experiments: Mapping[str, Experiment]) -> dict[str, dict[str, An
     }
 
 
+PARTS = ("objective", "optimizer", "second_view", "rule")
+
+
 def _budget(experiment: Experiment) -> dict[str, Any]:
     """Everything but the model and the seed, by dotted names; each modality's sampling as one."""
     own = settings(plain(experiment))
     sampled = {f"data.{name}": str(way) for name, way in experiment.data.sampling.items()}
     apart = ("model", "seed", "data.audio", "data.video")
-    kept = {key: value for key, value in own.items() if not any(key == k or key.startswith(f"{k}.") for k in apart)}
-    return sampled | kept
+    return sampled | {key: value for key, value in own.items() if not any(_within(key, part) for part in apart)}
+
+
+def _within(key: str, part: str) -> bool:
+    return key == part or key.startswith(f"{part}.")

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import EngFormatter, NullFormatter, PercentFormatter
 from rich.box import SIMPLE_HEAD
+from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
@@ -24,28 +25,28 @@ _HEADINGS = {
     "accuracy": "Accuracy", "without_audio": "without audio", "without_video": "without video",
     "misaligned": "misaligned",
 }  # fmt: skip
+_COSTS = ("parameters", "FLOPs a clip", "energy (estimate)", "step", "peak memory")
 _SYNTHETIC = "SYNTHETIC DATA"
 
 
-def table(found: Mapping[str, Any]) -> Table:
-    """What ``outcome`` returns, for a terminal: one row an experiment, the best first."""
-    result = Table(
-        title=_SYNTHETIC if found["synthetic"] else None, title_style="bold yellow", caption=_caption(found),
-        box=SIMPLE_HEAD, padding=(0, 1, 0, 0),
-    )  # fmt: skip
-    result.add_column("experiment", overflow="fold")
-    for heading in _HEADINGS.values():
-        result.add_column(heading, justify="right")
-    for heading in ("parameters", "FLOPs a clip", "energy est.", "step", "peak memory", "seeds"):
-        result.add_column(heading, justify="right")
+def table(found: Mapping[str, Any]) -> Group:
+    """What ``outcome`` returns, for a terminal: accuracies, costs, and what the numbers are; the best first."""
+    title = {"title": _SYNTHETIC if found["synthetic"] else None, "title_style": "bold yellow"}
+    looks = {"box": SIMPLE_HEAD, "padding": (0, 1, 0, 0)}
+    accuracies, dear = Table(**title, **looks), Table(**looks)
+    for part, headings in ((accuracies, (*_HEADINGS.values(), "seeds")), (dear, _COSTS)):
+        part.add_column("experiment", overflow="fold")
+        for heading in headings:
+            part.add_column(heading, justify="right")
     for name, row in ordered(found):
         seeds = str(len(row["seeds"])) + (f", {row['failed']} failed" if row["failed"] else "")
-        result.add_row(
-            escape(name), *(_accuracy(row, key) for key in _HEADINGS), scaled(row["parameters"]),
-            scaled(row["flops_per_clip"]), scaled(row["energy_joules_per_clip"], "J"),
-            scaled(row["step_seconds"], "s"), scaled(row["peak_bytes"], "B"), seeds,
+        accuracies.add_row(escape(name), *(_accuracy(row, key) for key in _HEADINGS), seeds)
+        dear.add_row(
+            escape(name), scaled(row["parameters"]), scaled(row["flops_per_clip"]),
+            scaled(row["energy_joules_per_clip"], "J"), scaled(row["step_seconds"], "s"),
+            scaled(row["peak_bytes"], "B"),
         )  # fmt: skip
-    return result
+    return Group(accuracies, dear, *_notes(found))
 
 
 def ordered(found: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
@@ -73,22 +74,21 @@ def scaled(value: float | int | None, unit: str = "") -> str:
     return f"{value / 1000**power:.3g} {prefix}{unit}".strip()
 
 
-def _caption(found: Mapping[str, Any]) -> str:
+def _notes(found: Mapping[str, Any]) -> list[str]:
     """Everything that the numbers need to be understood."""
     formulas, seconds = found["formulas"], found["misaligned_seconds"]
     lines = [
-        f"accuracy of {found['head']} on the {found['split']} split, percent: {formulas['accuracy']}",
-        f"without audio, without video: {formulas['without_audio']}",
-        f"misaligned: {formulas['misaligned']}, by {seconds:g} s",
-        f"FLOPs: {formulas['flops_per_clip']}",
-        f"energy: {formulas['energy_joules_per_clip']}",
-        f"step: {formulas['step_seconds']}: {'; '.join(found['hardware']) or 'not known'}",
-        f"peak memory: {formulas['peak_bytes']}",
+        f"Accuracy of {found['head']} on the {found['split']} split in percent: {formulas['accuracy']}.",
+        f"Without audio, without video: {formulas['without_audio']}.",
+        f"Misaligned: {formulas['misaligned']}, by {seconds:g} s.",
+        f"FLOPs: {formulas['flops_per_clip']}.",
+        f"Energy: {formulas['energy_joules_per_clip']}.",
+        f"Step: {formulas['step_seconds']}: {'; '.join(found['hardware']) or 'not known'}.",
+        f"Peak memory: {formulas['peak_bytes']}.",
+        *(f"Not shared: {line}." for line in unshared(found["differences"])),
     ]
-    lines += [f"not shared: {escape(line)}" for line in unshared(found["differences"])]
-    for name, row in found["experiments"].items():
-        lines += [f"[red]{escape(f'{name}, {failure}')}[/red]" for failure in row["failures"]]
-    return "\n".join(lines)
+    failures = [f"{name}, {failure}" for name, row in found["experiments"].items() for failure in row["failures"]]
+    return [escape(line) for line in lines] + [f"[red]{escape(line)}[/red]" for line in failures]
 
 
 def unshared(differences: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -114,7 +114,7 @@ def plot(found: Mapping[str, Any], out: Path) -> None:
             axes.spines["bottom"].set_color(_LINE)
             axes.grid(color=_LINE, linewidth=0.8)
             axes.set_axisbelow(True)
-            axes.tick_params(color=_LINE, labelcolor=_QUIET, length=0)
+            axes.tick_params(which="both", color=_LINE, labelcolor=_QUIET, length=0)
         for place, (_, row) in enumerate(rows, start=1):
             ends = [[row["accuracy"] - row["accuracy_low"]], [row["accuracy_high"] - row["accuracy"]]]
             left.errorbar(row["parameters"], row["accuracy"], ends, fmt="o", color=_INK, markersize=4, linewidth=1.2)
@@ -128,8 +128,10 @@ def plot(found: Mapping[str, Any], out: Path) -> None:
             right.barh(places, values, 0.24, color=colour, alpha=0.75, label=_HEADINGS[key])
         right.set(xlabel="accuracy (dot: everything there)", title="Without a modality, and misaligned")
         right.set_yticks(range(1, len(rows) + 1), [f"{place}  {name}" for place, (name, _) in enumerate(rows, start=1)])
-        right.invert_yaxis()
+        right.set_ylim(max(len(rows), 1) + 0.5, 0.5)
         right.grid(visible=False, axis="y")
+        left.xaxis.set_major_formatter(EngFormatter())
+        left.xaxis.set_minor_formatter(EngFormatter() if _narrow(rows) else NullFormatter())
         left.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         right.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         right.set_xlim(0, 1)
@@ -139,3 +141,9 @@ def plot(found: Mapping[str, Any], out: Path) -> None:
         partial = out.with_name(f".{out.stem}.{os.getpid()}{out.suffix}")
         figure.savefig(partial, dpi=150, metadata={"Software": None})
     os.replace(partial, out)
+
+
+def _narrow(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> bool:
+    """Whether the parameters span less than a power of ten or so, whose axis would have one number."""
+    parameters = [row["parameters"] for _, row in rows]
+    return bool(parameters) and max(parameters) < 8 * min(parameters)

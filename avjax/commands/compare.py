@@ -23,8 +23,8 @@ class CompareOptions:
     Attributes:
       runs: run directories; or experiments; or one file whose comparison() returns a Comparison of them.
       out: of runs: where to write the report, such as report.html; none is written unless told. Of experiments: the
-        folder for runs, comparison.json and comparison.png; runs/NAME of the first unless told. The same command goes
-        on there.
+        folder for runs, comparison.json and comparison.png; unless told runs/FILE of a comparison, or runs/compare. The
+        same command goes on there.
       title: of the report.
       seeds: of experiments, in place of the comparison's own, or of 0 1 2.
       steps: of each experiment, in place of its own.
@@ -90,6 +90,7 @@ def _train_and_compare(options: CompareOptions) -> int:
     from avjax.comparison.plan import plan
     from avjax.comparison.show import plot, table
     from avjax.data.records import Records
+    from avjax.experiment import load_comparison
     from avjax.run import write_json
 
     words: list[str] = []
@@ -97,8 +98,11 @@ def _train_and_compare(options: CompareOptions) -> int:
         words += ["--training.steps", str(options.steps)]
     if options.records:
         words += ["--data.records", str(options.records)]
-    out = options.out or Path("runs") / options.runs[0].stem
-    runs = plan([str(word) for word in options.runs], out, seeds=options.seeds, only=options.only, words=words)
+    files = [str(word) for word in options.runs]
+    # Not the name of an experiment: its folder is its own run's.
+    name = Path(files[0]).stem if len(files) == 1 and load_comparison(files[0]) else "compare"
+    out = options.out or Path("runs") / name
+    runs = plan(files, out, seeds=options.seeds, only=options.only, words=words)
     for place in {run.experiment.data.records for run in runs}:
         # Where there are none, that is told once and not by every run.
         Records(place)

@@ -167,9 +167,9 @@ def backward(settings: Settings, block: Block, terms: dict[str, Array], of_recei
     shift = shift + terms.get("peak", 0) - terms.get("lse", 0)
     of_bias = weights * (gradient - shift[..., None])
     if "peak" in terms:
-        # Equal shares where several keys tie. XLA may compute the scores once for the comparison and once for the maximum,
-        # and round them differently: a barrier keeps it from that where barriers outlive fusion, and the index, which
-        # comes with the maximum, is a peak even where nothing equals it.
+        # Equal shares where several keys tie. XLA may compute the scores once for the comparison and once for the
+        # maximum, and round them differently: a barrier keeps it from that where barriers outlive fusion, and the
+        # index, which comes with the maximum, is a peak even where nothing equals it.
         scores = jax.lax.optimization_barrier(scores)
         last = scores.ndim - 1
         position = jax.lax.broadcasted_iota(jnp.int32, scores.shape, last)

@@ -11,6 +11,9 @@ from avjax.models.aicanet import FACES, Config, thirds
 from avjax.nn.encoders import Precomputed
 from tests.models.systems import batch, forward
 
+# The contract (test_systems.py) is the quick part.
+pytestmark = pytest.mark.slow
+
 
 def test_thirds_of_a_map_are_those_of_adaptive_pooling():
     """Of seven cells 0 to 2, 2 to 4 and 4 to 6; of two the first, both, the second; of one always it."""

@@ -10,6 +10,9 @@ from tests.models import tiny
 from tests.models.reference import attention, block, dense
 from tests.models.systems import batch, forward, small, without
 
+# The contract (test_systems.py) is the quick part.
+pytestmark = pytest.mark.slow
+
 
 def convolutions(x, blocks, pool):
     """relu(BN(conv3(x))) with fresh moving averages, then the maximum of ``pool`` steps, block by block."""

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from avjax.models import cnn_bilstm
 from avjax.nn.encoders import Precomputed
 from tests.models.reference import dense
 from tests.models.rows import attention_pool, check_rows
+
+# The contract (test_systems.py) is the quick part.
+pytestmark = pytest.mark.slow
 
 MODALITIES = Precomputed("audio", (4, 3)), Precomputed("video", (6, 3))
 CONFIG = cnn_bilstm.Config(MODALITIES, {"emotion": 4}, width=3, kind="rnn", hidden=2, attention=5)

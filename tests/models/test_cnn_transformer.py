@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from avjax.models import cnn_transformer
 from avjax.nn.encoders import Conv1dEncoder
 from avjax.nn.transformer import Size
 from tests.models.reference import block, dense, layer_norm
 from tests.models.rows import check_rows, mean_of_valid
+
+# The contract (test_systems.py) is the quick part.
+pytestmark = pytest.mark.slow
 
 MODALITIES = Conv1dEncoder("audio", (4, 3), size=1), Conv1dEncoder("video", (4, 5), size=1)
 CONFIG = cnn_transformer.Config(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
 from avjax.objectives.decoding import collapse, greedy
@@ -12,6 +13,9 @@ from avjax.objectives.sequence import Transcription
 from avjax.training.step import split_model
 from tests.models import tiny
 from tests.models.systems import batch, forward, small, without
+
+# The contract (test_systems.py) is the quick part.
+pytestmark = pytest.mark.slow
 
 
 def test_the_decoder_knows_what_came_before(rng):

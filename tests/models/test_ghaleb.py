@@ -14,6 +14,9 @@ from avjax.nn.transformer import Size
 from tests.models.reference import block, dense, layer_norm
 from tests.models.rows import attention_pool, check_rows
 
+# The contract (test_systems.py) is the quick part.
+pytestmark = pytest.mark.slow
+
 MODALITIES = Precomputed("audio", (3, 4)), Precomputed("video", (3, 4))
 CONFIG = ghaleb.Config(MODALITIES, {"emotion": 3}, Size(4, 1, 2), windows=3)
 

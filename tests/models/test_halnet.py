@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from avjax.models.halnet import Config
 from tests.models.systems import batch, forward, without
+
+# The contract (test_systems.py) is the quick part.
+pytestmark = pytest.mark.slow
 
 
 def softmax(x):

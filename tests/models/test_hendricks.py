@@ -15,6 +15,9 @@ from avjax.training.step import split_model
 from tests.models import tiny
 from tests.models.systems import batch, forward, without
 
+# The contract (test_systems.py) is the quick part.
+pytestmark = pytest.mark.slow
+
 # attention -> what of (audio, video) changes with the other.
 HEARS = {
     "merged": (True, True),

@@ -12,6 +12,9 @@ from avjax.nn.encoders import Precomputed
 from tests.models.reference import attention, dense, layer_norm
 from tests.models.rows import check_rows, mean_of_valid
 
+# The contract (test_systems.py) is the quick part.
+pytestmark = pytest.mark.slow
+
 MODALITIES = Precomputed("audio", (3, 4)), Precomputed("video", (3, 4))
 CONFIG = hmatn.Config(MODALITIES, {"arousal": 2}, width=4, heads=2, segments=3, dilations=(), correlation=3, hidden=6)
 

@@ -18,6 +18,9 @@ from tests.models import tiny
 from tests.models.reference import dense
 from tests.models.systems import batch
 
+# The contract (test_systems.py) is the quick part.
+pytestmark = pytest.mark.slow
+
 LENGTH, WIDTHS = 4, {"audio": 3, "video": 5}
 MODALITIES = tuple(Precomputed(m, (LENGTH, width)) for m, width in WIDTHS.items())
 CLASSES = {"valence": 1, "arousal": 2}

@@ -9,6 +9,9 @@ import pytest
 from avjax.models.kim_won import Config, Images, frame_at, grid
 from avjax.nn.encoders import FrameConv
 
+# The contract (test_systems.py) is the quick part.
+pytestmark = pytest.mark.slow
+
 
 def numbered(steps: int, size: int = 1) -> jnp.ndarray:
     """Frame t is t everywhere."""

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from avjax.training.step import split_model
 from tests.models import tiny
 from tests.models.systems import batch, forward, small, without
+
+# The contract (test_systems.py) is the quick part.
+pytestmark = pytest.mark.slow
 
 
 def test_scores_are_calibrated_and_added(rng):

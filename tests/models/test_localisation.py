@@ -20,6 +20,9 @@ from tests.models.reference import dense
 from tests.models.systems import batch, forward, small, without
 from tests.nn.temporal.test_recurrent import run as recurrence
 
+# The contract (test_systems.py) is the quick part.
+pytestmark = pytest.mark.slow
+
 ROWS, SEGMENTS = 4, 3
 
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
 from avjax.training.rules import RandomModalityUpdate
 from avjax.training.step import split_model
 from tests.models.systems import batch, forward, small, without
+
+# The contract (test_systems.py) is the quick part.
+pytestmark = pytest.mark.slow
 
 
 def test_one_softmax_over_both(rng):

@@ -7,6 +7,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
 from avjax.models import mocanu
@@ -15,6 +16,9 @@ from avjax.objectives.terms import WithTerms
 from avjax.streams import Stream
 from tests.models import tiny
 from tests.models.systems import batch, forward, small
+
+# The contract (test_systems.py) is the quick part.
+pytestmark = pytest.mark.slow
 
 
 def test_distances_of_classes():

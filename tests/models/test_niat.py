@@ -16,6 +16,9 @@ from avjax.streams import Stream
 from tests.models import tiny
 from tests.models.systems import batch
 
+# The contract (test_systems.py) is the quick part.
+pytestmark = pytest.mark.slow
+
 
 def test_dropped_steps_are_zero_but_for_the_first_and_last_there():
     valid = jnp.asarray([[False, True, True, True, True, False], [True] * 6, [False] * 6])

@@ -12,6 +12,9 @@ from avjax.nn.spiking import counting, energy
 from tests.models import tiny
 from tests.models.systems import batch, small, without
 
+# The contract (test_systems.py) is the quick part.
+pytestmark = pytest.mark.slow
+
 
 def lift(path, leaf):
     """Biases of normalisations lifted by one and those of maps by two, or hardly a neuron would fire."""

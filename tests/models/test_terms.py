@@ -14,6 +14,9 @@ from tests.models import tiny
 from tests.models.systems import batch, small, without
 from tests.models.test_s_cmrl import lift
 
+# The contract (test_systems.py) is the quick part.
+pytestmark = pytest.mark.slow
+
 TERMS = {
     "aicanet": {"distance", "modality", "coefficient"},
     "com": {"contrastive", "reconstruction"},

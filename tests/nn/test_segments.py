@@ -19,6 +19,7 @@ def stream(rng, rows, count, rate, start):
     )
 
 
+@hypothesis.settings(max_examples=8)
 @hypothesis.given(
     audio=st.tuples(st.integers(1, 20), st.sampled_from([5.0, 10.0, 12.5])),
     video=st.tuples(st.integers(1, 20), st.sampled_from([4.0, 10.0])),

@@ -48,7 +48,9 @@ def test_it_finds_the_experiments():
     assert {"demo_mbt", "digits_late"} <= set(known())
 
 
-@pytest.mark.parametrize("mesh", [*list(MESHES)[:3], pytest.param(list(MESHES)[3], marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "mesh", [pytest.param(mesh, marks=() if place == 0 else pytest.mark.slow) for place, mesh in enumerate(MESHES)]
+)
 @pytest.mark.parametrize("name", known())
 def test_every_experiment_lowers_for_a_pod(name, mesh):
     experiment, _ = load(name)

@@ -111,6 +111,7 @@ def test_calibration_takes_one_score(rng):
     np.testing.assert_allclose(block({"a": jnp.array([[2.0]]), "b": jnp.array([[-0.5]])}), [[1.5]])
 
 
+@hypothesis.settings(max_examples=8)
 @hypothesis.given(st.integers(0, 2**32 - 1), st.sampled_from(list(RULES)))
 def test_rules_give_distributions_for_any_logits(seed, kind):
     rng = np.random.default_rng(seed)

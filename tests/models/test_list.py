@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import runpy
 
+import pytest
+
 from avjax.models import systems
 
 
@@ -11,6 +13,7 @@ def _without_results(page: str) -> str:
     return "\n".join(line for line in page.splitlines() if not line.startswith("- **here"))
 
 
+@pytest.mark.slow
 def test_the_page_is_up_to_date(root):
     written = (root / "docs" / "systems.md").read_text()
     made = runpy.run_path(str(root / "experiments" / "systems.py"))["page"]({})

@@ -21,6 +21,7 @@ MESHES = {
     "fsdp=256": (256, MeshShape(data=1, fsdp=256)),
     "data=8 fsdp=8 tensor=2 sequence=2": (256, MeshShape(data=8, fsdp=8, tensor=2, sequence=2)),
 }
+QUICK = ("demo_mbt", "demo_late")
 
 
 def description(experiment) -> Description:
@@ -51,7 +52,9 @@ def test_it_finds_the_experiments():
 @pytest.mark.parametrize(
     "mesh", [pytest.param(mesh, marks=() if place == 0 else pytest.mark.slow) for place, mesh in enumerate(MESHES)]
 )
-@pytest.mark.parametrize("name", known())
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in known()]
+)
 def test_every_experiment_lowers_for_a_pod(name, mesh):
     experiment, _ = load(name)
     count, shape = MESHES[mesh]

@@ -52,6 +52,7 @@ def factorised(inputs, outputs, block_inputs, block_outputs):
     return conv(inputs, middle, 9) + conv(middle, outputs, 3)
 
 
+@pytest.mark.slow
 def test_resnet():
     want = basic(conv(3, 64, 49), lambda i, o, *_: conv(i, o, 9))
     # With the fully connected layer of 1000 classes, as published.
@@ -65,6 +66,7 @@ def test_resnet():
     assert count(lambda rngs: ResNet("any", (100, 64), stem="small").build(10, rngs=rngs)) == want
 
 
+@pytest.mark.slow
 def test_resnet_3d():
     want = basic(conv(3, 64, 3 * 49), lambda i, o, *_: conv(i, o, 27))
     # With 400 classes, as published.
@@ -111,6 +113,7 @@ def test_shufflenet():
     assert conv(3, 24, 9) + ours + conv(464, 1024, 1) + 1025 * 1000 == 2_278_604
 
 
+@pytest.mark.slow
 def test_efficient_face():
     hidden = 116 // 16
     local = 4 * (conv(29, 116, 9, groups=29) + conv(116, 116, 9, groups=116))

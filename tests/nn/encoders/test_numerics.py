@@ -119,6 +119,7 @@ def test_middle_channels_keep_the_number_of_parameters():
         assert 0 <= full - middle * (9 * inputs + 3 * outputs) < 9 * inputs + 3 * outputs
 
 
+@pytest.mark.slow
 def test_resnet_18_whole(rng):
     model = drawn(lambda rngs: ResNetTrunk(1, axes=2, depth=18, channels=1, stem="standard", rngs=rngs), rng)
     x = rng.normal(size=(2, 33, 20, 1))
@@ -247,6 +248,7 @@ def test_local_features(rng):
     np.testing.assert_allclose(run(layer, x, present(x)), local_features(x, layer), **TOLERANCE)
 
 
+@pytest.mark.slow
 def test_efficient_face_whole(rng):
     config = EfficientFace("any", (2, 32, 16, 3), channels=(2, 4, 8, 6, 5), repeats=(2, 1, 2))
     model = drawn(lambda rngs: config.build(5, rngs=rngs), rng)
@@ -280,6 +282,7 @@ def test_precomputed_cells_are_tokens(rng):
         np.testing.assert_allclose(tokens.values[row, 4 * time + 2 * height + width], want, **TOLERANCE)
 
 
+@pytest.mark.slow
 def test_vggish_whole(rng):
     config = VGGish("any", (32, 16), patch=16, channels=1, hidden=5, embedding=3)
     model = drawn(lambda rngs: config.build(3, rngs=rngs), rng)
@@ -309,6 +312,7 @@ LONG = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", LONG, ids=lambda config: type(config).__name__)
 def test_padding_behind_a_clip_changes_nothing(rng, config, monkeypatch):
     """A clip in a longer stream has the tokens that it has in one of its own length; shallow ones in training too."""

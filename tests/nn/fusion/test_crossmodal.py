@@ -107,6 +107,7 @@ def test_mult_asks_the_first_features_at_every_layer(causal, lengths, rng):
     assert (np.asarray(result.values)[~np.asarray(target.valid)] == 0).all()
 
 
+@pytest.mark.slow
 def test_mult_scanned_is_the_same(rng):
     module = CrossModalTransformer(SIZE, source="video", target="audio", rngs=nnx.Rngs(0))
     target, source = stream(rng, 2, 5, 8), stream(rng, 2, 4, 8)

@@ -191,6 +191,7 @@ def test_what_attention_reports(rng):
     assert sites(AudioVisualInteraction(8, 2, NAMES, rngs=nnx.Rngs(0)), given) == {"interaction": NAMES}
 
 
+@pytest.mark.slow
 def test_narrow_numbers_and_axes(rng):
     given, seen = pair(rng), cells_and_sound(rng)
     for made, arguments in (

@@ -85,6 +85,7 @@ def test_recursive_joint_attention(rng):
         compare(fused, given, row, x)
 
 
+@pytest.mark.slow
 def test_recursions_scan(rng):
     stack = Stack("joint", [RecursiveJointAttention(WIDTHS, LENGTH, rngs=nnx.Rngs(i)) for i in range(3)])
     given = tokens(rng)

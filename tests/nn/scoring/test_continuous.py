@@ -162,6 +162,7 @@ def test_two_peaks_need_two_components():
     assert (share[1] > 0).sum() == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("components", [1, 3])
 @pytest.mark.parametrize("deterministic", [False, True])
 def test_the_module_is_differentiable_and_hides_what_is_hidden(components, deterministic, rng):
@@ -187,6 +188,7 @@ def test_the_module_is_differentiable_and_hides_what_is_hidden(components, deter
     assert (np.asarray(gradients[1])[~valid] == 0).all()
 
 
+@pytest.mark.slow
 def test_gradients_of_a_mixture_are_those_of_finite_differences(rng):
     with jax.enable_x64(True):
         t, start = jnp.asarray(TIME.positions), jnp.array([[0.2], [0.7]])
@@ -210,6 +212,7 @@ def test_the_number_of_components_is_drawn_in_training(rng):
     assert len({int(call(nnx.state(module))) for module in modules}) > 1
 
 
+@pytest.mark.slow
 def test_narrow_weights_and_values_are_summed_wide(rng):
     attention = ContinuousAttention(TIME, rngs=nnx.Rngs(0))
     w = jnp.asarray(rng.dirichlet(np.ones(9), size=(1, 1, 2)), jnp.bfloat16)

@@ -14,9 +14,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from avjax.nn.convolution import BatchNorm, Conv, masked
+from avjax.nn.convolution import Conv, masked
 from avjax.nn.dense import CLASSES, EMBED, HIDDEN, Dense
 from avjax.nn.pooling import max_pool, mean_pool
+from avjax.nn.scoring.normalizers import softmax
 from avjax.streams import Stream
 
 
@@ -24,13 +25,7 @@ def softmax_over_valid(
     scores: Float[Array, "*batch N"], valid: Bool[Array, "*batch N"] | None = None
 ) -> Float[Array, "*batch N"]:
     """exp(s_n) / sum over the valid n' of exp(s_n'), in float32; 0 where it is not valid, so all 0 where nothing is."""
-    scores = scores.astype(jnp.float32)
-    valid = jnp.ones(scores.shape, bool) if valid is None else valid
-    scores = jnp.where(valid, scores, 0)
-    peak = jax.lax.stop_gradient(jnp.where(valid, scores, -jnp.inf).max(-1, keepdims=True))
-    # The inner where keeps what is hidden from overflowing: inf times a gradient of 0 is NaN.
-    raised = jnp.where(valid, jnp.exp(jnp.where(valid, scores - jnp.where(jnp.isfinite(peak), peak, 0), 0)), 0)
-    return raised / jnp.maximum(raised.sum(-1, keepdims=True), jnp.finfo(jnp.float32).tiny)
+    return softmax(scores.astype(jnp.float32), valid)
 
 
 class ChannelAttention(nnx.Module):
@@ -158,37 +153,6 @@ class ModalityAttentionPool(nnx.Module):
         """One vector a modality: modality -> [B, C]."""
         weights = self.weights(tokens)
         return {m: weighted_sum(weights[m], masked(tokens[m].values, tokens[m].valid)) for m in self.modalities}
-
-
-class ShrinkageAttention(nnx.Module):
-    """Adaptive shrinkage of a map of scores: y = x ⊙ 1[|x| >= tau_r], a threshold tau_r for every row r.
-
-    tau_r = mean_c |x_rc| · sigmoid(FC_2 relu(BN(FC_1 [max_r |x_rc|; max_c |x_rc|])))_r, the correction of AICANet
-    (Wang et al. 2025, from its release), after the deep residual shrinkage networks of Zhao et al. 2020. ``soft`` has
-    theirs instead: y = sign(x) relu(|x| - tau_r). A hard threshold is a step, so with it the two layers that make it
-    have no gradient.
-
-    Args:
-      rows, columns: of the map.
-      hidden: units between the two layers.
-    """
-
-    def __init__(self, rows: int, columns: int, hidden: int, *, kind: Literal["hard", "soft"] = "hard", rngs: nnx.Rngs):
-        self.kind = kind
-        self.squeeze = Dense(columns + rows, hidden, axes=(EMBED, HIDDEN), rngs=rngs)
-        self.norm = BatchNorm(hidden, rngs=rngs)
-        self.threshold = Dense(hidden, rows, axes=(HIDDEN, EMBED), rngs=rngs)
-
-    def __call__(self, x: Float[Array, "B R S"], present: Bool[Array, " B"] | None = None) -> Float[Array, "B R S"]:
-        """Rows of the batch that are not ``present`` count in no statistic and give 0."""
-        x = x if present is None else masked(x, present)
-        size = jnp.abs(x)
-        extremes = jnp.concatenate([size.max(1), size.max(2)], axis=-1)
-        share = nnx.sigmoid(self.threshold(nnx.relu(self.norm(self.squeeze(extremes), present))))
-        tau = (size.mean(2) * share)[..., None]
-        if self.kind == "soft":
-            return jnp.sign(x) * nnx.relu(size - tau)
-        return jnp.where(size >= tau, x, 0)
 
 
 class SignedGate(nnx.Module):

@@ -21,6 +21,7 @@ from jaxtyping import Array, Float
 
 from avjax.nn.statistics import Site
 from avjax.objectives.classification import Classification
+from avjax.objectives.rows import batch_mean
 from avjax.streams import Batch, Mean, Output
 
 
@@ -108,8 +109,7 @@ def balance(site: Site, prior: Float[np.ndarray, " G"], weight: Float[Array, " B
     rows = _rows(mass, weight)
     mean = (mass * rows[..., None]).sum((1, 2, 3)) / jnp.maximum(rows.sum((1, 2, 3)), 1e-8)[:, None]
     divergence = jnp.sum(prior * (jnp.log(prior) - jnp.log(mean + 1e-8)), axis=-1)
-    # One number for the batch.
-    return Mean(divergence.sum() * weight.sum(), weight.sum())
+    return batch_mean(divergence.sum(), weight)
 
 
 def entropy_floor(site: Site, floor: float, weight: Float[Array, " B"]) -> Mean:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from avjax.objectives.rows import rows_mean, weight_of
 from avjax.streams import Batch, Mean, Output
 
 
@@ -41,9 +42,9 @@ class Classification:
         heads = [name for name in output.logits if "/" not in name]
         rows, weights = {}, {}
         for name, logits in output.logits.items():
-            head, _, modality = name.partition("/")
+            head = name.partition("/")[0]
             rows[name] = self._rows(logits, batch.target.get(name, batch.target[head]))
-            weights[name] = batch.weight * output.tokens[modality].valid.any(axis=1) if modality else batch.weight
+            weights[name] = weight_of(name, output, batch.weight)
         losses = []
         for head in heads:
             own = [name for name in output.logits if name.startswith(f"{head}/")]
@@ -54,8 +55,8 @@ class Classification:
             each = jnp.stack([rows[name] for name in own])
             mean = (each * there).sum(axis=0) / jnp.maximum(there.sum(axis=0), 1)
             losses.append(rows[head] + self.auxiliary * mean if output.fused else mean)
-        loss = weighted_mean(sum(losses) / len(losses), batch.weight)
-        return loss.value, {f"loss/{name}": weighted_mean(rows[name], weights[name]) for name in rows}
+        loss = rows_mean(sum(losses) / len(losses), batch.weight)
+        return loss.value, {f"loss/{name}": rows_mean(rows[name], weights[name]) for name in rows}
 
     def probabilities(self, logits: Float[Array, "B K"]) -> Float[Array, "B K"]:
         """What the logits of a head say of each class."""
@@ -69,8 +70,3 @@ class Classification:
             return optax.losses.softmax_cross_entropy(logits, target)
         # Summed over classes, as in MBT's release.
         return optax.losses.sigmoid_binary_cross_entropy(logits, (1 - smooth) * target + smooth / 2).sum(axis=-1)
-
-
-def weighted_mean(rows: Float[Array, " B"], weight: Float[Array, " B"]) -> Mean:
-    """Mean over rows by weight; 0 where all weights are."""
-    return Mean((rows * weight).sum(), weight.sum())

@@ -150,33 +150,6 @@ def test_one_softmax_over_all_modalities(rng):
     np.testing.assert_allclose(sum(np.asarray(w).sum(1) for w in shares.values()), [1, 1, 0], atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["hard", "soft"])
-def test_shrinkage(rng, kind):
-    block = gates.ShrinkageAttention(4, 5, 3, kind=kind, rngs=nnx.Rngs(0))
-    assert_named(block)
-    forward = Randomised(block, rng)
-    x = normal(rng, 6, 4, 5)
-    present = np.array([True, True, False, True, True, True])
-    w = forward.weights
-    size = np.abs(x.astype(float))[present]
-    raised = np.concatenate([size.max(1), size.max(2)], 1) @ w["squeeze"]["kernel"] + w["squeeze"]["bias"]
-    normed = (raised - raised.mean(0)) / np.sqrt(raised.var(0) + 1e-5) * w["norm"]["scale"] + w["norm"]["bias"]
-    share = sigmoid(np.maximum(normed, 0) @ w["threshold"]["kernel"] + w["threshold"]["bias"])
-    tau = (size.mean(2) * share)[..., None]
-    there = x.astype(float)[present]
-    want = np.zeros(x.shape)
-    want[present] = there * (size >= tau) if kind == "hard" else np.sign(there) * np.maximum(size - tau, 0)
-    args = hidden(x, present), jnp.asarray(present)
-    got = np.asarray(forward(*args))
-    # What lies on the threshold to within rounding may fall to either side of a step.
-    clear = np.ones(x.shape, bool)
-    clear[present] = np.abs(size - tau) > 1e-4
-    np.testing.assert_allclose(got[clear], want[clear], rtol=1e-4, atol=1e-4)
-    assert (got[~present] == 0).all()
-    assert 0 < (want == 0).mean() < 1
-    forward.assert_finite(*args)
-
-
 def test_signed_gate(rng):
     block = gates.SignedGate(4, 5, rngs=nnx.Rngs(0))
     assert_named(block)

@@ -9,7 +9,8 @@ import numpy as np
 import optax
 import pytest
 
-from avjax.objectives.classification import Classification, weighted_mean
+from avjax.objectives.classification import Classification
+from avjax.objectives.rows import rows_mean
 from avjax.streams import Batch, Output, Stream
 
 CLASSES = 5
@@ -137,7 +138,7 @@ def test_nothing_but_filler_is_zero(rng):
     output, batch = made(rng)
     empty = batch.replace(weight=jax.numpy.zeros_like(batch.weight))
     assert Classification()(output, empty)[0] == 0
-    assert weighted_mean(jax.numpy.ones(3), jax.numpy.zeros(3)).value == 0
+    assert rows_mean(jax.numpy.ones(3), jax.numpy.zeros(3)).value == 0
 
 
 def test_probabilities(rng):

@@ -11,6 +11,7 @@ from flax import nnx
 from avjax.nn.scoring import AdaptiveShrinkage, sparsemax
 from avjax.training.step import split_model
 from tests.models import tiny
+from tests.nn.randomised import Randomised, assert_named
 
 B, H, NQ, NK = 2, 2, 3, 4
 
@@ -57,3 +58,35 @@ def test_it_is_the_equations(soft, rng):
     # The hard threshold cannot be learned.
     learned = np.abs(tiny.plain(gradients[0])["down"]["kernel"]).max() > 0
     assert learned == soft
+
+
+@pytest.mark.parametrize("kind", ["hard", "soft"])
+def test_rows_that_are_not_there(rng, kind):
+    block = AdaptiveShrinkage(4, 5, hidden=3, soft=kind == "soft", rngs=nnx.Rngs(0))
+    assert_named(block)
+
+    def shrink(block, x, present):
+        return block.shrink(x[:, None], present[:, None, None, None])[:, 0]
+
+    forward = Randomised(block, rng, shrink)
+    x = rng.normal(size=(6, 4, 5)).astype(np.float32)
+    present = np.array([True, True, False, True, True, True])
+    w = forward.weights
+    size = np.abs(x.astype(float))[present]
+    raised = np.concatenate([size.max(1), size.max(2)], 1) @ w["up"]["kernel"] + w["up"]["bias"]
+    normed = (raised - raised.mean(0)) / np.sqrt(raised.var(0) + 1e-5) * w["norm"]["scale"] + w["norm"]["bias"]
+    share = 1 / (1 + np.exp(-(np.maximum(normed, 0) @ w["down"]["kernel"] + w["down"]["bias"])))
+    tau = (size.mean(2) * share)[..., None]
+    there = x.astype(float)[present]
+    want = np.zeros(x.shape)
+    want[present] = there * (size >= tau) if kind == "hard" else np.sign(there) * np.maximum(size - tau, 0)
+    bad = np.where(np.arange(x.size).reshape(x.shape) % 2, np.nan, np.inf).astype(np.float32)
+    args = jnp.asarray(np.where(present[:, None, None], x, bad)), jnp.asarray(present)
+    got = np.asarray(forward(*args))
+    # What lies on the threshold to within rounding may fall to either side of a step.
+    clear = np.ones(x.shape, bool)
+    clear[present] = np.abs(size - tau) > 1e-4
+    np.testing.assert_allclose(got[clear], want[clear], rtol=1e-4, atol=1e-4)
+    assert (got[~present] == 0).all()
+    assert 0 < (want == 0).mean() < 1
+    forward.assert_finite(*args)

@@ -22,9 +22,8 @@ from typing import Literal
 from flax import nnx
 
 from avjax.models import System
-from avjax.models.hybrid_fusion import FUSIONS
 from avjax.nn.encoders import Encoder, FrameConv, SpectrogramConv
-from avjax.nn.fusion import Tokens, present
+from avjax.nn.fusion import FUSIONS, Tokens, present
 from avjax.nn.gates import AttentionPool
 from avjax.nn.model import AudioVisualModel, Keep
 from avjax.nn.pooling import Classifier

@@ -18,9 +18,7 @@ from flax import nnx
 
 from avjax.models import System
 from avjax.nn.encoders import Encoder, Precomputed
-from avjax.nn.fusion import Tokens, present
-from avjax.nn.fusion.bilinear import FactorisedBilinear, LowRankFusion, TensorFusion
-from avjax.nn.fusion.vectors import Concatenation, FiLMFusion, GatedFusion, Mean, MMTMFusion, Sum
+from avjax.nn.fusion import FUSIONS, Tokens, present
 from avjax.nn.model import AudioVisualModel, Keep
 from avjax.nn.pooling import Classifier, mean_of_present, mean_pool
 from avjax.nn.temporal import Recurrent
@@ -39,18 +37,6 @@ SYSTEM = System(
     avoid="what matters happens at one moment: pooling over time comes before the modalities meet",
     kernels=False,
 )
-
-FUSIONS = {
-    "concat": Concatenation,
-    "sum": Sum,
-    "mean": Mean,
-    "gated": GatedFusion,
-    "film": FiLMFusion,
-    "mmtm": MMTMFusion,
-    "bilinear": FactorisedBilinear,
-    "low_rank": LowRankFusion,
-    "tensor": TensorFusion,
-}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -47,8 +47,8 @@ def mean_of_present(
 
 
 def l2_normalise(x: Float[Array, "*batch C"]) -> Float[Array, "*batch C"]:
-    """x / ||x||_2 over the last axis, in float32; 0 stays 0, and its gradient is finite."""
-    wide = x.astype(jnp.float32)
+    """x / ||x||_2 over the last axis, in float32 at least; 0 stays 0, and its gradient is finite."""
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     square = jnp.square(wide).sum(-1, keepdims=True)
     return (wide * jax.lax.rsqrt(jnp.maximum(square, 1e-12))).astype(x.dtype)
 

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from avjax.nn.convolution import masked
+from avjax.nn.pooling import l2_normalise
 from avjax.streams import Mean, Output
 
 # Squared lengths below this have no direction, and no gradient.
@@ -26,8 +27,7 @@ def batch_mean(value: Float[Array, ""], weight: Float[Array, " B"]) -> Mean:
 
 def unit(x: Float[Array, "... C"]) -> Float[Array, "... C"]:
     """x / ||x|| in float32; a vector of zeros stays zeros, with gradient 0 but for a factor."""
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    return x / jnp.sqrt(jnp.maximum(jnp.square(x).sum(axis=-1, keepdims=True), SMALL))
+    return l2_normalise(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
 
 
 def distance(x: Float[Array, "... C"], y: Float[Array, "... C"]) -> Float[Array, "..."]:

@@ -55,7 +55,21 @@ from avjax.nn.fusion.vectors import (
     VectorFusion,
 )
 
+# Fusions of vectors by name, all called alike.
+FUSIONS = {
+    "concat": Concatenation,
+    "sum": Sum,
+    "mean": Mean,
+    "gated": GatedFusion,
+    "film": FiLMFusion,
+    "mmtm": MMTMFusion,
+    "bilinear": FactorisedBilinear,
+    "low_rank": LowRankFusion,
+    "tensor": TensorFusion,
+}
+
 __all__ = [
+    "FUSIONS",
     "MMTM",
     "REMAT_POLICIES",
     "AdaptiveBilinear",

@@ -18,6 +18,11 @@ import jax.numpy as jnp
 Array = Any
 
 
+def beside(rows: Array, values: Array) -> Array:
+    """Numbers of rows [B], or of steps [B, T], with axes of length 1 behind, so that they go with values [B, T, ...]."""
+    return rows.reshape(*rows.shape, *[1] * (values.ndim - rows.ndim))
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Stream:

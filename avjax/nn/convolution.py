@@ -9,6 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from avjax.nn.dense import EMBED, Initializer, named
+from avjax.streams import beside
 
 
 class Conv(nnx.Conv):
@@ -81,15 +82,11 @@ class BatchNorm(nnx.BatchNorm):
         if valid is None:
             return super().__call__(x).astype(x.dtype)
         x = masked(x, valid)
-        mask = jnp.broadcast_to(_beside(valid, x), x.shape)
+        mask = jnp.broadcast_to(beside(valid, x), x.shape)
         normed = super().__call__(x, mask=mask | ~mask.any())
         return masked(normed, valid).astype(x.dtype)
 
 
 def masked(x: Float[Array, "B ..."], valid: Bool[Array, "B ..."]) -> Float[Array, "B ..."]:
     """x, 0 where it is not valid, whatever it holds there; ``valid`` has the leading axes of x."""
-    return jnp.where(_beside(valid, x), x, 0)
-
-
-def _beside(valid: Array, x: Array) -> Array:
-    return valid.reshape(*valid.shape, *[1] * (x.ndim - valid.ndim))
+    return jnp.where(beside(valid, x), x, 0)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from avjax.data.augment.draws import Keys, named_keys, uniform
-from avjax.streams import Batch, Stream
+from avjax.streams import Batch, Stream, beside
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,7 @@ class ModalityDropout:
             lost = several & (kind < self.drop) & present[place] & (number[place] == chosen)
             scale = jnp.where(soft, share if place == 0 else 1 - share, 1.0)
             stream = streams[name]
-            values = stream.values * _beside(scale, stream.values).astype(stream.values.dtype)
+            values = stream.values * beside(scale, stream.values).astype(stream.values.dtype)
             streams[name] = self._lose(stream.replace(values=values), lost, named_keys(keys, [f"noise {name}"])[0])
         return batch.replace(streams=streams)
 
@@ -65,9 +65,9 @@ class ModalityDropout:
         valid = jnp.asarray(stream.valid)
         if self.fill == "missing":
             valid = valid & ~lost[:, None]
-        there = _beside(jnp.asarray(stream.valid), stream.values)
+        there = beside(jnp.asarray(stream.valid), stream.values)
         return stream.replace(
-            values=jnp.where(_beside(lost, stream.values), jnp.where(there, fill, 0), stream.values), valid=valid
+            values=jnp.where(beside(lost, stream.values), jnp.where(there, fill, 0), stream.values), valid=valid
         )
 
 
@@ -97,7 +97,7 @@ class TemporalErasing:
             steps = stream.valid.shape[1]
             time = stream.start[:, None] - begin[:, None] + jnp.arange(steps) / stream.rate
             lost = self._lost(time, length, keys, name) & ~_ends(jnp.asarray(stream.valid))
-            values = jnp.where(_beside(lost, stream.values), 0, stream.values).astype(stream.values.dtype)
+            values = jnp.where(beside(lost, stream.values), 0, stream.values).astype(stream.values.dtype)
             streams[name] = stream.replace(values=values, valid=jnp.asarray(stream.valid) & ~lost)
         return batch.replace(streams=streams)
 
@@ -123,7 +123,3 @@ def _ends(valid: Bool[Array, "B T"]) -> Bool[Array, "B T"]:
     """The first and the last valid step of every row."""
     number = jnp.cumsum(valid, 1)
     return valid & ((number == 1) | (number == number[:, -1:]))
-
-
-def _beside(rows: Array, values: Array) -> Array:
-    return rows.reshape(*rows.shape, *[1] * (values.ndim - rows.ndim))

@@ -6,7 +6,7 @@ Every system at about the size of ``demo_mbt``: patches where the system is of t
 others the same few convolutions. All share data, front end, batch, steps and optimizer; the objective differs where a
 system brings terms of its own. With them stand the baselines of one modality, of which an ideal observer reaches 0.50.
 
-18 runs a seed, of 300 steps each, and three seeds.
+20 runs a seed, of 300 steps each, and three seeds.
 """
 
 from __future__ import annotations
@@ -27,20 +27,27 @@ from avjax.models import (
     hmatn,
     hybrid_fusion,
     jca,
+    kim_won,
     late_fusion,
     mbt,
     mocanu,
     mult,
     niat,
     rjcma,
+    s_cmrl,
 )
-from avjax.nn.encoders import Conv1dEncoder, FrameConv
+from avjax.nn.encoders import Conv1dEncoder, FrameConv, SpikingPatches
 from avjax.nn.transformer import Size
 from avjax.objectives.terms import WithTerms
 
 # 32 tokens of sound and 8 of pictures.
 SOUND = Conv1dEncoder("audio", (128, LOGMEL.mels), channels=(64, 64), size=5, pool=2, pool_stride=2)
 PICTURES = FrameConv("video", VIDEO.shape, channels=(4, 8, 16, 32))
+# The spectrogram at every step, and frames, as spikes of the same places.
+SPIKES = (SpikingPatches("audio", (128, LOGMEL.mels), show=(8, 64, 64)), SpikingPatches("video", VIDEO.shape))
+# Sound as a picture, a frame, and nine frames in a grid.
+IMAGE = FrameConv("image", (3, 64, 64, 3), channels=(8, 16, 32, 64), cells=True)
+IMAGES = (kim_won.Images("audio", (128, LOGMEL.mels), IMAGE), kim_won.Images("video", VIDEO.shape, IMAGE))
 PATCHES, TOKENS = (AUDIO, VIDEO), (SOUND, PICTURES)
 WIDTHS = {"audio": 64, "video": 64}
 SMALL = Size(64, 2, 4)
@@ -68,12 +75,15 @@ MODELS = {
     ),
     "com": com.Config(PATCHES, CLASSES, SIZE),
     "niat": niat.Config(TOKENS, CLASSES, WIDTHS, segments=8, heads=4, depth=2),
+    "kim_won": kim_won.Config(IMAGES, CLASSES, SMALL),
+    "s_cmrl": s_cmrl.Config(SPIKES, CLASSES, width=64, heads=4),
 }
 
 # The terms that a system brings, with the weights that its file gives.
 TERMS = {
     "mocanu": (("metric/emotion", 0.1),),
     "com": (("contrastive", 0.1), ("reconstruction", 1.0)),
+    "s_cmrl": (("alignment", 1.0),),
     "niat": (("noisy", 1.0), ("imitation", 0.2), ("discrimination", 0.1)),
 }
 

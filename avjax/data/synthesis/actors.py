@@ -111,6 +111,19 @@ def perform(
 ) -> Performed:
     """Speaks and draws one clip. ``rng`` moves the head and shuts the eyes; the cues are given."""
     spoken = speech.speak(speaker, statement, arousal, timing.speaking)
+    return act(appearance, spoken, expression=expression, timing=timing, pixels=pixels, rng=rng)
+
+
+def act(
+    appearance: face.Appearance,
+    spoken: speech.Utterance,
+    *,
+    expression: np.ndarray,
+    timing: Timing,
+    pixels: int,
+    rng: np.random.Generator,
+) -> Performed:
+    """Draws the face that says what is spoken, and lays the sound under it."""
     length = timing.frames / face.RATE
     times = (np.arange(timing.frames) + 0.5) / face.RATE
     if timing.turn is None:
@@ -120,7 +133,15 @@ def perform(
         samples = np.roll(_lay(spoken.samples, timing.onset, length), round((timing.delay - timing.turn) * speech.RATE))
         seen_at = (times + timing.turn) % length
     opening, rounding = face.mouth_track(spoken.phonemes, timing.onset, seen_at)
-    motion = face.Performance(
+    motion = move(opening, rounding, expression, times, rng)
+    return Performed(face.draw(appearance, motion, pixels), recorded(samples, rng))
+
+
+def move(
+    opening: np.ndarray, rounding: np.ndarray, expression: np.ndarray, times: np.ndarray, rng: np.random.Generator
+) -> face.Performance:
+    """What a face does at ``times`` whose mouth moves as given [T]: it sways, blinks and wears an expression [4]."""
+    return face.Performance(
         expression=_evolve(expression, times, rng),
         mouth_opening=opening,
         mouth_rounding=rounding,
@@ -128,9 +149,12 @@ def perform(
         shift=np.stack([SHIFT[0] * _sway(times, rng), SHIFT[1] * _sway(times, rng)], axis=1),
         turn=TURN * _sway(times, rng),
     )
-    quiet = 2.0 * rng.standard_normal(len(samples))  # a room is never silent: -84 dB of full scale
-    pcm = np.clip(np.round(32767 * samples + quiet), -32768, 32767).astype(np.int16)
-    return Performed(face.draw(appearance, motion, pixels), pcm)
+
+
+def recorded(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Sound as int16, with that of a room, which is never silent: -84 dB of full scale."""
+    quiet = 2.0 * rng.standard_normal(len(samples))
+    return np.clip(np.round(32767 * samples + quiet), -32768, 32767).astype(np.int16)
 
 
 def _lay(samples: np.ndarray, begin: float, length: float) -> np.ndarray:

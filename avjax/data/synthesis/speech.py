@@ -22,7 +22,7 @@ RATE = 22_050  # Hz, what espeak-ng synthesises
 
 _SYNCHRONOUS, _PHONEME_EVENTS, _UTF8 = 2, 1, 1
 _WORDS_PER_MINUTE, _PITCH, _PITCH_RANGE, _WORD_GAP = 1, 3, 4, 7
-_PHONEME = 7  # event type
+_WORD, _PHONEME = 1, 7  # types of event
 _NATURAL_SPEED = 175  # words per minute
 
 
@@ -67,10 +67,12 @@ class Utterance:
     Attributes:
       samples: float32 [S] at ``RATE``, from the first sound on; full scale is 1.
       phonemes: (seconds from the first sample, espeak-ng's mnemonic) in order; silence is "".
+      words: seconds from the first sample at which each word begins.
     """
 
     samples: np.ndarray
     phonemes: tuple[tuple[float, str], ...]
+    words: tuple[float, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -90,7 +92,7 @@ def speak(voice: Voice, statement: int, arousal: float, seconds: float) -> Utter
     speed = float(_NATURAL_SPEED)
     for _ in range(6):  # fixed point: a word gap costs less at a higher speed
         speed = _NATURAL_SPEED * natural / seconds * (1 + gap * max(0.02, 0.075 - 0.00015 * speed))
-    samples, phonemes = _engine().say(
+    said = _engine().say(
         voice,
         STATEMENTS[statement],
         {
@@ -101,7 +103,28 @@ def speak(voice: Voice, statement: int, arousal: float, seconds: float) -> Utter
         },
     )
     loudness = -31.0 + 5.5 * arousal + voice.loudness
-    return Utterance(_voice_effort(samples, -4.0 + 2.7 * arousal, loudness), phonemes)
+    return dataclasses.replace(said, samples=_voice_effort(said.samples, -4.0 + 2.7 * arousal, loudness))
+
+
+def say(voice: Voice, text: str, *, speed: int = _NATURAL_SPEED, pitch: int = 50, loudness: float = -26.0) -> Utterance:
+    """Says any text, evenly.
+
+    Args:
+      speed: words per minute, 100 to 420.
+      pitch: 0 to 99, espeak-ng's scale about the voice's own.
+      loudness: dB of full scale.
+    """
+    settings = {_WORDS_PER_MINUTE: speed, _PITCH: pitch, _PITCH_RANGE: 35, _WORD_GAP: 0}
+    said = _engine().say(voice, text, settings)
+    return dataclasses.replace(said, samples=_voice_effort(said.samples, -2.0, loudness + voice.loudness))
+
+
+def say(
+    voice: Voice, text: str, *, words_per_minute: int = _NATURAL_SPEED, pitch: int = 50, span: int = 50
+) -> Utterance:
+    """Says any text in an even mood; ``pitch`` and its ``span`` are espeak-ng's, from 0 to 99."""
+    settings = {_WORDS_PER_MINUTE: words_per_minute, _PITCH: pitch, _PITCH_RANGE: span, _WORD_GAP: 0}
+    return Utterance(*_engine().say(voice, text, settings))
 
 
 def _voice_effort(samples: np.ndarray, tilt: float, loudness: float) -> np.ndarray:
@@ -116,8 +139,7 @@ def _voice_effort(samples: np.ndarray, tilt: float, loudness: float) -> np.ndarr
 @functools.lru_cache(maxsize=64)
 def _natural_seconds(voice: Voice, statement: int) -> float:
     settings = {_WORDS_PER_MINUTE: _NATURAL_SPEED, _PITCH: 50, _PITCH_RANGE: 50, _WORD_GAP: 0}
-    samples, _ = _engine().say(voice, STATEMENTS[statement], settings)
-    return len(samples) / RATE
+    return _engine().say(voice, STATEMENTS[statement], settings).seconds
 
 
 class _Id(ctypes.Union):
@@ -160,10 +182,8 @@ class _Engine:
         self._folder = tempfile.TemporaryDirectory(prefix="avjax-voices-")
         self._files: dict[str, Path] = {}
 
-    def say(
-        self, voice: Voice, text: str, settings: dict[int, int]
-    ) -> tuple[np.ndarray, tuple[tuple[float, str], ...]]:
-        """Samples and phonemes as in ``Utterance``; ``settings`` are espeak-ng's parameters by number."""
+    def say(self, voice: Voice, text: str, settings: dict[int, int]) -> Utterance:
+        """``settings`` are espeak-ng's parameters by number."""
         self._choose(voice)
         for parameter, value in settings.items():
             self._library.espeak_SetParameter(parameter, value, 0)
@@ -182,7 +202,8 @@ class _Engine:
             for kind, sample, name in self._events
             if kind == _PHONEME and sample < last
         ]
-        return samples[first:last], (*phonemes, ((last - first) / RATE, ""))
+        words = [max(0.0, (sample - first) / RATE) for kind, sample, _ in self._events if kind == _WORD]
+        return Utterance(samples[first:last], (*phonemes, ((last - first) / RATE, "")), tuple(words))
 
     def _choose(self, voice: Voice) -> None:
         text = voice.variant()

@@ -106,25 +106,12 @@ def speak(voice: Voice, statement: int, arousal: float, seconds: float) -> Utter
     return dataclasses.replace(said, samples=_voice_effort(said.samples, -4.0 + 2.7 * arousal, loudness))
 
 
-def say(voice: Voice, text: str, *, speed: int = _NATURAL_SPEED, pitch: int = 50, loudness: float = -26.0) -> Utterance:
-    """Says any text, evenly.
-
-    Args:
-      speed: words per minute, 100 to 420.
-      pitch: 0 to 99, espeak-ng's scale about the voice's own.
-      loudness: dB of full scale.
-    """
-    settings = {_WORDS_PER_MINUTE: speed, _PITCH: pitch, _PITCH_RANGE: 35, _WORD_GAP: 0}
-    said = _engine().say(voice, text, settings)
-    return dataclasses.replace(said, samples=_voice_effort(said.samples, -2.0, loudness + voice.loudness))
-
-
 def say(
     voice: Voice, text: str, *, words_per_minute: int = _NATURAL_SPEED, pitch: int = 50, span: int = 50
 ) -> Utterance:
     """Says any text in an even mood; ``pitch`` and its ``span`` are espeak-ng's, from 0 to 99."""
     settings = {_WORDS_PER_MINUTE: words_per_minute, _PITCH: pitch, _PITCH_RANGE: span, _WORD_GAP: 0}
-    return Utterance(*_engine().say(voice, text, settings))
+    return _engine().say(voice, text, settings)
 
 
 def _voice_effort(samples: np.ndarray, tilt: float, loudness: float) -> np.ndarray:

@@ -150,14 +150,15 @@ def test_faults_are_found() -> None:
 
 
 def test_nothing_is_unpickled() -> None:
-    """The modules that unpickle are imported nowhere in the product."""
+    """The modules that unpickle are imported nowhere in the product; a writer of synthetic files may take ``dump``."""
     for path in sources():
         name = str(path.relative_to(ROOT))
         if not name.startswith(("avjax/", "kernels/", "experiments/")):
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            modules += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+            if isinstance(node, ast.ImportFrom) and not {alias.name for alias in node.names} <= {"dump"}:
+                modules.append(node.module)
             assert not {"pickle", "dill", "cloudpickle", "joblib"} & set(modules), f"{name}:{node.lineno}"
 
 

@@ -33,8 +33,11 @@ DEMO = [
     "scikit-learn>=1.7",  # the handwritten digits
 ]
 
+CORPORA = ["h5py>=3.13"]  # feature files
+
 EXTRAS = {
     "demo": DEMO,
+    "corpora": CORPORA,
     "faces": ["dlib-bin>=20.0.1"],  # a face detector whose model is in its wheel
     "tfds": ["tensorflow-datasets>=4.9.9", "importlib_resources>=6.5"],
     "gpu": ["triton>=3.4", "jax-triton>=0.3"],
@@ -42,6 +45,7 @@ EXTRAS = {
     "peers": ["torch>=2.6"],
     "dev": [
         *DEMO,
+        *CORPORA,
         "beartype>=0.22",
         "build>=1.3",
         "chex>=0.1.91",

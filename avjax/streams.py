@@ -19,7 +19,7 @@ Array = Any
 
 
 def beside(rows: Array, values: Array) -> Array:
-    """Numbers of rows [B], or of steps [B, T], with axes of length 1 behind, so that they go with values [B, T, ...]."""
+    """Numbers of rows [B], or of steps [B, T], with axes of length 1 behind, to go with values [B, T, ...]."""
     return rows.reshape(*rows.shape, *[1] * (values.ndim - rows.ndim))
 
 
@@ -53,8 +53,9 @@ class Batch:
 
     Attributes:
       streams: modality name -> Stream. Every modality that an experiment declares is present.
-      target: head name -> [B, K] class distribution (one-hot, multi-hot or mixed), or [B, D] values.
-        ``head/modality`` holds a target of that modality's own, where mixup made one.
+      target: head name -> [B, K] class distribution (one-hot, multi-hot or mixed), [B, D] values,
+        [B, T, ...] labels over time, or [B, L] numbers of tokens with 0 behind. ``head/valid`` [B, T] says where labels
+        over time are; ``head/modality`` holds a target of that modality's own, where mixup made one.
       weight: [B] float; 0 marks a filler row, which counts nowhere.
       index: [B] number of the record in its split.
     """

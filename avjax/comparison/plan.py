@@ -125,7 +125,7 @@ def _budget(experiment: Experiment) -> dict[str, Any]:
     """Everything but the model and the seed, by dotted names; each modality's sampling as one."""
     own = settings(plain(experiment))
     sampled = {f"data.{name}": str(way) for name, way in experiment.data.sampling.items()}
-    apart = ("model", "seed", "data.audio", "data.video")
+    apart = ("model", "seed", "data.audio", "data.video", "data.features")
     return sampled | {key: value for key, value in own.items() if not any(_within(key, part) for part in apart)}
 
 

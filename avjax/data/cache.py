@@ -97,6 +97,7 @@ class Cache:
 def size_of(record: Record) -> int:
     """Bytes that a record takes in memory: as it is stored, and its frames when all are decoded."""
     stored = sum(len(part) for track in (record.audio, record.video) if track is not None for part in track.data)
+    stored += sum(series.values.nbytes for series in record.series.values())
     video = record.video
     decoded = 0 if video is None or video.codec == "raw" else len(video) * video.height * video.width * video.channels
     return stored + decoded

@@ -97,12 +97,14 @@ class Augment:
 class Frontend:
     """What an experiment configures: how each raw stream becomes features, and how they are augmented in training.
 
-    A stream that neither entry names passes through unchanged. A missing modality stays missing, with values 0.
+    A stream that neither entry names passes through as it is, half precision made single: features of a network, say.
+    A missing modality stays missing, with values 0.
 
     Attributes:
       audio: waveform to log-mel, or None to leave it alone.
       video: frames to floats, or None to leave them alone.
-      augment: for training, or None. It touches the streams that ``audio`` and ``video`` name, and the targets.
+      augment: for training, or None. It touches the streams that ``audio`` and ``video`` name, and the targets; what is
+        done to whole records (mixup, erasing, dropout) also streams of features.
     """
 
     audio: LogMel | None = dataclasses.field(default_factory=LogMel)
@@ -132,6 +134,10 @@ class Frontend:
         if self.video is not None and self.video.modality in streams:
             made.append(self.video.modality)
             streams[made[-1]] = self._see(streams[made[-1]], augment, keys)
+        for name in sorted(streams.keys() - set(made)):
+            if jnp.issubdtype(streams[name].values.dtype, jnp.floating):
+                made.append(name)
+                streams[name] = streams[name].replace(values=jnp.asarray(streams[name].values, jnp.float32))
         batch = batch.replace(streams=streams)
         for change in (augment.mixup, augment.erasing, augment.dropout):
             if change is not None:

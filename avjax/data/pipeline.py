@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 import signal
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import grain
 import numpy as np
@@ -22,89 +21,17 @@ from avjax.data.cache import Cache
 from avjax.data.order import Order
 from avjax.data.record import Record, label_classes
 from avjax.data.records import Description, Records, Split
+from avjax.data.sampling import AudioSampling, SeriesSampling, SeriesWindow, VideoSampling
 from avjax.streams import Batch, Stream
 from avjax.watchdog import doing
 
+__all__ = [
+    "VALUES", "AudioSampling", "Crop", "Data", "SeriesSampling", "VideoSampling", "evaluation_batches",
+    "training_batches",
+]  # fmt: skip
+
 # The head of numbers that ``Data.values`` names.
 VALUES = "values"
-
-
-@dataclasses.dataclass(frozen=True)
-class AudioSampling:
-    """Takes ``samples`` consecutive samples of the waveform.
-
-    Attributes:
-      samples: length of the crop; ``LogMel.samples(frames)`` gives it for a number of spectrogram frames.
-      rate: samples a second; the records' own.
-    """
-
-    samples: int
-    rate: int = 16_000
-
-    @property
-    def seconds(self) -> float:
-        return self.samples / self.rate
-
-    def empty(self, rows: int, description: Description) -> tuple[np.ndarray, np.ndarray]:
-        """Room for the rows of a batch: samples int16 [B, S], not written yet, and valid bool [B, S], all False."""
-        return _aligned((rows, self.samples), np.int16), np.zeros((rows, self.samples), bool)
-
-    def read(self, record: Record, start: float, values: np.ndarray, valid: np.ndarray) -> None:
-        """Writes samples [S] from ``start`` seconds on, and which of them the record has."""
-        if record.audio.rate != self.rate:
-            raise ValueError(
-                f"{record.name}: recorded at {record.audio.rate} Hz, but the experiment samples at {self.rate} Hz;"
-                " prepare the corpus anew or change AudioSampling.rate"
-            )
-        begin = round(start * self.rate)
-        found = record.audio.read(begin, begin + self.samples)
-        values[: len(found)], values[len(found) :] = found, 0
-        valid[: len(found)] = True
-
-
-@dataclasses.dataclass(frozen=True)
-class VideoSampling:
-    """Takes ``frames`` frames, ``rate`` a second: at each time the frame that is on the screen.
-
-    Attributes:
-      frames: number of frames.
-      rate: frames a second, independent of the file's.
-    """
-
-    frames: int
-    rate: float
-
-    @property
-    def seconds(self) -> float:
-        return self.frames / self.rate
-
-    def empty(self, rows: int, description: Description) -> tuple[np.ndarray, np.ndarray]:
-        """Room for the rows of a batch: frames uint8 [B, T, height, width, C], not written yet, and valid bool [B, T],
-        all False."""
-        if description.video is None:
-            raise ValueError(f"the experiment reads video, but no clip of {description.name} has pictures")
-        size = [description.video[side] for side in ("height", "width", "channels")]
-        return _aligned((rows, self.frames, *size), np.uint8), np.zeros((rows, self.frames), bool)
-
-    def read(self, record: Record, start: float, values: np.ndarray, valid: np.ndarray) -> None:
-        """Writes frames [T, height, width, C] from ``start`` seconds on, and which of them the record has."""
-        video = record.video
-        size = (video.height, video.width, video.channels)
-        if size != values.shape[1:]:
-            raise ValueError(
-                f"{record.name}: frames of {size}, where most clips have {values.shape[1:]}; clips of different sizes"
-                " cannot share a batch: prepare the corpus with one --size"
-            )
-        times = start + np.arange(self.frames) / self.rate
-        there = times < video.end - 1e-6
-        if len(video.times) == 1:
-            there[:1] = True
-        # The record's end comes once: all frames before it, none after.
-        count = int(there.sum())
-        shown = np.searchsorted(video.times, times[:count] + 1e-6, side="right") - 1
-        video.read(np.maximum(shown, 0), out=values[:count])
-        values[count:] = 0
-        valid[:count] = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +42,11 @@ class Data:
       records: a folder made by ``avjax prepare``.
       batch: rows of a global batch.
       audio, video: how each modality is sampled; None leaves it out.
+      features: modality -> how a series of features is sampled that is its stream.
       values: cues of the clips, such as arousal, that are to be predicted as numbers: the target of a head ``values``.
+      targets: head -> how a series of labels is sampled over the same window: its target [B, T, ...], 0 where the
+        clip has no label; ``head/valid`` [B, T] is 1 where it has one. It stands in for classes of the head's name.
+      sequences: head -> room for its tokens: its target [B, room], 0 behind the last.
       test_clips: crops of a test clip, evenly spaced; their probabilities are averaged.
       workers: processes that read ahead; 0 reads in a thread of this one.
       prefetch: batches read ahead.
@@ -126,15 +57,32 @@ class Data:
     batch: int
     audio: AudioSampling | None = None
     video: VideoSampling | None = None
+    features: Mapping[str, SeriesSampling] = dataclasses.field(default_factory=dict)
     values: tuple[str, ...] = ()
+    targets: Mapping[str, SeriesSampling] = dataclasses.field(default_factory=dict)
+    sequences: Mapping[str, int] = dataclasses.field(default_factory=dict)
     test_clips: int = 1
     workers: int = 0
     prefetch: int = 4
     cache: int = 1024
 
+    def __post_init__(self) -> None:
+        for name in ("audio", "video"):
+            if name in self.features and getattr(self, name) is not None:
+                raise ValueError(f"data.features and data.{name} both make the stream {name!r}; leave one out")
+        if twice := self.targets.keys() & self.sequences.keys():
+            raise ValueError(f"data.targets and data.sequences both make the target of {', '.join(sorted(twice))}")
+        if self.sequences and self.test_clips > 1:
+            raise ValueError(
+                f"a sequence of tokens belongs to a whole clip, and cannot be averaged over data.test_clips ="
+                f" {self.test_clips} crops; set it to 1"
+            )
+
     @property
-    def sampling(self) -> dict[str, AudioSampling | VideoSampling]:
-        return {name: way for name, way in (("audio", self.audio), ("video", self.video)) if way is not None}
+    def sampling(self) -> dict[str, AudioSampling | VideoSampling | SeriesSampling]:
+        """Every modality's, with the name of its series."""
+        own = {name: way for name, way in (("audio", self.audio), ("video", self.video)) if way is not None}
+        return own | _named(self.features)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,35 +92,70 @@ class Crop:
     data: Data
     description: Description
 
+    @functools.cached_property
+    def streams(self) -> dict[str, AudioSampling | VideoSampling | SeriesWindow]:
+        """How each modality is read."""
+        ways = self.data.sampling
+        return {n: w.window(self.description) if isinstance(w, SeriesSampling) else w for n, w in ways.items()}
+
+    @functools.cached_property
+    def targets(self) -> dict[str, SeriesWindow]:
+        """How the target of each head that has one at every step is read."""
+        return {name: way.window(self.description) for name, way in _named(self.data.targets).items()}
+
+    @functools.cached_property
+    def classes(self) -> dict[str, Sequence[str]]:
+        """The heads whose target is the clip's label."""
+        own = self.description.classes.items()
+        return {h: names for h, names in own if h not in self.data.targets and h not in self.data.sequences}
+
     def empty(self, rows: int) -> Batch:
         """A batch to be filled row by row; every row must be, be it with nothing."""
         streams = {
             name: Stream(*way.empty(rows, self.description), np.zeros(rows, np.float32), float(way.rate))
-            for name, way in self.data.sampling.items()
+            for name, way in self.streams.items()
         }
-        target = {head: np.zeros((rows, len(names)), np.float32) for head, names in self.description.classes.items()}
+        target = {head: np.zeros((rows, len(names)), np.float32) for head, names in self.classes.items()}
         if self.data.values:
             target[VALUES] = np.zeros((rows, len(self.data.values)), np.float32)
+        for head, way in self.targets.items():
+            target[head] = np.zeros((rows, way.length, *way.shape), np.float32)
+            target[f"{head}/valid"] = np.zeros((rows, way.length), np.float32)
+        target |= {head: np.zeros((rows, room), np.int32) for head, room in self.data.sequences.items()}
         return Batch(streams, target, np.zeros(rows, np.float32), np.full(rows, -1, np.int32))
 
     def fill(self, batch: Batch, row: int, record: Record, index: int, place: float) -> None:
-        """Writes a row: the record's streams, for each head its classes (one-hot, multi-hot, or none), and its values.
+        """Writes a row: the record's streams, for each head its classes (one-hot, multi-hot, or none), its values, its
+        labels over time and its tokens.
 
         ``place`` in [0, 1] says where in the clip each modality's window lies: 0 at its start, 1 at its end. So windows
-        of different lengths lie inside one another, and a short one reaches every moment of the clip.
+        of different lengths lie inside one another, and a short one reaches every moment of the clip. Labels over time
+        lie as a modality of their length would.
         """
-        duration = _duration(record, self.data.sampling)
-        for name, way in self.data.sampling.items():
+        # What is not looked at does not stretch the window.
+        duration = max((way.end(record) for way in self.streams.values()), default=0.0)
+        for name, way in self.streams.items():
             stream = batch.streams[name]
             stream.start[row] = start = place * max(duration - way.seconds, 0.0)
-            if getattr(record, name) is not None:
+            if way.of(record) is not None:
                 way.read(record, start, stream.values[row], stream.valid[row])
             else:
                 stream.values[row] = 0
-        for head in self.description.classes:
+        for head in self.classes:
             batch.target[head][row, list(label_classes(record.labels[head]))] = 1
         if self.data.values:
             batch.target[VALUES][row] = [self._value(record, name) for name in self.data.values]
+        for head, way in self.targets.items():
+            if way.of(record) is None:
+                raise ValueError(
+                    f"{record.name}: no series {way.series!r} to predict as {head!r} (data.targets); it has"
+                    f" {', '.join(record.series) or 'none'}"
+                )
+            start = place * max(duration - way.seconds, 0.0)
+            way.read(record, start, batch.target[head][row], batch.target[f"{head}/valid"][row])
+        for head, room in self.data.sequences.items():
+            tokens = self._tokens(record, head, room)
+            batch.target[head][row, : len(tokens)] = tokens
         batch.weight[row], batch.index[row] = 1, index
 
     def _value(self, record: Record, name: str) -> float:
@@ -183,10 +166,29 @@ class Crop:
             )
         return record.cues[name]
 
+    def _tokens(self, record: Record, head: str, room: int) -> Sequence[int]:
+        if head not in record.sequences:
+            raise ValueError(
+                f"{record.name}: no sequence {head!r} to predict (data.sequences); it has"
+                f" {', '.join(record.sequences) or 'none'}"
+            )
+        tokens = record.sequences[head]
+        if len(tokens) > room:
+            raise ValueError(
+                f"{record.name}: the sequence {head!r} has {len(tokens)} tokens, and room for {room}; set"
+                f" --data.sequences.{head} {len(tokens)} or more"
+            )
+        return tokens
+
     def fill_with_nothing(self, batch: Batch, row: int) -> None:
         """Leaves a row that counts nowhere: every modality absent, weight 0."""
         for stream in batch.streams.values():
             stream.values[row] = 0
+
+
+def _named(ways: Mapping[str, SeriesSampling]) -> dict[str, SeriesSampling]:
+    """Each with the name of its series."""
+    return {name: dataclasses.replace(way, series=way.series or name) for name, way in ways.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -328,21 +330,3 @@ def _initialise_flags() -> None:
 
     if not flags.FLAGS.is_parsed():
         flags.FLAGS(["avjax"], known_only=True)
-
-
-def _aligned(shape: tuple[int, ...], dtype: type) -> np.ndarray:
-    """An array that is not written yet; it begins at a multiple of 64 bytes, where JAX on CPU uses it in place."""
-    size = math.prod(shape) * np.dtype(dtype).itemsize
-    room = np.empty(size + 64, np.uint8)
-    begin = -room.ctypes.data % 64
-    return room[begin : begin + size].view(dtype).reshape(shape)
-
-
-def _duration(record: Record, modalities: Collection[str]) -> float:
-    """Seconds until the longest of the modalities ends."""
-    ends = [0.0]
-    if record.audio is not None and "audio" in modalities:
-        ends.append(record.audio.samples / record.audio.rate)
-    if record.video is not None and "video" in modalities:
-        ends.append(record.video.end)
-    return max(ends)

@@ -30,9 +30,13 @@ from avjax.data.prepare_report import Report
 from avjax.data.prepare_worker import Settings, Task, replace_text
 from avjax.data.record import label_classes
 from avjax.data.records import AUDIO_CODECS, DESCRIPTION_FILE, SCHEMA, VIDEO_CODECS
+from avjax.data.series import Source
 from avjax.progress import progress as show_progress
 
 __all__ = ["PrepareError", "Report", "prepare"]
+
+# In a corpus's folder: what wrote the corpus. It is then labelled as generated whatever its reader says.
+SYNTHETIC = "SYNTHETIC"
 
 _OURS = re.compile(r"\.?[a-z]+-\d{5}-of-\d{5}\.arrayrecord(\.part)?|dataset\.json|report\.(json|txt)|plan")
 
@@ -86,7 +90,8 @@ def prepare(
     _check_clips(corpus, clips, root)
     strangers = _strangers(corpus, root)
     shards = _assign(clips, clips_per_shard)
-    plan = _plan(corpus, clips, shards, settings, root)
+    note = _synthetic_note(root)
+    plan = _plan(corpus, clips, shards, settings, root, note)
     out.mkdir(parents=True, exist_ok=True)
     with _alone_in(out):
         _adopt(out, plan, overwrite)
@@ -107,7 +112,8 @@ def prepare(
                 done[sidecar["file"]] = sidecar
         seconds = time.monotonic() - begin
         sidecars = [done[file] for file in shards]
-        report = Report.of(corpus, sidecars, strangers, os.fspath(out), seconds, len(tasks))
+        synthetic = bool(corpus.synthetic) or note is not None
+        report = Report.of(corpus, synthetic, sidecars, strangers, os.fspath(out), seconds, len(tasks))
         replace_text(out / "report.json", json.dumps(report.to_json(), indent=2) + "\n")
         replace_text(out / "report.txt", report.text())
         if not sum(report.counts.values()):
@@ -117,7 +123,7 @@ def prepare(
                 f"the first: {first['file']}: {first['reason']}"
             )
         # Last, since it is what makes the folder a prepared one.
-        description = _describe(corpus, settings, report, shards, done)
+        description = _describe(corpus, settings, report, shards, done, note)
         replace_text(out / DESCRIPTION_FILE, json.dumps(description, indent=2) + "\n")
     return report
 
@@ -144,6 +150,7 @@ def _check_clips(corpus: Any, clips: Sequence[Clip], root: Path) -> None:
     name, times = names.most_common(1)[0]
     if times > 1:
         raise ValueError(f"the corpus {corpus.name!r} names {times} clips {name!r}; names must be unique")
+    vocabulary = _vocabulary(corpus)
     splits: dict[str, str] = {}
     for clip in clips:
         if clip.split not in SPLITS:
@@ -157,6 +164,40 @@ def _check_clips(corpus: Any, clips: Sequence[Clip], root: Path) -> None:
         for head, label in clip.labels.items():
             if not all(0 <= number < len(corpus.classes[head]) for number in label_classes(label)):
                 raise ValueError(f"clip {clip.name!r} has label {head}={label}, which the corpus's classes do not have")
+        _check_numbers(clip, vocabulary)
+
+
+def _check_numbers(clip: Clip, vocabulary: Mapping[str, Sequence[str]]) -> None:
+    for name, source in clip.series.items():
+        if not isinstance(source, Source) or not dataclasses.is_dataclass(source):
+            raise ValueError(
+                f"clip {clip.name!r}: series {name!r} is a {type(source).__name__}; it must be a Series, or a source"
+                " such as NpyFile or H5Row (avjax.data.series)"
+            )
+    for head, tokens in clip.sequences.items():
+        names = vocabulary.get(head)
+        wrong = [token for token in tokens if token < 1 or (names is not None and token >= len(names))]
+        if wrong:
+            known = "" if names is None else f"; the corpus's vocabulary ends at {len(names) - 1}"
+            raise ValueError(f"clip {clip.name!r}: sequence {head!r} holds {wrong[0]}; tokens count from 1{known}")
+
+
+def _vocabulary(corpus: Any) -> dict[str, list[str]]:
+    """Head -> names of its tokens, where the corpus has sequences."""
+    found = {head: list(names) for head, names in getattr(corpus, "vocabulary", {}).items()}
+    for head, names in found.items():
+        if not names or names[0] != "":
+            raise ValueError(
+                f'the corpus {corpus.name!r}: the vocabulary of {head!r} must begin with "", number 0, which is the'
+                " end of a sequence"
+            )
+    return found
+
+
+def _synthetic_note(root: Path) -> str | None:
+    """What the file SYNTHETIC in a corpus's folder says; None where there is none."""
+    file = root / SYNTHETIC
+    return file.read_text(encoding="utf-8", errors="replace").strip() if file.is_file() else None
 
 
 def _strangers(corpus: Any, root: Path) -> list[dict[str, str]]:
@@ -178,18 +219,25 @@ def _assign(clips: Sequence[Clip], clips_per_shard: int) -> dict[str, list[Clip]
 
 
 def _plan(
-    corpus: Any, clips: Sequence[Clip], shards: Mapping[str, Sequence[Clip]], settings: Settings, root: Path
+    corpus: Any,
+    clips: Sequence[Clip],
+    shards: Mapping[str, Sequence[Clip]],
+    settings: Settings,
+    root: Path,
+    note: str | None,
 ) -> dict[str, Any]:
     """What must be equal for shards of an earlier run to be used: settings, corpus, and every clip and its source."""
     digest = hashlib.sha256()
     for clip in clips:
         sources = [_identity(source, root) for source in (clip.audio, clip.video)]
         facts = [clip.name, clip.split, clip.group, *sources, *sorted(clip.labels.items()), *sorted(clip.cues.items())]
-        digest.update(repr(facts).encode())
+        series = [(name, _identity(source, root)) for name, source in sorted(clip.series.items())]
+        sequences = [(head, tuple(map(int, tokens))) for head, tokens in sorted(clip.sequences.items())]
+        digest.update(repr([*facts, series, sequences]).encode())
     plan = {
         "schema": SCHEMA,
         "settings": dataclasses.asdict(settings),
-        "corpus": {"name": corpus.name, **_fields(corpus)},
+        "corpus": {"name": corpus.name, **_fields(corpus), "vocabulary": _vocabulary(corpus), "synthetic": note},
         "clips": {"count": len(clips), "sha256": digest.hexdigest()},
         "shards": {file: len(members) for file, members in shards.items()},
     }
@@ -197,7 +245,7 @@ def _plan(
 
 
 def _identity(source: Any, root: Path) -> str:
-    """A file by its path below the root and its size; an array by its content."""
+    """A file by its path below the root and its size; an array by its content; a source by its fields."""
     if source is None:
         return ""
     if isinstance(source, os.PathLike | str):
@@ -206,7 +254,11 @@ def _identity(source: Any, root: Path) -> str:
     digest = hashlib.sha256()
     for field in dataclasses.fields(source):
         value = getattr(source, field.name)
-        digest.update(np.ascontiguousarray(value).tobytes() if isinstance(value, np.ndarray) else repr(value).encode())
+        if isinstance(value, np.ndarray):
+            digest.update(f"{value.dtype} {value.shape}".encode())
+            digest.update(np.ascontiguousarray(value).data)
+        else:
+            digest.update((_identity(value, root) if isinstance(value, os.PathLike) else repr(value)).encode())
     return digest.hexdigest()
 
 
@@ -271,6 +323,7 @@ def _describe(
     report: Report,
     shards: Mapping[str, Sequence[Clip]],
     done: Mapping[str, Mapping[str, Any]],
+    note: str | None,
 ) -> dict[str, Any]:
     """The fields of ``Description``. Nothing here depends on when or where the run was made."""
     listed: dict[str, list[dict[str, Any]]] = {}
@@ -294,14 +347,20 @@ def _describe(
         "counts": dict(report.counts),
         "audio": {"rate": settings.rate} if any(record["audio"] for record in records) else None,
         "video": video,
-        "synthetic": bool(corpus.synthetic),
+        "synthetic": report.synthetic,
         "licence": corpus.licence,
         "corpus": _fields(corpus),
         "provenance": {
             **dataclasses.asdict(settings),
             "avjax": avjax.__version__,
             "pyav": version("av"),
+            **({} if note is None else {"synthetic": note}),
             **(corpus.facts() if hasattr(corpus, "facts") else {}),
         },
         "shards": listed,
+        "series": {
+            name: {key: facts[key] for key in ("shape", "rate", "dtype", "longest")}
+            for name, facts in report.series.items()
+        },
+        "vocabulary": _vocabulary(corpus),
     }

@@ -7,7 +7,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from avjax.data.record import label_classes
+
+_KINDS = {"audio": "sound", "video": "pictures"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +27,10 @@ class Report:
       seconds: split -> {"audio", "video"} -> duration of all clips.
       bad: {"name", "split", "file", "reason"} of every clip left out.
       strangers: {"file", "reason"} of every media file that is no clip of the corpus (another name, a duplicate).
-      missing: "audio", "video" -> names of the clips kept without it.
+      missing: "audio", "video", "series/NAME" -> names of the clips kept without it.
+      series: name -> "shape" of an element, "rate" (the commonest of both), "dtype" that holds all, "clips" that have
+        it, and the "longest" of them in elements.
+      sequences: head -> "clips" that have one, and the "longest" of them in tokens.
       warnings: {"name", "warning"} of every clip that decoded, but not as its file promised.
       sizes: "HEIGHTxWIDTHxCHANNELS" -> clips.
       bytes: of all shards.
@@ -42,6 +49,8 @@ class Report:
     bad: Sequence[Mapping[str, str]]
     strangers: Sequence[Mapping[str, str]]
     missing: Mapping[str, Sequence[str]]
+    series: Mapping[str, Mapping[str, Any]]
+    sequences: Mapping[str, Mapping[str, int]]
     warnings: Sequence[Mapping[str, str]]
     sizes: Mapping[str, int]
     bytes: int
@@ -53,6 +62,7 @@ class Report:
     def of(
         cls,
         corpus: Any,
+        synthetic: bool,
         sidecars: Sequence[Mapping[str, Any]],
         strangers: Sequence[Mapping[str, str]],
         out: str,
@@ -74,10 +84,12 @@ class Report:
         for record in records:
             for kind in ("audio", "video"):
                 seconds[record["split"]][kind] += record[kind]["seconds"] if record[kind] else 0.0
+        names = dict.fromkeys(name for record in records for name in record["series"])
+        series = {name: _series([r["series"][name] for r in records if name in r["series"]]) for name in names}
         return cls(
             name=corpus.name,
             out=out,
-            synthetic=bool(corpus.synthetic),
+            synthetic=synthetic,
             counts={split: counts[split] for split in splits},
             classes={
                 head: {
@@ -90,6 +102,16 @@ class Report:
             strangers=strangers,
             missing={
                 kind: [record["name"] for record in records if record[kind] is None] for kind in ("audio", "video")
+            }
+            | {
+                f"series/{name}": [record["name"] for record in records if name not in record["series"]]
+                for name in series
+            },
+            series=series,
+            sequences={
+                head: {"clips": len(lengths), "longest": max(lengths)}
+                for head in dict.fromkeys(head for record in records for head in record["sequences"])
+                if (lengths := [record["sequences"][head] for record in records if head in record["sequences"]])
             },
             warnings=[{"name": record["name"], "warning": text} for record in records for text in record["warnings"]],
             sizes=dict(sizes.most_common()),
@@ -112,7 +134,8 @@ class Report:
         lines = [f"{self.name}{synthetic}: {kept} clips in {self.out}, {self.bytes / 1e6:.1f} MB", ""]
         splits = list(self.counts)
         rows = [["", *splits], ["clips", *(str(self.counts[split]) for split in splits)]]
-        for kind, what in (("audio", "sound"), ("video", "pictures")):
+        shown = {kind: what for kind, what in _KINDS.items() if len(self.missing[kind]) < kept}
+        for kind, what in shown.items():
             rows.append([f"{what}, minutes", *(f"{self.seconds[split][kind] / 60:.2f}" for split in splits)])
         for head, names in self.classes.items():
             rows.append([f"{head}:", *("" for _ in splits)])
@@ -121,6 +144,14 @@ class Report:
         if len(self.sizes) > 1:
             sizes = ", ".join(f"{size} ({count})" for size, count in self.sizes.items())
             lines += ["", f"Frames differ in size: {sizes}. Batches need one: prepare with a size."]
+        for name, facts in self.series.items():
+            shape = " x ".join(map(str, facts["shape"])) or "1"
+            lines.append(
+                f"Series {name}: {shape} numbers ({facts['dtype']}) at {facts['rate']:g} a second, in {facts['clips']}"
+                f" clips, {facts['longest']} elements at most."
+            )
+        for head, facts in self.sequences.items():
+            lines.append(f"Sequence {head}: in {facts['clips']} clips, {facts['longest']} tokens at most.")
         cpu = self.cpu_seconds
         lines += [
             "",
@@ -132,12 +163,28 @@ class Report:
             "Bad files, left out": [f"{entry['file']} ({entry['name']}): {entry['reason']}" for entry in self.bad],
             "No clips of this corpus, left out": [f"{entry['file']}: {entry['reason']}" for entry in self.strangers],
             "Decoded in part": [f"{entry['name']}: {entry['warning']}" for entry in self.warnings],
-            "Without sound": list(self.missing["audio"]),
-            "Without pictures": list(self.missing["video"]),
         }
+        named = shown | {f"series/{name}": f"series {name}" for name in self.series}
+        sections |= {f"Without {what}": list(self.missing[kind]) for kind, what in named.items()}
         for title, entries in sections.items():
             lines += ["", f"{title}: {len(entries) or 'none'}", *(f"  {entry}" for entry in entries)]
         return "\n".join(lines) + "\n"
+
+
+def _series(facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What clips have in common, from what each has."""
+    shapes, rates = Counter(tuple(each["shape"]) for each in facts), Counter(each["rate"] for each in facts)
+    # Of the commonest the smallest, so that the order of clips does not matter.
+    shape = min(shape for shape, times in shapes.items() if times == max(shapes.values()))
+    rate = min(rate for rate, times in rates.items() if times == max(rates.values()))
+    widest = np.result_type(*{each["dtype"] for each in facts}).name
+    return {
+        "shape": list(shape),
+        "rate": rate,
+        "dtype": "float32" if widest == "float64" else widest,
+        "clips": len(facts),
+        "longest": max(each["length"] for each in facts),
+    }
 
 
 def _table(rows: Sequence[Sequence[str]]) -> list[str]:

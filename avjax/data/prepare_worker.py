@@ -29,6 +29,7 @@ from avjax.data.blocks import JpegEncoder
 from avjax.data.corpora import Clip
 from avjax.data.record import label_classes
 from avjax.data.records import Audio, Record, Video, encode_record, open_shard, write_shard
+from avjax.data.series import Series
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,11 +159,32 @@ def convert(clip: Clip, root: Path, settings: Settings, clock: _Clock) -> Record
     clock.lap("decode")
     if waveform is not None:
         audio = Audio.encode(waveform, settings.audio_codec)
-    if audio is None and video is None:
-        raise media.MediaError(_source(clip), "has neither sound nor pictures")
     clock.lap("encode")
+    series = {}
+    for name in clip.series:
+        series[name], provenance[f"series/{name}"] = _read_series(clip, name, root)
+    clock.lap("decode")
+    if audio is None and video is None and not series:
+        raise media.MediaError(_source(clip), "has neither sound nor pictures nor a series")
     labels = {head: int(label) if np.ndim(label) == 0 else label_classes(label) for head, label in clip.labels.items()}
-    return Record(clip.name, clip.split, clip.group, labels, clip.cues, audio, video, provenance)
+    sequences = {head: tuple(map(int, tokens)) for head, tokens in clip.sequences.items()}
+    return Record(clip.name, clip.split, clip.group, labels, clip.cues, audio, video, provenance, series, sequences)
+
+
+def _read_series(clip: Clip, name: str, root: Path) -> tuple[Series, dict[str, Any]]:
+    """A series of a clip, and where it is from. Raises MediaError where it cannot be read, or holds no numbers."""
+    source = clip.series[name]
+    path = getattr(source, "path", None)
+    try:
+        series = source.read()
+        if not isinstance(series, Series):
+            raise TypeError(f"{type(source).__name__}.read() gave {type(series).__name__}, not Series")
+    except Exception as error:
+        reason = str(error) if isinstance(error, ValueError | OSError) else repr(error)
+        raise media.MediaError(clip.name if path is None else path, f"series {name!r}: {reason}") from error
+    warnings = [f"series {name!r}: {series.replaced} numbers were not finite and are 0"] if series.replaced else []
+    where = "array" if path is None else _below(path, root)
+    return series, {"source": where, "sha256": _hash(series.values), "warnings": warnings}
 
 
 def _decode_video(
@@ -227,8 +249,12 @@ def _origin(path: str | os.PathLike[str], root: Path, warnings: Sequence[str]) -
         while chunk := file.read(1 << 20):
             digest.update(chunk)
             size += len(chunk)
-    where = os.path.relpath(path, root) if Path(path).is_relative_to(root) else os.fspath(path)
-    return {"source": where, "bytes": size, "sha256": digest.hexdigest(), "warnings": list(warnings)}
+    return {"source": _below(path, root), "bytes": size, "sha256": digest.hexdigest(), "warnings": list(warnings)}
+
+
+def _below(path: str | os.PathLike[str], root: Path) -> str:
+    """The path below the corpus's folder; as it is where it lies elsewhere."""
+    return os.path.relpath(path, root) if Path(path).is_relative_to(root) else os.fspath(path)
 
 
 def _hash(*arrays: np.ndarray) -> str:
@@ -239,7 +265,7 @@ def _hash(*arrays: np.ndarray) -> str:
 
 
 def _source(clip: Clip) -> str:
-    for source in (clip.video, clip.audio):
+    for source in (clip.video, clip.audio, *(getattr(source, "path", None) for source in clip.series.values())):
         if isinstance(source, os.PathLike | str):
             return os.fspath(source)
     return clip.name
@@ -260,6 +286,14 @@ def _facts(record: Record) -> dict[str, Any]:
             "frames": len(video), "rate": round(video.rate, 3), "seconds": float(video.times[-1] - video.times[0])
             + (1 / video.rate if video.rate else 0.0), "size": [video.height, video.width, video.channels],
         },
+        "series": {
+            name: {
+                "length": len(series), "shape": list(series.values.shape[1:]), "rate": series.rate,
+                "dtype": series.values.dtype.name,
+            }
+            for name, series in record.series.items()
+        },
+        "sequences": {head: len(tokens) for head, tokens in record.sequences.items()},
         "warnings": warnings,
     }  # fmt: skip
 

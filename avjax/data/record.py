@@ -10,8 +10,9 @@ import msgpack
 import numpy as np
 
 from avjax.data import blocks, media
+from avjax.data.series import Series, series_fields, series_from
 
-SCHEMA = 1
+SCHEMA = 2
 VIDEO_CODECS = ("jpeg", "raw", "h264")
 AUDIO_CODECS = ("pcm16", "flac")
 
@@ -141,8 +142,11 @@ class Record:
 
     ``labels`` maps heads to a class number, or to several where a clip may have any number of classes.
 
-    ``provenance`` maps "audio" and "video" to where each was taken from: ``source`` (path below the corpus folder, or
-    "array"), ``bytes``, ``sha256`` of the file, and ``warnings`` of its decoding.
+    ``series`` are numbers over time by name, ``sequences`` token numbers by head, each from 1 on.
+
+    ``provenance`` maps "audio", "video" and "series/NAME" to where each was taken from: ``source`` (path below the
+    corpus folder, or "array"), ``bytes``, ``sha256`` of the file (of a series' numbers), and ``warnings`` of its
+    decoding.
     """
 
     name: str
@@ -153,6 +157,8 @@ class Record:
     audio: Audio | None
     video: Video | None
     provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    series: Mapping[str, Series] = dataclasses.field(default_factory=dict)
+    sequences: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
 
 
 def encode_record(record: Record) -> bytes:
@@ -163,6 +169,8 @@ def encode_record(record: Record) -> bytes:
     if record.video is not None:
         fields["video"] = {field.name: getattr(record.video, field.name) for field in dataclasses.fields(Video)}
         fields["video"]["times"] = record.video.times.astype("<f8").tobytes()
+    fields["series"] = {name: series_fields(series) for name, series in record.series.items()}
+    fields["sequences"] = {head: [int(token) for token in tokens] for head, tokens in record.sequences.items()}
     return msgpack.packb({"schema": SCHEMA, **fields}, use_bin_type=True, default=_plain)
 
 
@@ -179,6 +187,11 @@ def decode_record(data: bytes) -> Record:
         fields["audio"] = Audio(**fields["audio"])
     if fields["video"] is not None:
         fields["video"] = Video(**fields["video"] | {"times": np.frombuffer(fields["video"]["times"], "<f8")})
+    for name, stored in fields["series"].items():
+        try:
+            fields["series"][name] = series_from(stored)
+        except (ValueError, KeyError, TypeError) as error:
+            raise RecordError(f"record {fields['name']!r}: its series {name!r} is damaged: {error!r}") from error
     return Record(**fields)
 
 

@@ -58,11 +58,14 @@ class Description:
       audio: {"rate": Hz}, None where no clip has sound.
       video: {"height", "width", "channels", "rate": nominal frames per second, "uniform": whether all clips share the
         size}, None where no clip has pictures. Where sizes differ, these are the commonest.
-      synthetic: whether the corpus was generated.
+      synthetic: whether the corpus was generated; a file SYNTHETIC in its folder says so too.
       licence: of the corpus.
       corpus: the corpus's own settings.
       provenance: how it was prepared: codecs, frame size, version of avjax.
       shards: split -> [{"file", "records", "bytes", "sha256" of the records}], in reading order.
+      series: name -> {"shape" of an element, "rate", "dtype", "longest": most elements of a clip}. Where clips differ,
+        shape and rate are the commonest, and dtype holds all.
+      vocabulary: head -> names of the tokens of its sequences; number 0 is "", the end and CTC's blank.
     """
 
     name: str
@@ -76,6 +79,8 @@ class Description:
     corpus: Mapping[str, Any]
     provenance: Mapping[str, Any]
     shards: Mapping[str, Sequence[Mapping[str, Any]]]
+    series: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    vocabulary: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
 
 
 class Records:
@@ -209,6 +214,8 @@ def verify(path: str | os.PathLike[str]) -> list[str]:
                     expected = 0 if track is None else track.samples if isinstance(track, Audio) else len(track)
                     if track is not None and len(track.read()) != expected:
                         problems.append(f"{name} {index} ({record.name}): {type(track).__name__} is cut short")
+                if unknown := record.series.keys() - records.description.series.keys():
+                    problems.append(f"{name} {index} ({record.name}): series that {DESCRIPTION_FILE} lacks: {unknown}")
             except (RecordError, MediaError, ValueError, RuntimeError) as error:
                 problems.append(f"{name} {index}: {error}")
     return problems

@@ -16,14 +16,14 @@ from avjax.data.augment.picture import GREY
 from avjax.data.pipeline import Crop
 from avjax.data.record import Audio, Record, Video
 from avjax.data.records import Description, Records
+from avjax.data.series import Series
 from avjax.experiment import Experiment
 from avjax.run import Run, RunError, read_json
 from avjax.training.checkpoint import CheckpointError, Checkpoints, problem_of
-from avjax.training.evaluate import EvaluateStep, keep, kind_of, predict
+from avjax.training.evaluate import EvaluateStep, keep, predict, task_of
 from avjax.training.on_mesh import DeviceBatches, build_state, jit_evaluate
 from avjax.training.sharding import MeshShape
 from avjax.training.step import TrainState
-from avjax.training.tracking import finite
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,10 +111,10 @@ class Trained:
             )
         title = f"evaluate {self.run.name} on {split}"
         seen = predict(self.evaluate, self.state, experiment, split, self.on_devices, title)
-        kind = kind_of(experiment)
+        task = task_of(experiment)
         if records is not None:
-            return {"metrics": seen.plain_metrics(kind=kind), "losses": finite(seen.losses)}
-        result = keep(self.run.path, split, seen, kind=kind)
+            return seen.result(task, self.description)
+        result = keep(self.run.path, split, seen, task, self.description)
         self.run.add_results(**{split: result})
         return result
 
@@ -137,7 +137,7 @@ class Trained:
             except media.MediaError as error:
                 yield {"file": str(file), "error": str(error)}
                 continue
-            missing = [name for name in data.sampling if getattr(record, name) is None]
+            missing = [name for name, way in data.sampling.items() if way.of(record) is None]
             if len(missing) == len(data.sampling):
                 yield {"file": str(file), "error": f"it has no {' and no '.join(missing)}, and the model needs one"}
                 continue
@@ -176,9 +176,16 @@ class Trained:
         """Probabilities [clips, K] of each head, in batches of the one size that is compiled."""
         size = self.experiment.data.batch
         # A clip without labels. The loss is not asked for, but it is part of the step: any target will do.
-        labels, cues = dict.fromkeys(self.description.classes, ()), dict.fromkeys(self.experiment.data.values, 0.0)
-        record = dataclasses.replace(record, labels=labels, cues=cues)
-        crop = Crop(self.experiment.data, self.description)
+        data, crop = self.experiment.data, Crop(self.experiment.data, self.description)
+        labels, cues = dict.fromkeys(self.description.classes, ()), dict.fromkeys(data.values, 0.0)
+        nothing = {way.series: Series(np.zeros((1, *way.shape), np.float32), way.rate) for way in crop.targets.values()}
+        record = dataclasses.replace(
+            record,
+            labels=labels,
+            cues=cues,
+            series=nothing | record.series,
+            sequences=dict.fromkeys(data.sequences, ()),
+        )
         outputs: list[dict[str, np.ndarray]] = []
         for begin in range(0, clips, size):
             batch, count = crop.empty(size), min(size, clips - begin)

@@ -39,8 +39,14 @@ class Mixup:
         """Blends the float streams named ``modalities``; every other stream stays, with weight 1.
 
         Writes ``target[head]`` and ``target[f"{head}/{modality}"]`` for each stream; where the batch has a target of a
-        modality's own already, that one is blended.
+        modality's own already, that one is blended. Labels over time blend where both rows have one.
+
+        Raises:
+          ValueError: for sequences of tokens, between which there is nothing.
         """
+        for head, target in batch.target.items():
+            if jnp.issubdtype(target.dtype, jnp.integer):
+                raise ValueError(f"mixup cannot blend the tokens of head {head!r}; leave it out of the augmentation")
         real = jnp.asarray(batch.weight) > 0
         partner = pairing(named_keys(keys, ["pairing"])[0], batch, real)
         mixed = real & (partner != jnp.arange(len(real))) & (uniform(keys, "mixup")[0] < self.probability)
@@ -63,18 +69,23 @@ class Mixup:
         joint = sum(weights[name] * present[name] for name in streams) / jnp.maximum(had, 1)
         joint = jnp.where(had > 0, joint, 1)
 
-        def blend(target: jax.Array, weight: jax.Array) -> jax.Array:
-            weight = jnp.expand_dims(weight, tuple(range(1, target.ndim)))
+        def blend(head: str, target: jax.Array, weight: jax.Array) -> jax.Array:
+            if f"{head}/valid" in batch.target:
+                there = jnp.asarray(batch.target[f"{head}/valid"]) > 0
+                weight = jnp.where(there & there[partner], weight[:, None], 1)
+            weight = jnp.expand_dims(weight, tuple(range(weight.ndim, target.ndim)))
             return weight * target + (1 - weight) * target[partner]
 
         target = {}
         for head in batch.target:
             if "/" in head:
                 continue
-            target[head] = blend(jnp.asarray(batch.target[head]), joint)
+            target[head] = blend(head, jnp.asarray(batch.target[head]), joint)
             for name in streams:
                 own_head = f"{head}/{name}"
-                target[own_head] = blend(jnp.asarray(batch.target.get(own_head, batch.target[head])), weights[name])
+                target[own_head] = blend(
+                    head, jnp.asarray(batch.target.get(own_head, batch.target[head])), weights[name]
+                )
         return batch.replace(streams=streams, target={**batch.target, **target})
 
 

@@ -9,8 +9,12 @@ A corpus file defines a dataclass named ``Corpus`` (its fields become flags of `
 It may have
 
 * ``video_codec``: the codec of its records unless told ("raw" for arrays),
+* ``vocabulary``: head -> names of the tokens of its sequences, in the order of their numbers; number 0 is "",
 * ``facts()``: what is known of the whole corpus, kept in the records' description (the demo's ceilings, say),
 * ``strangers(root)``: (file, reason) of every media file below ``root`` that is no clip of it, for the report.
+
+A file SYNTHETIC in the folder (text: what wrote it, with which seed) marks the clips as generated, whatever
+``synthetic`` says.
 
 That is the whole contract: ``avjax prepare path/to/my_corpus.py --data FOLDER`` takes any such file.
 """
@@ -24,13 +28,14 @@ from typing import ClassVar, Protocol, runtime_checkable
 
 from avjax.data.media import Frames, Waveform
 from avjax.data.record import Label
+from avjax.data.series import Series, Source
 
 SPLITS = ("train", "validation", "test")
 
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """One labelled clip, before anything is decoded.
+    """One labelled clip, before anything is decoded. It has sound, pictures or a series at least.
 
     Attributes:
       name: unique in the corpus and stable from run to run.
@@ -41,7 +46,11 @@ class Clip:
         Every clip has a label for every head.
       group: speaker, actor or source video; a group never crosses splits.
       split: one of ``SPLITS``.
-      cues: true facts about the clip (synthetic corpora know them), recorded as they are.
+      cues: numbers of the whole clip, recorded as they are: values to predict (a sentiment), true facts about a
+        synthetic clip.
+      series: name -> numbers over time, features or labels that change along the clip: as they are, or a ``Source``
+        such as NpyFile or H5Row, which is read where the clip is prepared.
+      sequences: head -> numbers of tokens, from 1 on, such as the letters of a transcript.
     """
 
     name: str
@@ -51,6 +60,8 @@ class Clip:
     group: str
     split: str
     cues: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    series: Mapping[str, Series | Source] = dataclasses.field(default_factory=dict)
+    sequences: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
 
 
 @runtime_checkable

@@ -66,8 +66,9 @@ class Training:
       evaluate_every: steps between two looks at the validation split; 0 looks at the end only.
       checkpoint_every: steps between two checkpoints; the last step is always kept.
       keep_last: number of newest checkpoints that stay.
-      best_by: number of the validation split by which one more checkpoint stays, the best: loss (the lowest), or
-        HEAD/METRIC, such as emotion/accuracy (the highest).
+      best_by: number of the validation split by which one more checkpoint stays, the best: primary, the metric that
+        comes first in the task (avjax/training/metrics/tasks.py), of the first head; loss; or HEAD/METRIC, such as
+        emotion/uar.
       non_finite: what to do when a loss or gradient is no number: stop; skip the step; or rewind to the last
         checkpoint and go on behind the bad step, without the clips between.
       stall_limit: seconds to wait for a batch before the state is saved and training ends; warnings come from a tenth
@@ -86,7 +87,7 @@ class Training:
     evaluate_every: int = 0
     checkpoint_every: int = 500
     keep_last: int = 2
-    best_by: str = "loss"
+    best_by: str = "primary"
     non_finite: Literal["stop", "skip", "rewind"] = "stop"
     stall_limit: float = 600.0
     log_every: int = 20
@@ -310,7 +311,13 @@ def override(experiment: Experiment, words: tuple[str, ...], name: str) -> Exper
 def concrete_type(experiment: Experiment) -> Any:
     """The type from which flags are made: Experiment of this very model, objective, optimizer and rule."""
     parts = (experiment.model, experiment.objective, experiment.optimizer, experiment.rule)
-    return Experiment[tuple(type(part) for part in parts)]
+    return Experiment[tuple(_type(part) for part in parts)]
+
+
+def _type(part: Any) -> Any:
+    """The type of a part; of one that holds another, such as a model with prototypes, with that one's type."""
+    holders = getattr(type(part), "__parameters__", ())
+    return type(part)[type(part.model)] if holders else type(part)
 
 
 @contextlib.contextmanager

@@ -7,20 +7,22 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from avjax.nn.convolution import masked
-from avjax.objectives.rows import distances, rows_mean
+from avjax.objectives.rows import LOWEST, distances, rows_mean
 from avjax.streams import Mean
 
 
 def true_class_probability(
-    logits: Float[Array, "B K"], label: Int[Array, " B"], weight: Float[Array, " B"]
-) -> Float[Array, ""]:
-    """s_m = sum over rows of softmax(logits)[y], by weight (OGM-GE, Peng et al. 2022)."""
-    there = weight > 0
-    probability = jax.nn.softmax(masked(logits, there))
-    return (jnp.take_along_axis(probability, label[:, None], axis=1)[:, 0] * weight).sum()
+    logits: Float[Array, "B K"], target: Float[Array, "B K"], weight: Float[Array, " B"]
+) -> Mean:
+    """softmax(logits) . target of every row, by weight; its total is s_m (OGM-GE, Peng et al. 2022).
+
+    A mixed target asks for its classes in their shares.
+    """
+    probability = jax.nn.softmax(masked(logits, weight > 0))
+    return rows_mean((probability * target).sum(axis=-1), weight)
 
 
 def part_of_concatenation(
@@ -58,47 +60,62 @@ def modulated(gradient: Float[Array, "..."], factor: Float[Array, ""], key: jax.
 
 def updated_prototypes(
     prototypes: Float[Array, "K C"],
+    seen: Bool[Array, " K"],
     z: Float[Array, "B C"],
-    label: Int[Array, " B"],
+    target: Float[Array, "B K"],
     weight: Float[Array, " B"],
     *,
     momentum: float = 0.2,
-) -> Float[Array, "K C"]:
+) -> tuple[Float[Array, "K C"], Bool[Array, " K"]]:
     """c_k <- momentum c_k + (1 - momentum) mean of z over the rows of class k (PMR, Fan et al. 2023, as released).
 
-    A class without rows keeps its prototype. No gradient flows into prototypes. The release takes the mean over a
-    tenth of the data, once an epoch; momentum 0 starts.
+    A class without rows keeps its prototype, and one that has none yet starts with the mean. No gradient flows into
+    prototypes.
+
+    Args:
+      seen: which classes have a prototype; returned with those that have one now.
     """
-    member = jax.nn.one_hot(label, prototypes.shape[0]) * weight[:, None]
+    member = target * weight[:, None]
     count = member.sum(axis=0)[:, None]
-    mean = member.T @ masked(z, weight > 0) / jnp.maximum(count, 1e-8)
-    return jax.lax.stop_gradient(jnp.where(count > 0, momentum * prototypes + (1 - momentum) * mean, prototypes))
+    mean = member.T @ masked(z, weight > 0).astype(prototypes.dtype) / jnp.maximum(count, 1e-8)
+    moved = jnp.where(seen[:, None], momentum * prototypes + (1 - momentum) * mean, mean)
+    return jax.lax.stop_gradient(jnp.where(count > 0, moved, prototypes)), seen | (count[:, 0] > 0)
 
 
-def prototype_logits(z: Float[Array, "B C"], prototypes: Float[Array, "K C"]) -> Float[Array, "B K"]:
-    """-||z_i - c_k||, of which a softmax makes the confidence in each class (Fan et al. 2023)."""
-    return -distances(z, jax.lax.stop_gradient(prototypes))
+def prototype_logits(
+    z: Float[Array, "B C"], prototypes: Float[Array, "K C"], seen: Bool[Array, " K"]
+) -> Float[Array, "B K"]:
+    """-||z_i - c_k||, of which a softmax makes the confidence in each class (Fan et al. 2023); none in one not seen."""
+    return jnp.where(seen, -distances(z, jax.lax.stop_gradient(prototypes)), LOWEST)
+
+
+def slower(confidence: Mapping[str, Float[Array, ""]]) -> dict[str, Bool[Array, ""]]:
+    """Which modality has less confidence than every other; none where the lowest are equal."""
+    others = {name: [other for key, other in confidence.items() if key != name] for name in confidence}
+    return {name: jnp.stack([confidence[name] < other for other in others[name]]).all() for name in confidence}
 
 
 def prototype_losses(
-    logits: Mapping[str, Float[Array, "B K"]], label: Int[Array, " B"], weight: Mapping[str, Float[Array, " B"]]
-) -> dict[str, Mean]:
-    """Cross-entropy to the own class's prototype, for the slower modality alone (Fan et al. 2023, as released).
+    logits: Mapping[str, Float[Array, "B K"]],
+    target: Mapping[str, Float[Array, "B K"]],
+    weight: Mapping[str, Float[Array, " B"]],
+) -> tuple[dict[str, Mean], dict[str, Mean]]:
+    """Cross-entropy to the own class's prototype, for the slower modality alone, and the confidences that say which is.
 
         L_m = 1[s_m < s of every other] CE(-d(z_m, c), y),   s_m the mean true-class probability of m
 
+    Fan et al. 2023, as released; more than two modalities are ours.
+
     Args:
       logits: modality -> ``prototype_logits``.
-      weight: modality -> weight of the rows, 0 where it is missing.
+      target: modality -> class distribution.
+      weight: modality -> weight of the rows, 0 where it is missing or the class has no prototype.
     """
-    means = {
-        name: true_class_probability(logits[name], label, weight[name]) / jnp.maximum(weight[name].sum(), 1e-8)
-        for name in logits
-    }
+    confidence = {name: true_class_probability(logits[name], target[name], weight[name]) for name in logits}
+    behind = slower({name: part.value for name, part in confidence.items()})
     losses = {}
     for name in logits:
-        slower = jnp.stack([means[name] < mean for other, mean in means.items() if other != name]).all()
-        rows = optax.losses.softmax_cross_entropy_with_integer_labels(masked(logits[name], weight[name] > 0), label)
+        rows = optax.losses.softmax_cross_entropy(masked(logits[name], weight[name] > 0), target[name])
         part = rows_mean(rows, weight[name])
-        losses[name] = Mean(jnp.where(slower, part.total, 0), part.weight)
-    return losses
+        losses[name] = Mean(jnp.where(behind[name], part.total, 0), part.weight)
+    return losses, confidence

@@ -106,11 +106,11 @@ def layers_above(params: nnx.State) -> nnx.State:
     ``unimodal`` runs before ``fusion``. Encoders and learned tokens lie below the first layer, and whatever else is
     in no list above the last.
     """
-    paths = [path_names(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    paths = [_within(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     layers = sorted({layer for path in paths if (layer := _layer(path)) is not None})
 
     def above(path: tuple, _: Any) -> int:
-        names = path_names(path)
+        names = _within(path)
         layer = _layer(names)
         if layer is not None:
             return len(layers) - layers.index(layer)
@@ -127,6 +127,12 @@ def _layer(names: tuple[str | int, ...]) -> tuple[bool, str, int] | None:
         if isinstance(place, int):
             return before != "unimodal", before, place
     return None
+
+
+def _within(path: tuple) -> tuple[str | int, ...]:
+    """``path_names`` from a model that another holds as ``model``, where one does."""
+    names = path_names(path)
+    return names[1:] if names[0] == "model" else names
 
 
 def path_names(path: tuple) -> tuple[str | int, ...]:

@@ -14,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 
-from avjax.objectives.balance import discrepancy, gradient_factor, modulated
+from avjax.objectives.balance import discrepancy, gradient_factor, modulated, true_class_probability
 from avjax.streams import Batch, Mean, Output
 from avjax.training.optimizer import path_names
 
@@ -69,8 +69,8 @@ class GradientModulation:
             )
         there = jnp.stack([output.tokens[name].valid.any(1) for name in own]).all(0)
         weight = batch.weight * there
-        right = {name: (jax.nn.softmax(logits) * batch.target[head]).sum(-1) for name, logits in own.items()}
-        return {f"confidence/{name}": Mean((rows * weight).sum(), weight.sum()) for name, rows in right.items()}
+        target = jnp.asarray(batch.target[head])
+        return {f"confidence/{name}": true_class_probability(logits, target, weight) for name, logits in own.items()}
 
     def __call__(
         self, gradients: Gradients, signals: Mapping[str, jax.Array], step: jax.Array, key: jax.Array

@@ -29,8 +29,9 @@ def test_ratio_of_summed_probabilities(rng):
         p = np.exp(values) / np.exp(values).sum(1, keepdims=True)
         sums[name] = sum(weight[i] * p[i, label[i]] for i in range(5))
         values[2] = np.nan
+    target = jax.nn.one_hot(label, 3)
     scores = {
-        name: balance.true_class_probability(jnp.asarray(x, "float32"), jnp.asarray(label), jnp.asarray(weight))
+        name: balance.true_class_probability(jnp.asarray(x, "float32"), target, jnp.asarray(weight)).total
         for name, x in logits.items()
     }
     rho = balance.discrepancy(scores)
@@ -66,41 +67,58 @@ def test_modulation_scales_and_adds_noise(rng):
     np.testing.assert_array_equal(balance.modulated(jnp.zeros(4), factor, jax.random.key(0)), 0)
 
 
+def test_a_mixed_target_asks_for_shares(rng):
+    logits, weight = rng.normal(size=(2, 3)), np.array([1.0, 3.0])
+    target = np.array([[0.25, 0.75, 0], [0, 0, 1]])
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    found = balance.true_class_probability(*(jnp.asarray(x, "float32") for x in (logits, target, weight)))
+    expected = (0.25 * p[0, 0] + 0.75 * p[0, 1] + 3 * p[1, 2]) / 4
+    assert float(found.value) == pytest.approx(expected, rel=1e-5)
+
+
 def test_prototypes_are_moving_means(rng):
-    old, z = rng.normal(size=(3, 2)), rng.normal(size=(5, 2))
-    label, weight = np.array([0, 0, 1, 1, 0]), np.array([1.0, 1, 0, 0, 1])
+    old, z = rng.normal(size=(4, 2)), rng.normal(size=(6, 2))
+    label, weight = np.array([0, 0, 1, 1, 0, 3]), np.array([1.0, 1, 0, 0, 1, 1])
     expected = old.copy()
     expected[0] = 0.2 * old[0] + 0.8 * z[[0, 1, 4]].mean(0)
+    # The first of its class.
+    expected[3] = z[5]
     z[2:4] = np.nan
-    arrays = (jnp.asarray(x, "float32") for x in (old, z))
-    found = balance.updated_prototypes(*arrays, jnp.asarray(label), jnp.asarray(weight))
+    old, z, weight = (jnp.asarray(x, "float32") for x in (old, z, weight))
+    seen = jnp.asarray([True, True, False, False])
+    found, now = balance.updated_prototypes(old, seen, z, jax.nn.one_hot(label, 4), weight)
     # No row of class 1 counts, and there is none of class 2.
     np.testing.assert_allclose(found, expected, rtol=1e-5)
+    np.testing.assert_array_equal(now, [True, True, False, True])
 
 
 def test_prototype_logits_are_distances(rng):
-    z, prototypes = rng.normal(size=(4, 3)), rng.normal(size=(2, 3))
-    found = balance.prototype_logits(*(jnp.asarray(x, "float32") for x in (z, prototypes)))
-    expected = [[-np.linalg.norm(z[i] - prototypes[k]) for k in range(2)] for i in range(4)]
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    z, prototypes = rng.normal(size=(4, 3)), rng.normal(size=(3, 3))
+    arrays = (jnp.asarray(x, "float32") for x in (z, prototypes))
+    found = balance.prototype_logits(*arrays, jnp.asarray([True, False, True]))
+    expected = [[-np.linalg.norm(z[i] - prototypes[k]) for k in (0, 2)] for i in range(4)]
+    np.testing.assert_allclose(found[:, ::2], expected, rtol=1e-5)
+    assert (jax.nn.softmax(found)[:, 1] == 0).all()
     with jax.debug_nans(True):
-        at_one = jax.grad(lambda z: balance.prototype_logits(z, z).sum())(jnp.ones((2, 3)))
+        every = jnp.ones(2, bool)
+        at_one = jax.grad(lambda z: balance.prototype_logits(z, z, every).sum())(jnp.ones((2, 3)))
     assert finite(at_one)
 
 
 def test_the_slower_modality_alone_pays(rng):
     label = jnp.asarray([0, 1, 1])
-    sure, unsure = 5 * jax.nn.one_hot(label, 2), jnp.asarray(rng.normal(size=(3, 2)), "float32")
+    target = dict.fromkeys(("audio", "video"), jax.nn.one_hot(label, 2))
+    sure, unsure = 5 * target["audio"], jnp.asarray(rng.normal(size=(3, 2)), "float32")
     weight = {"audio": jnp.ones(3), "video": jnp.asarray([1.0, 0, 1])}
 
-    def losses(logits):
-        return balance.prototype_losses(logits, label, weight)
+    def losses(logits, weight=weight):
+        return balance.prototype_losses(logits, target, weight)[0]
 
     found = losses({"audio": sure, "video": unsure})
     assert float(found["audio"].value) == 0
     log = np.asarray(jax.nn.log_softmax(unsure))
     assert float(found["video"].value) == pytest.approx(-(log[0, 0] + log[2, 1]) / 2, rel=1e-5)
-    alike = balance.prototype_losses({"audio": sure, "video": sure}, label, {m: jnp.ones(3) for m in weight})
+    alike = losses({"audio": sure, "video": sure}, {m: jnp.ones(3) for m in weight})
     assert float(alike["audio"].value) == float(alike["video"].value) == 0
     gradient = jax.grad(lambda x: sum(part.value for part in losses(x).values()))({"audio": sure, "video": unsure})
     assert (np.asarray(gradient["audio"]) == 0).all()

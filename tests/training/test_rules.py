@@ -62,6 +62,7 @@ def test_signals_are_over_rows_with_everything():
     logits = {m: np.log(np.array([[0.9, 0.1], [0.2, 0.8], [0.5, 0.5]]) ** p) for m, p in (("audio", 1), ("video", 2))}
     tokens = {m: Stream(np.zeros((3, 2, 1)), np.ones((3, 2), bool), np.zeros(3), 1.0) for m in logits}
     tokens["video"].valid[2] = False
+    logits = {m: jnp.asarray(x) for m, x in logits.items()}
     output = Output({"label": logits["audio"], **{f"label/{m}": x for m, x in logits.items()}}, tokens)
     batch = Batch({}, {"label": np.array([[1.0, 0], [0, 1], [1, 0]])}, np.array([1.0, 3.0, 1.0]), np.arange(3))
     found = GradientModulation().signals(output, batch)

@@ -1,0 +1,152 @@
+"""PMR: any model with a prototype of every class in each modality, to help the modality that learns more slowly.
+
+Fan et al. 2023: PMR, Prototypical Modal Rebalance for Multimodal Learning.
+
+    z_m   = mean of the tokens of modality m, encoded by itself
+    c_m,k <- momentum c_m,k + (1 - momentum) mean of z_m over the rows of class k
+    L     = L_model + alpha 1[s_m < s of every other] CE(softmax_k(-||z_m - c_m,k||), y)
+
+    model=WithPrototypes(late_fusion.Config(...)), objective=WithTerms(Classification(), (("prototype", 1.0),))
+
+The release's: everything above, with alpha 1 and momentum 0.2 unless told; its prototypes are updated once an epoch,
+from a tenth of the data, with the model as it is evaluated. Ours: from the batch of every step, by the features that
+its loss has seen, and after the loss, so that no row is its own prototype. A batch that is cut into microbatches
+updates with each. A row whose class has no prototype yet does not count.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Generic, TypeVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from avjax.nn.encoders import Encoder
+from avjax.nn.fusion import Tokens, present
+from avjax.nn.model import AudioVisualModel, Keep
+from avjax.nn.pooling import mean_pool
+from avjax.objectives.balance import prototype_logits, prototype_losses, updated_prototypes
+from avjax.objectives.rows import batch_mean
+from avjax.streams import Batch, Mean, Output, Stream
+
+M = TypeVar("M")
+
+
+@dataclasses.dataclass(frozen=True)
+class WithPrototypes(Generic[M]):
+    """Configuration of a model that keeps prototypes.
+
+    Attributes:
+      model: configuration of the model, one whose call is fuse(encode(batch)).
+      head: whose classes have prototypes; the first one's unless told.
+      momentum: what stays of a prototype at every step.
+    """
+
+    model: M
+    head: str = ""
+    momentum: float = 0.2
+
+    @property
+    def modalities(self) -> tuple[Encoder, ...]:
+        return self.model.modalities
+
+    @property
+    def classes(self) -> Mapping[str, int]:
+        return self.model.classes
+
+    def build(self, rngs: nnx.Rngs) -> PrototypeModel:
+        return PrototypeModel(self, rngs=rngs)
+
+
+class Prototypes(nnx.Variable):
+    """c [K, C] of a modality, or which of them there are: kept beside the parameters, as batch statistics are."""
+
+
+class PrototypeModel(nnx.Module):
+    """The model, with the term ``prototype`` in ``aux["losses"]``, and the confidences that it goes by.
+
+    ``confidence/m`` is the mean probability of the true class by the prototypes of modality m. Prototypes move in
+    training alone.
+    """
+
+    def __init__(self, config: WithPrototypes, *, rngs: nnx.Rngs):
+        self.model = config.model.build(rngs)
+        if type(self.model).__call__ is not AudioVisualModel.__call__:
+            raise ValueError(
+                f"{type(self.model).__name__} has terms of its own and cannot be given prototypes: take a model whose"
+                " call is fuse(encode(batch))"
+            )
+        self.modalities = self.model.modalities
+        self.head = config.head or next(iter(config.classes))
+        self.momentum = config.momentum
+        self.use_running_average = False
+        count = config.classes[self.head]
+        widths = _widths(self.model, config.modalities)
+        self.prototypes = nnx.Dict({m: Prototypes(jnp.zeros((count, widths[m]))) for m in self.modalities})
+        self.seen = nnx.Dict({m: Prototypes(jnp.zeros(count, bool)) for m in self.modalities})
+
+    def __call__(self, batch: Batch, keep: Keep = None) -> Output:
+        tokens = self.encode(batch, keep)
+        output = self.fuse(tokens)
+        losses = {**output.aux.get("losses", {}), **self._terms(tokens, batch)}
+        return dataclasses.replace(output, aux={**output.aux, "losses": losses})
+
+    def encode(self, batch: Batch, keep: Keep = None) -> dict[str, Stream]:
+        """The model's."""
+        return self.model.encode(batch, keep)
+
+    def fuse(self, tokens: Tokens, keep: Keep = None) -> Output:
+        """The model's."""
+        return self.model.fuse(tokens, keep)
+
+    def set_view(self, use_running_average: bool | None = None) -> None:
+        """Called by ``nnx.view``.
+
+        Args:
+          use_running_average: if True, prototypes stay as they are.
+        """
+        if use_running_average is not None:
+            self.use_running_average = use_running_average
+
+    def _terms(self, tokens: Tokens, batch: Batch) -> dict[str, Mean]:
+        there, weight = present(tokens), jnp.asarray(batch.weight)
+        z, target, logits, known = {}, {}, {}, {}
+        for m in self.modalities:
+            z[m] = mean_pool(tokens[m].values, tokens[m].valid).astype(jnp.float32)
+            target[m] = jnp.asarray(batch.target.get(f"{self.head}/{m}", batch.target[self.head]))
+            seen = self.seen[m][...]
+            logits[m] = prototype_logits(z[m], self.prototypes[m][...], seen)
+            known[m] = weight * there[m] * ((target[m] * ~seen).sum(axis=-1) == 0)
+        losses, confidence = prototype_losses(logits, target, known)
+        if not self.use_running_average:
+            for m in self.modalities:
+                self._update(m, z[m], target[m], weight * there[m])
+        term = batch_mean(sum(part.value for part in losses.values()), weight)
+        return {"prototype": term, **{f"confidence/{m}": confidence[m] for m in self.modalities}}
+
+    def _update(
+        self, modality: str, z: Float[Array, "B C"], target: Float[Array, "B K"], weight: Float[Array, " B"]
+    ) -> None:
+        old = self.prototypes[modality][...], self.seen[modality][...]
+        prototypes, seen = updated_prototypes(*old, z, target, weight, momentum=self.momentum)
+        self.prototypes[modality][...] = prototypes
+        self.seen[modality][...] = seen
+
+
+def _widths(model: AudioVisualModel, modalities: tuple[Encoder, ...]) -> dict[str, int]:
+    """Modality -> width of its tokens as ``encode`` leaves them."""
+    graph, state = nnx.split(model)
+
+    def encode(state: Any, streams: dict[str, Stream]) -> dict[str, Stream]:
+        batch = Batch(streams, {}, jnp.ones(1), jnp.zeros(1, jnp.int32))
+        return nnx.merge(graph, state, copy=True).encode(batch)
+
+    streams = {
+        e.modality: Stream(jnp.zeros((1, *e.shape)), jnp.ones((1, e.shape[0]), bool), jnp.zeros(1), rate=1.0)
+        for e in modalities
+    }
+    return {m: stream.values.shape[-1] for m, stream in jax.eval_shape(encode, state, streams).items()}

@@ -24,7 +24,7 @@ from avjax.data.tracks import Frames, MediaError, PictureTrack, Waveform
 
 __all__ = [
     "Facts", "Frames", "Media", "MediaError", "Waveform",
-    "count_frames", "decode", "encode", "read_frames", "remux_video",
+    "count_frames", "decode", "encode", "probe", "read_frames", "remux_video",
 ]  # fmt: skip
 
 # Containers whose duration ffmpeg guesses from the file's size or its last page: they cannot be seen to fall short.
@@ -68,6 +68,13 @@ class Media:
     video: Frames | None
     facts: Facts = Facts()
     warnings: tuple[str, ...] = ()
+
+
+def probe(path: Source) -> Facts:
+    """What a file says of itself, without decoding any of it. Raises MediaError where it is no media file."""
+    with open_media(path, name_of(path)) as container:
+        main = {kind: main_stream(container, kind) for kind in ("video", "audio")}
+        return _facts(container, main, None, None)
 
 
 def decode(

@@ -27,6 +27,7 @@ from etils import epath
 from avjax.data import media, sound, tracks
 from avjax.data.blocks import JpegEncoder
 from avjax.data.corpora import Clip
+from avjax.data.parts import Part
 from avjax.data.record import label_classes
 from avjax.data.records import Audio, Record, Video, encode_record, open_shard, write_shard
 from avjax.data.series import Series
@@ -126,6 +127,9 @@ def write(task: Task, tell: Any) -> dict[str, Any]:
 
 def convert(clip: Clip, root: Path, settings: Settings, clock: _Clock) -> Record:
     """One clip -> its record. Raises MediaError where a file of it does not decode, or holds nothing."""
+    parts = {kind: part for kind in ("audio", "video") if isinstance(part := getattr(clip, kind), Part)}
+    clip = dataclasses.replace(clip, **{kind: part.read() for kind, part in parts.items()})
+    clock.lap("decode")
     provenance: dict[str, Any] = {}
     audio, video = None, None
     sources = {"audio": clip.audio, "video": clip.video}
@@ -145,7 +149,8 @@ def convert(clip: Clip, root: Path, settings: Settings, clock: _Clock) -> Record
             frames = media.Frames(tracks.resize(frames.images, settings.size), frames.times)
         clock.lap("decode")
         video = Video.encode(frames, settings.video_codec, settings.quality)
-        provenance["video"] = {"source": "array", "sha256": _hash(clip.video.images, clip.video.times), "warnings": []}
+        digest = _hash(clip.video.images, clip.video.times)
+        provenance["video"] = {"source": _where(parts.get("video"), root), "sha256": digest, "warnings": []}
     if "audio" in paths and not together:
         decoded = media.decode(paths["audio"], video=False, rate=settings.rate, limit_seconds=settings.limit_seconds)
         waveform = decoded.audio
@@ -155,7 +160,8 @@ def convert(clip: Clip, root: Path, settings: Settings, clock: _Clock) -> Record
         if waveform.rate != settings.rate:
             mono = waveform.samples.astype(np.float32) / 32768.0
             waveform = media.Waveform(sound.to_int16(mono, waveform.rate, settings.rate), settings.rate)
-        provenance["audio"] = {"source": "array", "sha256": _hash(clip.audio.samples), "warnings": []}
+        digest = _hash(clip.audio.samples)
+        provenance["audio"] = {"source": _where(parts.get("audio"), root), "sha256": digest, "warnings": []}
     clock.lap("decode")
     if waveform is not None:
         audio = Audio.encode(waveform, settings.audio_codec)
@@ -183,8 +189,7 @@ def _read_series(clip: Clip, name: str, root: Path) -> tuple[Series, dict[str, A
         reason = str(error) if isinstance(error, ValueError | OSError) else repr(error)
         raise media.MediaError(clip.name if path is None else path, f"series {name!r}: {reason}") from error
     warnings = [f"series {name!r}: {series.replaced} numbers were not finite and are 0"] if series.replaced else []
-    where = "array" if path is None else _below(path, root)
-    return series, {"source": where, "sha256": _hash(series.values), "warnings": warnings}
+    return series, {"source": _where(source, root), "sha256": _hash(series.values), "warnings": warnings}
 
 
 def _decode_video(
@@ -250,6 +255,12 @@ def _origin(path: str | os.PathLike[str], root: Path, warnings: Sequence[str]) -
             digest.update(chunk)
             size += len(chunk)
     return {"source": _below(path, root), "bytes": size, "sha256": digest.hexdigest(), "warnings": list(warnings)}
+
+
+def _where(source: Any, root: Path) -> str:
+    """The file that a part or a series is from, or that it is from none."""
+    path = getattr(source, "path", None)
+    return "array" if path is None else _below(path, root)
 
 
 def _below(path: str | os.PathLike[str], root: Path) -> str:

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import ClassVar, Protocol, runtime_checkable
 
 from avjax.data.media import Frames, Waveform
+from avjax.data.parts import Part
 from avjax.data.record import Label
 from avjax.data.series import Series, Source
 
@@ -39,8 +40,8 @@ class Clip:
 
     Attributes:
       name: unique in the corpus and stable from run to run.
-      audio: file to take the sound from, or the sound itself; None where the clip has none.
-      video: file to take the frames from, or the frames themselves; None where the clip has none.
+      audio: file to take the sound from, a ``Part`` of one, or the sound itself; None where the clip has none.
+      video: file to take the frames from, a ``Part`` of one, or the frames themselves; None where the clip has none.
         The same path as ``audio`` is opened once.
       labels: head name -> class number; or several numbers, or none, where a clip may have any number of classes.
         Every clip has a label for every head.
@@ -54,8 +55,8 @@ class Clip:
     """
 
     name: str
-    audio: Path | Waveform | None
-    video: Path | Frames | None
+    audio: Path | Waveform | Part | None
+    video: Path | Frames | Part | None
     labels: Mapping[str, Label]
     group: str
     split: str

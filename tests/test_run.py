@@ -8,8 +8,9 @@ import zipfile
 import numpy as np
 import pytest
 
+from avjax.data.pipeline import SeriesSampling
 from avjax.experiment import ExperimentError, find, load
-from avjax.run import Run, RunError, plain, read_json, write_json, write_predictions
+from avjax.run import Run, RunError, plain, read_json, settings, write_json, write_predictions
 from tests.fixtures.records import write_experiment
 
 
@@ -92,7 +93,7 @@ def test_a_folder_with_something_else_is_not_touched(tiny, tmp_path):
 
 def test_predictions_come_back_and_damage_is_told(tiny, tmp_path, rng):
     _, run = make(tiny, tmp_path / "run")
-    arrays = {"probabilities:label": rng.random((3, 2)), "index": np.arange(3)}
+    arrays = {"predicted:label": rng.random((3, 2)), "index": np.arange(3)}
     write_predictions(run.path, "test", arrays)
     for name, values in run.predictions("test").items():
         np.testing.assert_array_equal(values, arrays[name])
@@ -164,3 +165,20 @@ def test_a_wrong_key_names_the_nearest(tiny, capsys):
     with pytest.raises(SystemExit):
         load(tiny, ("--optimizer.learnin-rate", "1"))
     assert "--optimizer.learning-rate" in capsys.readouterr().err
+
+
+def test_sampling_of_series_is_changed_by_flags_and_replayed(tiny, tmp_path):
+    text = tiny.read_text().replace("data=Data(", """data=Data(
+            features={"text": SeriesSampling(20), "face": SeriesSampling(9, "openface")},
+            targets={"va": SeriesSampling(5)}, sequences={"letters": 30},""")  # fmt: skip
+    tiny.write_text(text.replace("import AudioSampling, Data,", "import AudioSampling, Data, SeriesSampling,"))
+    words = ("--data.features.text.length", "50", "--data.sequences.letters", "40", "--data.targets.va.series", "x")
+    experiment, run = make(tiny, tmp_path / "run", *words)
+    assert experiment.data.features == {"text": SeriesSampling(50), "face": SeriesSampling(9, "openface")}
+    assert (experiment.data.sequences, experiment.data.targets) == ({"letters": 40}, {"va": SeriesSampling(5, "x")})
+    assert list(experiment.data.sampling) == ["audio", "video", "text", "face"]
+    assert Run.open(run.path).experiment() == experiment
+    assert settings(read_json(run.path / "config.json"))["data.features.text.length"] == 50
+    make(tiny, tmp_path / "run", *words)
+    with pytest.raises(RunError, match=r"data\.features\.text\.length was 50 and is 51"):
+        make(tiny, tmp_path / "run", *words, "--data.features.text.length", "51")

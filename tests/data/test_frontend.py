@@ -10,7 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from avjax.data.augment import ColourJitter, Crop, Mixup, SpecAugment, SpeedJitter, TimeShift, WaveformJitter
+from avjax.data.augment import (
+    ColourJitter,
+    Crop,
+    Mixup,
+    ModalityDropout,
+    SpecAugment,
+    SpeedJitter,
+    TimeShift,
+    WaveformJitter,
+)
 from avjax.data.frontend import Augment, FrameNormalise, Frontend
 from avjax.data.logmel import LogMel
 from avjax.streams import Batch, Stream
@@ -40,7 +49,7 @@ def raw(rng, rows=6, samples=3_200, frames=3, absent_audio=(), absent_video=(), 
         "audio": Stream(waveform, hears, rng.uniform(size=rows).astype(np.float32), 16_000.0),
         "video": Stream(images, sees, rng.uniform(size=rows).astype(np.float32), 25.0),
         "other": Stream(
-            rng.normal(size=(rows, 4, 2)).astype(np.float32), np.ones((rows, 4), bool), np.zeros(rows), 1.0
+            rng.normal(size=(rows, 4, 2)).astype(np.float16), np.ones((rows, 4), bool), np.zeros(rows), 1.0
         ),
     }
     target = {"emotion": np.eye(5, dtype=np.float32)[rng.integers(0, 5, rows)]}
@@ -75,7 +84,8 @@ def test_without_augmentation(rng):
     np.testing.assert_allclose(np.asarray(out.streams["video"].values)[valid], expected[valid], atol=1e-6)
     assert not np.asarray(out.streams["video"].values)[~valid].any()
     np.testing.assert_array_equal(out.streams["video"].valid, valid)
-    assert {out.streams[name].values.dtype for name in ("audio", "video")} == {jnp.float32.dtype}
+    assert {stream.values.dtype for stream in out.streams.values()} == {jnp.float32.dtype}
+    np.testing.assert_array_equal(out.streams["other"].values, batch.streams["other"].values)
     np.testing.assert_array_equal(out.streams["audio"].values, jax.jit(LogMel(mels=32))(batch.streams["audio"]).values)
     assert out.streams["audio"].rate == 100
     assert not out.streams["audio"].valid[1].any()
@@ -211,3 +221,26 @@ def test_errors_say_what_to_do(rng):
         Frontend(LogMel(), FrameNormalise(modality="audio"))
     with pytest.raises(ValueError, match="above 0"):
         FrameNormalise(std=(0.0,))
+
+
+@pytest.mark.slow
+def test_features_pass_and_are_lost_with_their_record(rng):
+    """Half precision becomes single; whole modalities are dropped among them, numbers of tokens left alone."""
+    rows = 12
+    there = np.arange(4) < rng.integers(1, 5, (rows, 1))
+    streams = {
+        name: Stream((rng.normal(size=(rows, 4, 3)) * there[..., None]).astype(dtype), there, np.zeros(rows), 1.0)
+        for name, dtype in (("face", np.float16), ("words", np.float32), ("numbers", np.int32))
+    }
+    batch = Batch(streams, {}, np.ones(rows, np.float32), np.arange(rows, dtype=np.int32))
+    frontend = Frontend(None, None, Augment(dropout=ModalityDropout(drop=1.0)))
+    plain, lossy = frontend(batch), frontend(batch, fresh_key())
+    for name, stream in streams.items():
+        assert plain.streams[name].values.dtype == {"numbers": jnp.int32}.get(name, jnp.float32)
+        np.testing.assert_array_equal(plain.streams[name].values, stream.values)
+    kept = {name: np.asarray(lossy.streams[name].valid).any(1) for name in streams}
+    assert (kept["face"] ^ kept["words"]).all()
+    assert kept["numbers"].all()
+    for name in ("face", "words"):
+        expected = np.where(kept[name][:, None, None], streams[name].values, 0)
+        np.testing.assert_array_equal(lossy.streams[name].values, expected)

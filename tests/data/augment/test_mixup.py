@@ -28,7 +28,9 @@ def features(rng, rows=8, absent=()) -> Batch:
     hears[list(absent)] = False
     audio[list(absent)] = 0
     streams = {"audio": stream(audio, hears), "video": stream(video)}
+    there = (rng.random((rows, 5)) < 0.7).astype(np.float32)
     target = {"label": np.eye(rows, dtype=np.float32), "level": rng.normal(size=(rows, 2)).astype(np.float32)}
+    target |= {"va": rng.normal(size=(rows, 5, 1)).astype(np.float32) * there[..., None], "va/valid": there}
     return Batch(streams, target, np.ones(rows, np.float32), np.arange(100, 100 + rows, dtype=np.int32))
 
 
@@ -118,3 +120,18 @@ def test_mixup_of_some_rows(rng):
     batch = features(rng, rows=600)
     weight = np.asarray(Mixup(probability=0.25)(batch, keys(600), ("video",)).target["label/video"]).diagonal()
     np.testing.assert_allclose((weight < 1).mean(), 0.25, atol=0.1)
+
+
+def test_mixup_of_labels_over_time(rng):
+    """They blend where both rows have one; the tokens of a sequence cannot."""
+    batch = features(rng)
+    out, target = mixup()(batch, fresh_key()), batch.target
+    there = target["va/valid"] > 0
+    np.testing.assert_array_equal(out.target["va/valid"], there)
+    partner = np.argmax(np.asarray(out.target["label"]) * (1 - np.eye(8)), 1)
+    weight = np.asarray(out.target["label"])[np.arange(8), np.arange(8)]
+    both = (there & there[partner])[..., None]
+    blended = weight[:, None, None] * target["va"] + (1 - weight[:, None, None]) * target["va"][partner]
+    np.testing.assert_allclose(out.target["va"], np.where(both, blended, target["va"]), atol=1e-5)
+    with pytest.raises(ValueError, match="cannot blend the tokens of head 'letters'"):
+        Mixup()(batch.replace(target={"letters": np.ones((8, 3), np.int32)}), keys(8), ("audio",))

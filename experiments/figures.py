@@ -29,7 +29,7 @@ import tyro
 
 from avjax import __version__
 from avjax.cli import main as avjax
-from avjax.training.metrics import over_seeds
+from avjax.training.metrics import Measure, over_seeds
 
 HERE = Path(__file__).resolve().parent
 Part = Literal["demo", "interaction", "attention", "digits"]
@@ -172,12 +172,12 @@ def _avjax(*words: str) -> None:
 def _right(run: Path, head: str) -> np.ndarray:
     """[N] whether each test clip was classified rightly."""
     with np.load(run / "predictions" / "test.npz", allow_pickle=False) as arrays:
-        return arrays[f"probabilities:{head}"].argmax(axis=1) == arrays[f"target:{head}"].argmax(axis=1)
+        return arrays[f"predicted:{head}"].argmax(axis=1) == arrays[f"target:{head}"].argmax(axis=1)
 
 
 def _mean_and_interval(right: np.ndarray) -> list[str]:
     """Bootstrap over seeds and, within them, test clips; [S, N] to text."""
-    found = over_seeds(right)
+    found = over_seeds([Measure.mean(row) for row in right])
     return [f"{found.value:.3f}", f"{found.low:.3f} to {found.high:.3f}"]
 
 

@@ -61,8 +61,8 @@ def test_eval_scores_runs_alone_and_averaged(trained, capsys, tmp_path):
     assert status == 0
     assert set(found) == {"one", "two", "mean"}
     assert found["one"]["test"]["metrics"]["label"]["accuracy"]["count"] == 10
-    probabilities = [np.load(run / "predictions" / "test.npz")["probabilities:label"] for run in trained]
-    mean = np.load(tmp_path / "mean" / "predictions" / "test.npz")["probabilities:label"]
+    probabilities = [np.load(run / "predictions" / "test.npz")["predicted:label"] for run in trained]
+    mean = np.load(tmp_path / "mean" / "predictions" / "test.npz")["predicted:label"]
     np.testing.assert_allclose(mean, np.mean(probabilities, axis=0), rtol=1e-6)
 
 
@@ -110,7 +110,7 @@ def test_predict_equals_eval_on_the_same_clip(trained, tmp_path, capsys):
     encode(tmp_path / "clip.wav", None, Waveform(record.audio.read(), RATE))
     _, found = run_json(capsys, "predict", trained[0], tmp_path / "clip.wav")
     assert found[0]["missing"] == ["video"]
-    evaluated = np.load(trained[0] / "predictions" / "test.npz")["probabilities:label"][4]
+    evaluated = np.load(trained[0] / "predictions" / "test.npz")["predicted:label"][4]
     predicted = [found[0]["heads"]["label"][name] for name in CLASSES["label"]]
     np.testing.assert_allclose(predicted, evaluated, rtol=1e-4)
 

@@ -105,7 +105,7 @@ def reason_against(condition: str, modalities: tuple[str, ...]) -> str | None:
 def conditions(trained: Trained, late: float) -> dict[str, Any]:
     """What conditions.json holds."""
     experiment = trained.experiment
-    if getattr(experiment.objective, "kind", "softmax") != "softmax":
+    if experiment.objective.task != "classes":
         raise RunError("experiments are compared by accuracy, which needs one class a clip")
     names = tuple(experiment.data.sampling)
     reasons = {condition: reason_against(condition, names) for condition in CONDITIONS}
@@ -131,7 +131,7 @@ def conditions(trained: Trained, late: float) -> dict[str, Any]:
 def rightly(seen: Predictions) -> tuple[str, list[int]]:
     """The first head, and 1 for every clip whose class it tells, 0 for the others."""
     head = next(iter(seen.target))
-    return head, (seen.probabilities[head].argmax(1) == seen.target[head].argmax(1)).astype(int).tolist()
+    return head, (seen.predicted[head].argmax(1) == seen.target[head].argmax(1)).astype(int).tolist()
 
 
 def main(options: Options) -> None:

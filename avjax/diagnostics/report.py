@@ -144,19 +144,19 @@ def _others(summary: Summary) -> list[str]:
 
 def _chance(shown: Sequence[Summary]) -> float | None:
     """The accuracy of guessing evenly, where all runs have the same number of classes."""
-    counts = {s.predictions.probabilities[s.head].shape[1] for s in shown if _has_classes(s)}
+    counts = {s.predictions.predicted[s.head].shape[1] for s in shown if _has_classes(s)}
     return 1.0 / counts.pop() if len(counts) == 1 else None
 
 
 def _has_classes(summary: Summary) -> bool:
     """Whether every clip has one class, and the predictions are there."""
-    found = summary.predictions is not None and summary.head in summary.predictions.probabilities
+    found = summary.predictions is not None and summary.head in summary.predictions.predicted
     return found and summary.measure == "accuracy" and len(summary.predictions.index) > 0
 
 
 def _scores(summary: Summary) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities and targets [N, K] of the head that the run is compared by."""
-    return summary.predictions.probabilities[summary.head], summary.predictions.target[summary.head.split("/")[0]]
+    return summary.predictions.predicted[summary.head], summary.predictions.target[summary.head.split("/")[0]]
 
 
 # ------------------------------------------------------------------------------------------------- learning curves
@@ -276,7 +276,7 @@ def _same_clip(run: Summary, best: Summary, row: int) -> np.ndarray | None:
     at = np.flatnonzero(run.predictions.index == best.predictions.index[row])
     if not len(at) or not np.array_equal(run.predictions.target[head][at[0]], best.predictions.target[head][row]):
         return None
-    return run.predictions.probabilities[run.head][at[0]]
+    return run.predictions.predicted[run.head][at[0]]
 
 
 def _top(probabilities: np.ndarray, true: int, names: Sequence[str]) -> list[dict[str, Any]]:

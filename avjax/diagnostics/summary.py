@@ -236,7 +236,7 @@ def _predictions(path: Path, split: str, remarks: list[str]) -> Predictions | No
         remarks.append(f"its predictions cannot be read: {error}")
         return None
     rows = len(found.index)
-    for head, values in found.probabilities.items():
+    for head, values in found.predicted.items():
         target = found.target.get(head.split("/")[0])
         if target is None or values.shape != target.shape or values.ndim != 2 or len(values) != rows:
             remarks.append(f"its predictions of {head} do not fit their targets; they are not shown")

@@ -60,9 +60,9 @@ class AttentionTerms:
         return self.stability > 0
 
     @property
-    def kind(self) -> str:
-        """Of the classification: softmax or sigmoid."""
-        return self.classification.kind
+    def task(self) -> str:
+        """Of the classification."""
+        return self.classification.task
 
     def __call__(self, output: Output, batch: Batch) -> tuple[Float[Array, ""], dict[str, Mean]]:
         loss, parts = self.classification(output, batch)
@@ -79,9 +79,9 @@ class AttentionTerms:
         loss = loss + sum(getattr(self, name) * term.value for name, term in terms.items() if getattr(self, name))
         return loss, parts | {f"attention/{name}": term for name, term in terms.items()}
 
-    def probabilities(self, logits: Float[Array, "B K"]) -> Float[Array, "B K"]:
-        """What the logits of a head say of each class."""
-        return self.classification.probabilities(logits)
+    def predictions(self, output: Output) -> dict[str, Float[Array, "B K"]]:
+        """Of the classification."""
+        return self.classification.predictions(output)
 
     def _site(self, sites: Mapping[str, Site]) -> Site:
         if self.site not in sites:

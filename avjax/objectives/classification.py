@@ -58,9 +58,15 @@ class Classification:
         loss = rows_mean(sum(losses) / len(losses), batch.weight)
         return loss.value, {f"loss/{name}": rows_mean(rows[name], weights[name]) for name in rows}
 
-    def probabilities(self, logits: Float[Array, "B K"]) -> Float[Array, "B K"]:
-        """What the logits of a head say of each class."""
-        return jax.nn.softmax(logits) if self.kind == "softmax" else jax.nn.sigmoid(logits)
+    @property
+    def task(self) -> str:
+        """One class a clip, or any number of them."""
+        return "classes" if self.kind == "softmax" else "labels"
+
+    def predictions(self, output: Output) -> dict[str, Float[Array, "B K"]]:
+        """The probability of each class, by every head."""
+        of = jax.nn.softmax if self.kind == "softmax" else jax.nn.sigmoid
+        return {name: of(logits) for name, logits in output.logits.items()}
 
     def _rows(self, logits: Float[Array, "B K"], target: Float[Array, "B K"]) -> Float[Array, " B"]:
         smooth = self.label_smoothing

@@ -70,13 +70,14 @@ def prefix_beam_search(
     # Prefix -> log probability of its paths that end in a blank, and of those that end in its last token.
     prefixes: dict[Tokens, tuple[float, float]] = {(): (0.0, -np.inf)}
     for step in log:
+        likely = (np.flatnonzero(step[1:] > -np.inf) + 1).tolist()
         grown: dict[Tokens, list[float]] = {}
         for prefix, (blank, token) in prefixes.items():
             either = np.logaddexp(blank, token)
             _add(grown, prefix, 0, either + step[0])
             if prefix:
                 _add(grown, prefix, 1, token + step[prefix[-1]])
-            for after in range(1, len(step)):
+            for after in likely:
                 # The same token again is a new one only behind a blank.
                 before = blank if prefix and prefix[-1] == after else either
                 _add(grown, (*prefix, after), 1, before + step[after])

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from avjax.nn.convolution import masked
-from avjax.objectives.rows import batch_mean, rows_mean, valid_steps, weight_of
+from avjax.objectives.rows import VALID, batch_mean, require_steps, rows_mean, steps_of, weight_of
 from avjax.streams import Batch, Mean, Output
 
 
@@ -19,30 +19,37 @@ class Regression:
 
         L = mean over heads of  L(head) + per_modality * sum_m L(head/m)
 
-    Targets and predictions are [B, D], or [B, T, D] with ``output.aux["valid"][head]`` [B, T] for the steps that count.
+    Targets and predictions are [B, D]; of a series [B, T, D], at the steps that both ``rows.steps_of`` and
+    ``target["HEAD/valid"]`` [B, T], where the batch has it, let count. A target [B, T] is one of D = 1.
     The sum over modalities with weight 0.5 is ours; a modality that a row lacks does not count.
 
     Attributes:
       kind: ccc for 1 - concordance correlation over the batch (all rows and steps together, mean over D); l1 and l2
         for absolute and squared error, mean over D and the steps of a row, then over rows.
+      task: values of clips; sentiment, one value from -3 to 3 with metrics of its own; a series of values over time.
       per_modality: weight of the terms of the modalities, where the model predicts from each alone.
     """
 
     kind: Literal["ccc", "l1", "l2"] = "ccc"
+    task: Literal["values", "sentiment", "series"] = "values"
     per_modality: float = 0.5
 
     def __call__(self, output: Output, batch: Batch) -> tuple[Float[Array, ""], dict[str, Mean]]:
         """The loss and its parts by name; ``ccc`` is a number of the whole batch, the errors are means over rows."""
         parts = {}
-        for name, prediction in output.logits.items():
-            target = jnp.asarray(batch.target.get(name, batch.target[name.partition("/")[0]]))
-            weight = weight_of(name, output, jnp.asarray(batch.weight))
-            if prediction.ndim == 2:
-                prediction, target = prediction[:, None], target[:, None]
-                valid = jnp.ones(prediction.shape[:2], bool)
+        for name, (prediction, valid) in self._steps(output).items():
+            head = name.partition("/")[0]
+            target = jnp.asarray(batch.target.get(name, batch.target[head]))
+            if self.task == "series":
+                target = target[..., None] if target.ndim == 2 else target
+                require_steps(name, prediction.shape[1], target.shape[1])
+                counted = batch.target.get(f"{head}/{VALID}")
+                valid = valid if counted is None else valid & (jnp.asarray(counted) > 0)
+            elif target.ndim == 2:
+                target = target[:, None]
             else:
-                valid = valid_steps(name, output, prediction.shape[:2])
-            parts[name] = self._part(prediction, target, valid, weight)
+                raise ValueError(f"the target of {name!r} is of every step: set --objective.task series")
+            parts[name] = self._part(prediction, target, valid, weight_of(name, output, jnp.asarray(batch.weight)))
         heads = [name for name in parts if "/" not in name]
         losses = [
             parts[head].value + self.per_modality * sum(parts[m].value for m in parts if m.startswith(f"{head}/"))
@@ -50,9 +57,23 @@ class Regression:
         ]
         return sum(losses) / len(heads), {f"loss/{name}": part for name, part in parts.items()}
 
-    def probabilities(self, logits: Float[Array, "B ..."]) -> Float[Array, "B ..."]:
-        """The predicted values themselves."""
-        return logits
+    def predictions(self, output: Output) -> dict[str, Float[Array, "B ..."]]:
+        """The values themselves; of a series with ``head/valid``."""
+        if self.task != "series":
+            return dict(output.logits)
+        found = self._steps(output)
+        valid = {f"{name}/{VALID}": valid for name, (_, valid) in found.items() if "/" not in name}
+        return {name: values for name, (values, _) in found.items()} | valid
+
+    def _steps(self, output: Output) -> dict[str, tuple[Float[Array, "B T K"], Bool[Array, "B T"]]]:
+        """Name -> values and which count; a clip is a single step."""
+        if self.task == "series":
+            steps = {name: steps_of(name, output) for name in {**output.logits, **output.aux.get("segments", {})}}
+            steps = {name: found for name, found in steps.items() if found is not None}
+            if not steps:
+                raise ValueError("the model gives no values of steps, neither as logits nor as aux['segments']")
+            return steps
+        return {name: (x[:, None], jnp.ones((len(x), 1), bool)) for name, x in output.logits.items()}
 
     def _part(
         self,

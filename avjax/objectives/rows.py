@@ -13,6 +13,8 @@ from avjax.streams import Mean, Output
 SMALL = 1e-12
 # Takes part in no maximum and no logsumexp, and is finite, so that a row of nothing else has no gradient of NaN.
 LOWEST = -1e30
+# Behind a head, in targets and predictions, and among segments: which steps count.
+VALID = "valid"
 
 
 def rows_mean(rows: Float[Array, " B"], weight: Float[Array, " B"]) -> Mean:
@@ -52,3 +54,26 @@ def valid_steps(name: str, output: Output, shape: tuple[int, int]) -> Bool[Array
     valid = output.aux.get("valid", {})
     head = name.partition("/")[0]
     return jnp.asarray(valid.get(name, valid.get(head, jnp.ones(shape, bool))))
+
+
+def steps_of(name: str, output: Output) -> tuple[Float[Array, "B T K"], Bool[Array, "B T"]] | None:
+    """What a model says at every step, and which steps count; None where it speaks of whole clips alone.
+
+    Logits [B, T, K], or those in ``output.aux["segments"]``: name -> [B, T, K], [B, T] where K is 1, and ``valid``.
+    """
+    logits, segments = output.logits.get(name), output.aux.get("segments", {})
+    if logits is not None and logits.ndim == 3:
+        return logits, valid_steps(name, output, logits.shape[:2])
+    if name not in segments or name == VALID:
+        return None
+    values = segments[name] if segments[name].ndim == 3 else segments[name][..., None]
+    valid = output.aux.get("valid", {})
+    return values, jnp.asarray(valid.get(name, segments[VALID]))
+
+
+def require_steps(name: str, predicted: int, true: int) -> None:
+    """Raises ValueError where a model's steps are not those of the target."""
+    if predicted != true:
+        raise ValueError(
+            f"the model gives {predicted} steps of {name!r}, and its target has {true}: both have to be the same number"
+        )

@@ -7,7 +7,7 @@ A transcript is a target [B, L] of token numbers 1 to K - 1 from the left, as in
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from avjax.nn.convolution import masked
-from avjax.objectives.rows import LOWEST, rows_mean, valid_steps, weight_of
+from avjax.objectives.rows import LOWEST, VALID, require_steps, rows_mean, steps_of, valid_steps, weight_of
 from avjax.streams import Batch, Mean, Output
 
 
@@ -40,6 +40,8 @@ class Transcription:
     label_smoothing: float = 0.0
     per_modality: float = 0.0
 
+    task: ClassVar[str] = "transcripts"
+
     def __call__(self, output: Output, batch: Batch) -> tuple[Float[Array, ""], dict[str, Mean]]:
         parts, losses = {}, []
         steps = output.aux.get("ctc", output.logits)
@@ -60,9 +62,12 @@ class Transcription:
             losses.append(loss)
         return sum(losses) / len(losses), {f"loss/{name}": part for name, part in parts.items()}
 
-    def probabilities(self, logits: Float[Array, "B T K"]) -> Float[Array, "B T K"]:
-        """Of every token, blank among them, at every step."""
-        return jax.nn.softmax(logits)
+    def predictions(self, output: Output) -> dict[str, Num[Array, "B T ..."]]:
+        """The probability of every token, blank among them, at every step of CTC, and ``head/valid``."""
+        steps = output.aux.get("ctc", output.logits)
+        heads = [name for name in steps if "/" not in name]
+        valid = {f"{head}/{VALID}": valid_steps(head, output, steps[head].shape[:2]) for head in heads}
+        return {name: jax.nn.softmax(logits) for name, logits in steps.items()} | valid
 
     def _decoder(self, output: Output, head: str) -> Array:
         decoder = output.aux.get("decoder", {})
@@ -124,11 +129,12 @@ class SegmentEvents:
     al. 2018), CE(class) is the mean over segments, each against its own.
 
     Attributes:
-      head: of the class; target [B, K] or [B, T, K].
+      head: of the class; target [B, K] or [B, T, K]. Empty where there is but the eventness.
       eventness: head of the segments; target [B, T, 1], 1 where the event is. Empty for a model without.
       supervision: segments where each has a label, clip where only the clip has.
       pooling: of class logits over segments: max or mean.
       per_modality: share of the modalities' own class losses.
+      task: what is measured: the class of each segment, or the moments at which something is.
     """
 
     head: str = "event"
@@ -136,39 +142,54 @@ class SegmentEvents:
     supervision: Literal["segments", "clip"] = "segments"
     pooling: Literal["max", "mean"] = "max"
     per_modality: float = 0.0
+    task: Literal["segments", "moments"] = "segments"
 
     def __call__(self, output: Output, batch: Batch) -> tuple[Float[Array, ""], dict[str, Mean]]:
-        parts, target = {}, jnp.asarray(batch.target[self.head])
+        parts, loss = {}, jnp.zeros(())
+        target = jnp.asarray(batch.target[self.head]) if self.head else loss
         output = self._with_segments(output, of_classes=target.ndim == 3)
         for name in output.logits:
             if name.partition("/")[0] == self.head:
                 weight = weight_of(name, output, jnp.asarray(batch.weight))
                 parts[f"loss/{name}"] = self._classes(name, output, target, weight)
-        own = [part.value for name, part in parts.items() if name != f"loss/{self.head}"]
-        loss = parts[f"loss/{self.head}"].value
-        if own and self.per_modality:
-            loss = (1 - self.per_modality) * loss + self.per_modality * sum(own) / len(own)
+        if self.head:
+            own = [part.value for name, part in parts.items() if name != f"loss/{self.head}"]
+            loss = parts[f"loss/{self.head}"].value
+            if own and self.per_modality:
+                loss = (1 - self.per_modality) * loss + self.per_modality * sum(own) / len(own)
         if self.supervision == "segments" and self.eventness:
             logits, target = output.logits[self.eventness], jnp.asarray(batch.target[self.eventness])
+            require_steps(self.eventness, logits.shape[1], target.shape[1])
             valid = valid_steps(self.eventness, output, logits.shape[:2])
+            counted = batch.target.get(f"{self.eventness}/{VALID}")
+            valid = valid if counted is None else valid & (jnp.asarray(counted) > 0)
             part = eventness(logits[..., 0], target[..., 0], valid, jnp.asarray(batch.weight))
             parts[f"loss/{self.eventness}"] = part
             loss = loss + part.value
         return loss, parts
 
-    def probabilities(self, logits: Float[Array, "B ... K"]) -> Float[Array, "B ... K"]:
-        """Of the classes; of eventness where there is but one number."""
-        return jax.nn.sigmoid(logits) if logits.shape[-1] == 1 else jax.nn.softmax(logits)
+    def predictions(self, output: Output) -> dict[str, Num[Array, "B ..."]]:
+        """The probability of each class, by segment where the model tells; that of the event [B, T, 1]; valid steps."""
+        output, found = self._with_segments(output, of_classes=True), {}
+        for name, logits in output.logits.items():
+            if name.partition("/")[0] in (self.head, self.eventness):
+                found[name] = jax.nn.sigmoid(logits) if logits.shape[-1] == 1 else jax.nn.softmax(logits)
+                if logits.ndim == 3 and "/" not in name:
+                    found[f"{name}/{VALID}"] = valid_steps(name, output, logits.shape[:2])
+        return found
 
     def _with_segments(self, output: Output, of_classes: bool) -> Output:
         """With the logits of segments that are in ``aux["segments"]`` as logits like any other."""
-        segments = output.aux.get("segments", {})
-        found = {self.eventness: segments[self.eventness][..., None]} if self.eventness in segments else {}
-        if of_classes and self.head in segments:
-            found[self.head] = segments[self.head]
-        valid = dict.fromkeys((self.head, self.eventness), segments["valid"]) if segments else {}
-        valid = valid | output.aux.get("valid", {})
-        return dataclasses.replace(output, logits={**output.logits, **found}, aux={**output.aux, "valid": valid})
+        heads = (self.eventness, self.head) if of_classes else (self.eventness,)
+        names = [name for name in output.aux.get("segments", {}) if name and name.partition("/")[0] in heads]
+        steps = {name: steps_of(name, output) for name in names}
+        logits = {**output.logits, **{name: values for name, (values, _) in steps.items()}}
+        valid = {name: there for name, (_, there) in steps.items()}
+        if VALID in output.aux.get("segments", {}):
+            valid = dict.fromkeys((self.head, self.eventness), output.aux["segments"][VALID]) | valid
+        return dataclasses.replace(
+            output, logits=logits, aux={**output.aux, "valid": valid | output.aux.get("valid", {})}
+        )
 
     def _classes(self, name: str, output: Output, target: Num[Array, "B ..."], weight: Float[Array, " B"]) -> Mean:
         """Cross-entropy of the clip's class, or of that of every segment."""
@@ -176,6 +197,7 @@ class SegmentEvents:
             rows = optax.losses.softmax_cross_entropy(self._pooled(name, output, weight), target)
             return rows_mean(rows, weight)
         logits = output.logits[name]
+        require_steps(name, logits.shape[1], target.shape[1])
         valid = valid_steps(name, output, logits.shape[:2]) & (weight > 0)[:, None]
         each = masked(optax.losses.softmax_cross_entropy(masked(logits, valid), target), valid)
         return rows_mean(each.sum(axis=1) / jnp.maximum(valid.sum(axis=1), 1), weight * valid.any(axis=1))

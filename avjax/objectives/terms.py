@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from avjax.objectives.attention import AttentionTerms
 from avjax.objectives.classification import Classification
+from avjax.objectives.matching import Matching
 from avjax.objectives.regression import Regression
 from avjax.objectives.sequence import SegmentEvents, Transcription
 from avjax.streams import Batch, Mean, Output
@@ -28,13 +28,15 @@ class WithTerms:
       weights: (name, weight) of each term that counts.
     """
 
-    objective: Classification | Regression | Transcription | SegmentEvents | AttentionTerms | None = Classification()
+    objective: Classification | Regression | Transcription | SegmentEvents | Matching | AttentionTerms | None = (
+        Classification()
+    )
     weights: tuple[tuple[str, float], ...] = ()
 
     @property
-    def kind(self) -> str:
-        """Of the base: what its probabilities are."""
-        return getattr(self.objective, "kind", "softmax")
+    def task(self) -> str:
+        """Of the base; classes without one."""
+        return self.objective.task if self.objective else Classification().task
 
     @property
     def statistics(self) -> tuple[str, ...]:
@@ -57,6 +59,6 @@ class WithTerms:
         loss = jnp.asarray(loss + sum(weight * terms[name].value for name, weight in self.weights))
         return loss, parts | {f"term/{name}": term for name, term in terms.items()}
 
-    def probabilities(self, logits: Float[Array, "B ..."]) -> Float[Array, "B ..."]:
-        """What the base makes of logits."""
-        return self.objective.probabilities(logits) if self.objective else jax.nn.softmax(logits)
+    def predictions(self, output: Output) -> dict[str, Array]:
+        """Those of the base; of classes without one."""
+        return (self.objective or Classification()).predictions(output)

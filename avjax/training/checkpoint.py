@@ -26,6 +26,7 @@ from orbax.checkpoint import v1 as orbax
 
 from avjax.run import RunError, read_json, write_json
 from avjax.training.distributed import first_says, is_first
+from avjax.training.metrics.tasks import first_with, higher_is_better
 from avjax.training.step import TrainState
 
 # Orbax reports every phase of every save at this level; what users must know, the loop says itself.
@@ -34,6 +35,8 @@ log = logging.getLogger(__name__)
 
 CHECKSUMS = "checksums.json"
 POSITION = "position.json"
+# The task's own metric, as a name to choose the best checkpoint by.
+PRIMARY = "primary"
 # What a checkpoint takes beside its arrays, generously.
 OVERHEAD_BYTES = 2**21
 
@@ -51,7 +54,7 @@ class Checkpoints:
       best_by: name of the scores that count; those of another name, from before it was changed, do not.
     """
 
-    def __init__(self, path: Path, keep: int = 2, best_by: str = "loss"):
+    def __init__(self, path: Path, keep: int = 2, best_by: str = PRIMARY):
         self.path = path.absolute()
         self.keep = max(keep, 1)
         self.best_by = best_by
@@ -241,13 +244,20 @@ class Checkpoints:
         return jax.tree.unflatten(jax.tree.structure(target), leaves), read_json(self.path / str(step) / POSITION)
 
 
-def score_of(name: str, numbers: dict[str, float]) -> dict[str, Any] | None:
+def score_of(name: str, numbers: dict[str, float], primary: str) -> dict[str, Any] | None:
     """What a checkpoint remembers of the validation split, to be compared by; None where it is no number.
+
+    Args:
+      name: of the number, or "primary" for the task's own, of the first head, or the loss where no head has it.
+      primary: what that is.
 
     Raises:
       ValueError: if the split has no number of this name.
     """
-    value = numbers.get(f"validation/{name}")
+    found = name
+    if name == PRIMARY:
+        found = first_with(primary, [key.removeprefix("validation/") for key in numbers]) or "loss"
+    value = numbers.get(f"validation/{found}")
     if value is None:
         names = sorted(known.removeprefix("validation/") for known in numbers)
         near = difflib.get_close_matches(name, names, n=1)
@@ -255,8 +265,7 @@ def score_of(name: str, numbers: dict[str, float]) -> dict[str, Any] | None:
             f"--training.best-by {name}: the validation split has no such number"
             + (f"; did you mean {near[0]}?" if near else f"; it has {', '.join(names)}")
         )
-    last = name.rpartition("/")[2]
-    return {"name": name, "value": value, "higher_is_better": last != "loss"} if np.isfinite(value) else None
+    return {"name": name, "value": value, "higher_is_better": higher_is_better(found)} if np.isfinite(value) else None
 
 
 def better_than(score: dict[str, Any], other: dict[str, Any]) -> bool:

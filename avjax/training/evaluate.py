@@ -5,23 +5,23 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
 
 from avjax.data.pipeline import VALUES, evaluation_batches
+from avjax.data.records import Description
 from avjax.experiment import Experiment
+from avjax.objectives.rows import VALID
 from avjax.progress import progress
 from avjax.run import Run, RunError, read_json, write_json, write_predictions
 from avjax.streams import Batch, Mean
 from avjax.training.distributed import everywhere, is_first
-from avjax.training.metrics import Estimate, classification_metrics, regression_metrics
+from avjax.training.metrics import Estimate, Measure
+from avjax.training.metrics.tasks import TASKS, Task
 from avjax.training.step import Means, TrainState
 from avjax.training.tracking import finite
-
-# What the numbers of a head are.
-Kind = Literal["softmax", "sigmoid", "values"]
 
 
 @runtime_checkable
@@ -42,14 +42,14 @@ class Predictions:
     """What a model says of every clip of a split, averaged over the clip's crops.
 
     Attributes:
-      probabilities: head (and ``head/modality``) -> [N, K]; of a head of values the values themselves.
-      target: head -> [N, K].
+      predicted: head, ``head/modality`` and ``head/valid`` -> [N, ...]; see ``Objective.predictions``.
+      target: head -> [N, ...].
       index: [N] record numbers.
       present: modality -> [N] whether the clip has it; ``head/modality`` is scored on those clips alone.
       losses: mean of each part of the loss.
     """
 
-    probabilities: dict[str, np.ndarray]
+    predicted: dict[str, np.ndarray]
     target: dict[str, np.ndarray]
     index: np.ndarray
     present: dict[str, np.ndarray]
@@ -57,7 +57,7 @@ class Predictions:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """For an .npz file; ``from_arrays`` reads it back."""
-        named = {f"probabilities:{head}": values for head, values in self.probabilities.items()}
+        named = {f"predicted:{head}": values for head, values in self.predicted.items()}
         named |= {f"target:{head}": values for head, values in self.target.items()}
         named |= {f"present:{modality}": there for modality, there in self.present.items()}
         return named | {"index": self.index}
@@ -67,27 +67,25 @@ class Predictions:
         def part(prefix: str) -> dict[str, np.ndarray]:
             return {name.split(":", 1)[1]: values for name, values in arrays.items() if name.startswith(f"{prefix}:")}
 
-        return cls(part("probabilities"), part("target"), arrays["index"], part("present"), {})
+        return cls(part("predicted"), part("target"), arrays["index"], part("present"), {})
 
-    def metrics(self, *, kind: Kind = "softmax", samples: int = 1000) -> dict[str, dict[str, Estimate]]:
+    def measures(self, task: Task, description: Description) -> dict[str, Measure]:
+        """``HEAD/METRIC`` -> the metric as a function of clips."""
+        return task.measures(self.predicted, self.target, self.present, description)
+
+    def metrics(self, task: Task, description: Description, *, samples: int = 1000) -> dict[str, dict[str, Estimate]]:
         """Head -> metric -> estimate; ``head/modality`` counts as a head, unless no clip has that modality."""
-        found = {}
-        for name, values in self.probabilities.items():
-            head, _, modality = name.partition("/")
-            rows = self.present.get(modality, np.ones(len(values), bool))
-            if rows.any():
-                target = self.target[head][rows]
-                if kind == "values":
-                    found[name] = regression_metrics(values[rows], target, samples=samples)
-                else:
-                    several = kind == "sigmoid"
-                    found[name] = classification_metrics(values[rows], target, multi_label=several, samples=samples)
+        found: dict[str, dict[str, Estimate]] = {}
+        for name, estimate in task(self.predicted, self.target, self.present, description, samples=samples).items():
+            head, _, metric = name.rpartition("/")
+            found.setdefault(head, {})[metric] = estimate
         return found
 
-    def plain_metrics(self, *, kind: Kind = "softmax") -> dict[str, Any]:
-        """``metrics`` as JSON takes it."""
-        found = self.metrics(kind=kind)
-        return {head: {name: e.plain() for name, e in estimates.items()} for head, estimates in found.items()}
+    def result(self, task: Task, description: Description) -> dict[str, Any]:
+        """What results.json says of a split."""
+        found = self.metrics(task, description)
+        metrics = {head: {name: e.plain() for name, e in estimates.items()} for head, estimates in found.items()}
+        return {"metrics": metrics, "losses": finite(self.losses)}
 
 
 def predict(
@@ -113,28 +111,46 @@ def predict(
     with progress(title, count, quiet=not title) as advance:
         for number, local in enumerate(batches, start=1):
             batch = to_devices(local)
-            probabilities, parts = evaluate(state, batch)
-            host = jax.device_get((probabilities, parts, _everywhere(batch)))
-            probabilities, parts, (target, weight, index, present) = host
+            predicted, parts = evaluate(state, batch)
+            host = jax.device_get((predicted, parts, _everywhere(batch)))
+            predicted, parts, (target, weight, index, present) = host
             real = weight > 0
             require_one_class(experiment, target, weight)
-            arrays = {f"p:{head}": values for head, values in probabilities.items()}
+            arrays = {f"p:{name}": values for name, values in predicted.items()}
             arrays |= {f"t:{head}": values for head, values in target.items()} | {"index": index}
             arrays |= {f"m:{modality}": there for modality, there in present.items()}
             rows.append({name: values[real] for name, values in arrays.items()})
             losses = {name: losses[name] + part if losses else part for name, part in parts.items()}
             advance(number)
-    whole = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
     # The crops of a clip stand one after the other.
     clips = experiment.data.test_clips
-    mean = {name: values.reshape(-1, clips, *values.shape[1:]).mean(axis=1) for name, values in whole.items()}
+    whole = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+    crops = {name: values.reshape(-1, clips, *values.shape[1:]) for name, values in whole.items()}
     return Predictions(
-        probabilities={name[2:]: values for name, values in mean.items() if name.startswith("p:")},
-        target={name[2:]: values for name, values in mean.items() if name.startswith("t:")},
+        predicted={name[2:]: _over_crops(values) for name, values in crops.items() if name.startswith("p:")},
+        target={name[2:]: _of_clip(name[2:], values) for name, values in crops.items() if name.startswith("t:")},
         index=whole["index"][::clips],
-        present={name[2:]: values > 0 for name, values in mean.items() if name.startswith("m:")},
+        present={name[2:]: values.any(axis=1) for name, values in crops.items() if name.startswith("m:")},
         losses={name: float(mean.value) for name, mean in losses.items()},
     )
+
+
+def _over_crops(values: np.ndarray) -> np.ndarray:
+    """[N, crops, ...] -> [N, ...]: the mean; of what is true or not, whether it is of all."""
+    return values.all(axis=1) if values.dtype == bool else values.mean(axis=1)
+
+
+def _of_clip(head: str, target: np.ndarray) -> np.ndarray:
+    """[N, crops, ...] -> [N, ...]: the target that all crops of a clip share.
+
+    Raises:
+      ValueError: where they do not, as with labels over time: their mean would be of several moments.
+    """
+    if not (target == target[:, :1]).all():
+        raise ValueError(
+            f"the crops of a clip differ in their target of {head!r} and cannot be averaged; set --data.test-clips 1"
+        )
+    return target[:, 0]
 
 
 def require_one_class(experiment: Experiment, target: Mapping[str, np.ndarray], weight: np.ndarray) -> None:
@@ -143,28 +159,29 @@ def require_one_class(experiment: Experiment, target: Mapping[str, np.ndarray], 
     Raises:
       ValueError: says which head, and what to set.
     """
-    if kind_of(experiment) != "softmax":
+    if experiment.objective.task != "classes":
         return
+    data = experiment.data
     for head, values in target.items():
-        one = np.allclose(np.asarray(values)[np.asarray(weight) > 0].sum(axis=-1), 1, atol=1e-3)
-        if head != VALUES and not one:
+        if head.partition("/")[0] in (VALUES, *data.targets, *data.sequences):
+            continue
+        if not np.allclose(np.asarray(values)[np.asarray(weight) > 0].sum(axis=-1), 1, atol=1e-3):
             raise ValueError(
                 f"clips have several classes of {head!r}, or none, and the objective takes one for granted; set"
                 " --objective.kind sigmoid"
             )
 
 
-def kind_of(experiment: Experiment) -> Kind:
-    """What the model's outputs are: one class a clip, any number of them (mAP is the metric then), or values."""
-    kind = getattr(experiment.objective, "kind", "softmax")
-    return kind if kind in ("softmax", "sigmoid") else "values"
+def task_of(experiment: Experiment) -> Task:
+    """How the experiment's predictions are scored."""
+    return TASKS[experiment.objective.task]
 
 
-def keep(folder: Path, split: str, seen: Predictions, *, kind: Kind) -> dict[str, Any]:
+def keep(folder: Path, split: str, seen: Predictions, task: Task, description: Description) -> dict[str, Any]:
     """Writes predictions/SPLIT.npz into a run's folder; returns what results.json says of the split."""
     if is_first():
         write_predictions(folder, split, seen.arrays())
-    return {"metrics": seen.plain_metrics(kind=kind), "losses": finite(seen.losses)}
+    return seen.result(task, description)
 
 
 def average(runs: Sequence[Path], split: str, out: Path) -> dict[str, Any]:
@@ -182,12 +199,19 @@ def average(runs: Sequence[Path], split: str, out: Path) -> dict[str, Any]:
         same = list(one.target) == heads and np.array_equal(one.index, seen[0].index)
         if not same or not all(np.array_equal(one.target[head], seen[0].target[head]) for head in heads):
             raise RunError(f"{run.path} was not scored on the same clips as {opened[0].path}; they cannot be averaged")
-    mean = {head: np.mean([one.probabilities[head] for one in seen], axis=0) for head in heads}
-    whole = Predictions(mean, seen[0].target, seen[0].index, {}, {})
+    names = [name for name in seen[0].predicted if name.partition("/")[2] in ("", VALID)]
+    predicted = {name: _over_crops(np.stack([one.predicted[name] for one in seen], axis=1)) for name in names}
+    whole = Predictions(predicted, seen[0].target, seen[0].index, {}, {})
     out.mkdir(parents=True, exist_ok=True)
-    result = keep(out, split, whole, kind=kind_of(opened[0].experiment()))
-    synthetic = any(read_json(run.path / "dataset.json")["synthetic"] for run in opened)
-    write_json(out / "results.json", {"averaged": [str(path) for path in runs], "synthetic": synthetic, split: result})
+    experiment = opened[0].experiment()
+    descriptions = [Description(**read_json(run.path / "dataset.json")) for run in opened]
+    result = keep(out, split, whole, task_of(experiment), descriptions[0])
+    about = {
+        "averaged": [str(path) for path in runs],
+        "synthetic": any(description.synthetic for description in descriptions),
+        "task": experiment.objective.task,
+    }
+    write_json(out / "results.json", about | {split: result})
     return result
 
 

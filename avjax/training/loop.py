@@ -17,15 +17,16 @@ import jax
 import numpy as np
 
 from avjax.data.pipeline import training_batches
-from avjax.data.records import Records
+from avjax.data.records import Description, Records
 from avjax.experiment import Experiment
 from avjax.progress import progress
 from avjax.run import Run, write_json
 from avjax.training import memory
 from avjax.training.checkpoint import Checkpoints, better_than, score_of
 from avjax.training.distributed import everywhere, is_first, together
-from avjax.training.evaluate import Kind, Predictions, keep, kind_of, predict, require_one_class
+from avjax.training.evaluate import Predictions, keep, predict, require_one_class, task_of
 from avjax.training.interruption import Interrupted, NonFinite, Stop, Verdict
+from avjax.training.metrics.tasks import Task
 from avjax.training.on_mesh import DeviceBatches, at_step, build_state, jit_evaluate, jit_train
 from avjax.training.reader import Reader, StalledInput
 from avjax.training.step import TrainState
@@ -55,7 +56,7 @@ def train(
       CheckpointError: a checkpoint could not be written, or none can be read.
       ValueError: if the batch does not fit the mesh.
     """
-    training, data = experiment.training, experiment.data
+    training, data, task = experiment.training, experiment.data, task_of(experiment)
     quiet = quiet or not is_first()
 
     # ---------------------------------------------------------------- devices
@@ -215,9 +216,9 @@ def train(
                 stopwatch.pause()
                 with doing(f"evaluating on validation, after step {number}"):
                     seen = predict(evaluate_step, state, experiment, "validation", on_devices)
-                numbers = flatten("validation", seen, kind_of(experiment))
+                numbers = flatten("validation", seen, task, records.description)
                 tracker.write(number, **numbers)
-                score = score_of(training.best_by, numbers)
+                score = score_of(training.best_by, numbers, task.primary)
             better = score is not None and (best is None or better_than(score, best))
             best = score if better else best
             if better or stopping or number % training.checkpoint_every == 0 or number == training.steps:
@@ -232,15 +233,15 @@ def train(
         # ------------------------------------------------------------ last evaluation
         spent = time.perf_counter() - begin if start < training.steps else spent
         results: dict[str, Any] = {"steps": training.steps, "seed": experiment.seed, "seconds": round(spent, 2)}
-        results |= {"synthetic": records.description.synthetic}
+        results |= {"synthetic": records.description.synthetic, "task": experiment.objective.task}
         results |= {"environment": environment()} if start < training.steps else {}
         results |= {"speed": speed(stopwatch.steps, stopwatch.waits, data.batch)} if stopwatch.steps else {}
         for split in [name for name, count in records.description.counts.items() if count and name != "train"]:
             title = "" if quiet else f"evaluate {run.name} on {split}"
             with doing(f"evaluating on {split}"):
                 seen = predict(evaluate_step, state, experiment, split, on_devices, title)
-            results[split] = keep(run.path, split, seen, kind=kind_of(experiment))
-            tracker.write(training.steps, **flatten(split, seen, kind_of(experiment)))
+            results[split] = keep(run.path, split, seen, task, records.description)
+            tracker.write(training.steps, **flatten(split, seen, task, records.description))
         if measure:
             results["speed"] = results.get("speed", {}) | bare.compared(results.get("speed", {}))
         checkpoints.wait()
@@ -275,9 +276,9 @@ def require_same_records(position: dict[str, Any], fingerprint: str, run: Run) -
         )
 
 
-def flatten(split: str, seen: Predictions, kind: Kind) -> dict[str, float]:
+def flatten(split: str, seen: Predictions, task: Task, description: Description) -> dict[str, float]:
     """Metrics of a split as flat numbers for the log, without intervals."""
     numbers = {f"{split}/{name}": value for name, value in seen.losses.items()}
-    for head, estimates in seen.metrics(kind=kind, samples=1).items():
-        numbers |= {f"{split}/{head}/{name}": estimate.value for name, estimate in estimates.items()}
+    for name, measure in seen.measures(task, description).items():
+        numbers[f"{split}/{name}"] = measure.estimate(samples=0).value
     return numbers

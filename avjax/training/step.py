@@ -29,15 +29,21 @@ Tree = Any
 
 @runtime_checkable
 class Objective(Protocol):
-    """What a step asks of an objective: the loss, its parts by name, and probabilities from logits.
+    """What a step asks of an objective: the loss, its parts by name, and predictions from the model's output.
 
-    The loss is a mean over rows by ``batch.weight``; a part says itself over which rows it is one. An objective may
-    have a field ``statistics``, names of what attention is to report: ``output.aux["attention"]`` holds them then.
+    The loss is a mean over rows by ``batch.weight``; a part says itself over which rows it is one. ``task`` names how
+    predictions are scored, one of ``avjax.training.metrics.tasks.TASKS``. Predictions are what evaluation keeps, rows
+    first: ``head`` or ``head/modality`` -> probabilities or values of clips or of steps, ``head/valid`` -> which steps
+    count, [B, T]. An objective may have a field ``statistics``, names of what attention is to report:
+    ``output.aux["attention"]`` holds them then.
     """
+
+    @property
+    def task(self) -> str: ...
 
     def __call__(self, output: Output, batch: Batch) -> tuple[jax.Array, Means]: ...
 
-    def probabilities(self, logits: jax.Array) -> jax.Array: ...
+    def predictions(self, output: Output) -> dict[str, jax.Array]: ...
 
 
 @jax.tree_util.register_dataclass
@@ -142,7 +148,7 @@ class Steps:
         return after, metrics
 
     def evaluate(self, state: TrainState, batch: Batch) -> tuple[dict[str, jax.Array], Means]:
-        """Probabilities by head (and ``head/modality``), and the parts of the loss; no augmentation, no dropout.
+        """The objective's predictions, and the parts of the loss; no augmentation, no dropout.
 
         A second view, where there is one, is drawn with a key of its own, by clip, the same every time.
         """
@@ -151,8 +157,7 @@ class Steps:
         views = (features,) if self.second_view is None else (features, self.second_view(batch, jax.random.key(0)))
         output, _ = self._outputs(params, state.buffers, views, None)
         loss, parts = self.objective(output, features)
-        probabilities = {head: self.objective.probabilities(logits) for head, logits in output.logits.items()}
-        return probabilities, self._means(loss, parts, features)
+        return self.objective.predictions(output), self._means(loss, parts, features)
 
     def _gradients(self, state: TrainState, views: Views, key: jax.Array) -> tuple[nnx.State, Means, nnx.State]:
         """Gradient and metrics of the batch, over microbatches where there are several."""

@@ -23,6 +23,7 @@ from avjax.data.records import SCHEMA, Audio, Description, Record, Video, encode
 from avjax.diagnostics import report
 from avjax.diagnostics.summary import read_runs
 from avjax.training.evaluate import Predictions
+from avjax.training.metrics.tasks import TASKS
 
 DATE = datetime.datetime(2026, 1, 2, 3, 4, tzinfo=datetime.UTC)
 CLASSES = ("happy", "sad", "angry")
@@ -101,7 +102,7 @@ def make_run(path: Path, rng: np.random.Generator, records: Path, *, classes: in
     probabilities = {head: (v / v.sum(1, keepdims=True)).astype(np.float32) for head, v in found.items()}
     seen = Predictions(probabilities, {"emotion": target}, np.arange(count, dtype=np.int32), {}, {})
     np.savez(path / "predictions" / "test.npz", **seen.arrays())
-    metrics = seen.metrics(kind="sigmoid" if multi_label else "softmax", samples=50)
+    metrics = seen.metrics(TASKS["labels" if multi_label else "classes"], Records(records).description, samples=50)
     plain = {head: {name: e.plain() for name, e in estimates.items()} for head, estimates in metrics.items()}
     results = {
         "steps": 300, "seed": int(rng.integers(90, 99)), "seconds": float(rng.uniform(3, 50)),
@@ -183,7 +184,7 @@ def test_every_number_stands_in_the_page_and_in_the_table(two: list[Path], tmp_p
 def test_confusion_counts_are_the_predictions(two: list[Path], tmp_path: Path) -> None:
     page = write(two[:1], tmp_path / "report.html")
     with np.load(two[0] / "predictions" / "test.npz") as arrays:
-        said = arrays["probabilities:emotion"].argmax(1)
+        said = arrays["predicted:emotion"].argmax(1)
         true = arrays["target:emotion"].argmax(1)
     cells = [a["title"] for tag, a in page.tags if tag == "td" and ", predicted " in a.get("title", "")]
     expected = [
@@ -302,7 +303,7 @@ def test_what_is_not_finite_is_a_dash(two: list[Path], tmp_path: Path) -> None:
         file.write('\n{"step": 400, "train/loss": NaN}\n')
     with np.load(two[1] / "predictions" / "test.npz") as arrays:
         spoiled = dict(arrays)
-    spoiled["probabilities:emotion"][3, 1] = np.nan
+    spoiled["predicted:emotion"][3, 1] = np.nan
     np.savez(two[1] / "predictions" / "test.npz", **spoiled)
     entry = report.compare(two)["both"]
     json.dumps(entry, allow_nan=False)

@@ -67,7 +67,7 @@ def test_frames_can_be_decoded(rng):
     valid = np.asarray(found.aux["valid"]["text"])
     assert valid[:2].all()
     assert not valid[2].any()
-    probabilities = np.asarray(Transcription().probabilities(found.aux["ctc"]["text"]))
+    probabilities = np.asarray(Transcription().predictions(found)["text"])
     said = greedy(probabilities, valid)
     assert said[0] == collapse(probabilities[0].argmax(-1).tolist())
     assert said[2] == ()

@@ -141,11 +141,15 @@ def test_nothing_but_filler_is_zero(rng):
     assert rows_mean(jax.numpy.ones(3), jax.numpy.zeros(3)).value == 0
 
 
-def test_probabilities(rng):
+def test_predictions(rng):
     logits = jax.numpy.asarray(rng.normal(size=(4, CLASSES)), "float32")
+    output = Output({"emotion": logits, "emotion/audio": -logits}, {})
     exact = np.exp(np.asarray(logits, np.float64))
-    np.testing.assert_allclose(Classification().probabilities(logits), exact / exact.sum(1, keepdims=True), rtol=1e-5)
-    np.testing.assert_allclose(Classification("sigmoid").probabilities(logits), exact / (1 + exact), rtol=1e-5)
+    softmax, sigmoid = Classification().predictions(output), Classification("sigmoid").predictions(output)
+    np.testing.assert_allclose(softmax["emotion"], exact / exact.sum(1, keepdims=True), rtol=1e-5)
+    np.testing.assert_allclose(sigmoid["emotion"], exact / (1 + exact), rtol=1e-5)
+    np.testing.assert_allclose(sigmoid["emotion/audio"], 1 / (1 + exact), rtol=1e-5)
+    assert (Classification().task, Classification("sigmoid").task) == ("classes", "labels")
 
 
 def test_own_losses_stand_beside_that_of_fused_logits(rng):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -85,7 +87,7 @@ def test_head_and_modalities(kind, sequence, rng):
     valid[1] = not sequence
     valid[3] = True
     output, batch = made(rng, (6, 4, 2), valid={"affect": jnp.asarray(valid)}) if sequence else made(rng)
-    loss, parts = Regression(kind, per_modality=0.25)(output, batch)
+    loss, parts = Regression(kind, "series" if sequence else "values", per_modality=0.25)(output, batch)
     expected = {}
     for name, p in output.logits.items():
         there = PRESENT.get(name.partition("/")[2], np.ones(6, bool))
@@ -108,7 +110,7 @@ def test_what_does_not_count_is_not_read(kind, rng):
 
     bad_output = output.__class__(jax.tree.map(spoilt, output.logits), output.tokens, output.aux)
     bad_batch = batch.replace(target=jax.tree.map(spoilt, batch.target))
-    objective = Regression(kind)
+    objective = Regression(kind, "series")
 
     def loss(logits, output, batch):
         return objective(output.__class__(logits, output.tokens, output.aux), batch)[0]
@@ -147,6 +149,35 @@ def test_degenerate_batches_have_gradients(kind, case, rng):
         assert float(value) == 1
 
 
-def test_values_are_their_own_probabilities(rng):
-    x = jnp.asarray(rng.normal(size=(3, 2)))
-    assert Regression().probabilities(x) is x
+def test_predictions_are_the_values_themselves(rng):
+    output, _ = made(rng)
+    assert Regression().predictions(output) == output.logits
+
+
+def test_a_series_is_what_the_segments_say(rng):
+    """A model of whole clips reports its segments beside them; the target says too which steps count."""
+    valid, labelled = rng.random((2, 6, 4)) < 0.8
+    output, batch = made(rng, (6, 4, 2), valid={"affect": jnp.asarray(valid & labelled)})
+    expected = Regression(task="series", per_modality=0.0)(output, batch)[0]
+    segments = {"affect": output.logits["affect"], "valid": jnp.asarray(valid)}
+    clips = {name: x.mean(axis=1) for name, x in output.logits.items()}
+    moved = dataclasses.replace(output, logits=clips, aux={"segments": segments})
+    counted = batch.replace(target={**batch.target, "affect/valid": jnp.asarray(labelled, jnp.float32)})
+    assert float(Regression(task="series")(moved, counted)[0]) == pytest.approx(float(expected), rel=1e-6)
+    found = Regression(task="series").predictions(moved)
+    assert found.keys() == {"affect", "affect/valid"}
+    np.testing.assert_array_equal(found["affect/valid"], valid)
+    alone = batch.replace(target={"affect": batch.target["affect"][..., 0]})
+    one = dataclasses.replace(output, logits={"affect": output.logits["affect"][..., :1]})
+    assert np.isfinite(Regression(task="series")(one, alone)[0])
+
+
+def test_steps_that_do_not_fit_are_told(rng):
+    output, batch = made(rng, (6, 4, 2))
+    longer = batch.replace(target={"affect": jnp.zeros((6, 9, 2))})
+    with pytest.raises(ValueError, match="gives 4 steps of 'affect', and its target has 9"):
+        Regression(task="series")(output, longer)
+    with pytest.raises(ValueError, match=r"set --objective\.task series"):
+        Regression()(made(rng)[0], batch)
+    with pytest.raises(ValueError, match="gives no values of steps"):
+        Regression(task="series")(made(rng)[0], batch)

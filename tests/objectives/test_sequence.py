@@ -110,7 +110,11 @@ def test_hybrid_weighs_both(rng):
     assert float(alone) == pytest.approx(values["loss/ctc/text"], rel=1e-6)
     with pytest.raises(ValueError, match=r"no decoder for 'text': set --objective.ctc 1"):
         Transcription(ctc=0.5)(output_and_batch(logits, target, weight, present)[0], batch)
-    np.testing.assert_allclose(Transcription().probabilities(output.logits["text"]).sum(-1), 1, rtol=1e-5)
+    said = Transcription().predictions(output)
+    assert said.keys() == {"text", "text/video", "text/valid"}
+    np.testing.assert_allclose(said["text"].sum(-1), 1, rtol=1e-5)
+    beside = dataclasses.replace(output, logits={}, aux={"ctc": output.logits})
+    np.testing.assert_array_equal(Transcription().predictions(beside)["text"], said["text"])
 
 
 CLASSES = 4
@@ -194,15 +198,16 @@ def test_invalid_segments_are_not_read(supervision, rng):
     assert finite(clean)
 
 
-def test_events_without_weight_and_their_probabilities(rng):
-    (output, batch), *_ = events(rng, segments=True)
+def test_events_without_weight_and_their_predictions(rng):
+    (output, batch), valid, *_ = events(rng, segments=True)
     value, parts = SegmentEvents()(output, batch.replace(weight=jnp.zeros(5)))
     assert float(value) == 0
     assert finite(parts)
-    objective = SegmentEvents()
-    np.testing.assert_allclose(objective.probabilities(output.logits["event"]).sum(-1), 1, rtol=1e-5)
-    one = output.logits["eventness"]
-    np.testing.assert_allclose(objective.probabilities(one), sigmoid(one), rtol=1e-5)
+    found = SegmentEvents().predictions(output)
+    assert found.keys() == {*output.logits, "event/valid", "eventness/valid"}
+    np.testing.assert_allclose(found["event"].sum(-1), 1, rtol=1e-5)
+    np.testing.assert_allclose(found["eventness"], sigmoid(output.logits["eventness"]), rtol=1e-5)
+    np.testing.assert_array_equal(found["event/valid"], valid)
 
 
 def test_segments_in_aux_are_as_good(rng):

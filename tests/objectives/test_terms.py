@@ -58,13 +58,14 @@ def test_unknown_terms_are_told(rng):
 
 def test_it_is_what_its_base_is(rng):
     output, _ = made(rng)
-    logits = output.logits["emotion"]
-    assert WithTerms(Classification("sigmoid")).kind == "sigmoid"
+    assert WithTerms(Classification("sigmoid")).task == "labels"
+    assert (WithTerms(Regression()).task, WithTerms(None).task) == ("values", "classes")
+    assert WithTerms(AttentionTerms()).task == "classes"
     assert WithTerms(AttentionTerms(stability=1.0)).needs_second_view
     assert WithTerms(AttentionTerms()).statistics == ("mass", "entropy")
     assert WithTerms().statistics == ()
-    np.testing.assert_array_equal(WithTerms(Regression()).probabilities(logits), logits)
-    np.testing.assert_allclose(WithTerms(None).probabilities(logits).sum(-1), 1, rtol=1e-5)
+    assert WithTerms(Regression()).predictions(output)["emotion"] is output.logits["emotion"]
+    np.testing.assert_allclose(WithTerms(None).predictions(output)["emotion"].sum(-1), 1, rtol=1e-5)
 
 
 def test_the_command_line_sets_weights():

@@ -35,12 +35,12 @@ def target(state, shape=MeshShape()):
 
 
 def written(path, state, *steps, keep=9, scores=()):
-    checkpoints = Checkpoints(path, keep)
+    checkpoints = Checkpoints(path, keep, best_by="loss")
     for step, score in zip(steps, [*scores, *[None] * len(steps)], strict=False):
         entry = {} if score is None else {"score": {"name": "loss", "value": score, "higher_is_better": False}}
         checkpoints.save(at_step(state, step), {"step": step} | entry)
     checkpoints.close()
-    return Checkpoints(path, keep)
+    return Checkpoints(path, keep, best_by="loss")
 
 
 @pytest.mark.parametrize("shape", [MeshShape(8), MeshShape(1, 4, 2), MeshShape(2, 2, 1, 2)])
@@ -203,11 +203,16 @@ def test_the_checksums_are_of_every_file(state, tmp_path):
 
 def test_scores():
     numbers = {"validation/loss": 0.5, "validation/emotion/accuracy": 0.7}
-    loss, accuracy = score_of("loss", numbers), score_of("emotion/accuracy", numbers)
+    loss, accuracy = (score_of(name, numbers, "accuracy") for name in ("loss", "emotion/accuracy"))
     assert (loss["higher_is_better"], accuracy["higher_is_better"]) == (False, True)
     assert better_than(loss, loss | {"value": 0.6})
     assert not better_than(loss, loss)
     assert better_than(accuracy, accuracy | {"value": 0.6})
-    assert score_of("loss", {"validation/loss": float("nan")}) is None
+    assert score_of("loss", {"validation/loss": float("nan")}, "accuracy") is None
+    assert score_of("primary", numbers, "accuracy") == accuracy | {"name": "primary"}
+    assert score_of("primary", numbers, "ccc") == loss | {"name": "primary"}
+    errors = {"validation/text/audio/wer": 0.1, "validation/text/wer": 0.4, "validation/loss/text": 2.0}
+    assert score_of("primary", errors, "wer") == {"name": "primary", "value": 0.4, "higher_is_better": False}
+    assert not score_of("loss/text", errors, "wer")["higher_is_better"]
     with pytest.raises(ValueError, match="did you mean emotion/accuracy"):
-        score_of("emotion/acuracy", numbers)
+        score_of("emotion/acuracy", numbers, "accuracy")

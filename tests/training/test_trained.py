@@ -45,7 +45,7 @@ def test_a_modality_is_scored_on_the_clips_that_have_it(run):
     }  # fmt: skip
     arrays = run.predictions("test")
     rows = np.arange(10) != 3
-    right = arrays["probabilities:label/audio"].argmax(1) == arrays["target:label"].argmax(1)
+    right = arrays["predicted:label/audio"].argmax(1) == arrays["target:label"].argmax(1)
     assert found["label/audio"]["accuracy"]["value"] == pytest.approx(right[rows].mean())
 
 
@@ -59,7 +59,7 @@ def test_several_labels_a_clip_are_scored_by_map(tmp_path):
     arrays = made.predictions("test")
     target = arrays["target:label"]
     assert sorted(set(target.sum(axis=1))) == [0, 1, 2]
-    expected = sklearn.metrics.average_precision_score(target, arrays["probabilities:label"], average="macro")
+    expected = sklearn.metrics.average_precision_score(target, arrays["predicted:label"], average="macro")
     assert set(found) == {"map"}
     assert found["map"]["value"] == pytest.approx(expected)
 
@@ -93,16 +93,16 @@ def test_pictures_are_given_in_the_colours_that_the_model_knows(run, tmp_path, r
     np.testing.assert_allclose(shown[..., 0], frames.images @ [0.299, 0.587, 0.114], atol=0.5001)
 
 
-def test_one_device_gives_the_same_probabilities_as_eight(run, monkeypatch):
+def test_one_device_gives_the_same_predictions_as_eight(run, monkeypatch):
     eight = Trained.load(run.path)
     eight.score("test")
-    expected = run.predictions("test")["probabilities:label"]
+    expected = run.predictions("test")["predicted:label"]
     only = jax.devices()[:1]
     monkeypatch.setattr(jax, "devices", lambda *_: only)
     one = Trained.load(run.path)
     assert {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(one.state.params)} == {1}
     one.score("test")
-    np.testing.assert_allclose(run.predictions("test")["probabilities:label"], expected, atol=1e-5)
+    np.testing.assert_allclose(run.predictions("test")["predicted:label"], expected, atol=1e-5)
 
 
 def test_records_of_other_classes_are_refused(run, tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float, Int
 
-from avjax.training.metrics.estimate import Estimate, bootstrap
+from avjax.training.metrics.estimate import Measure
 
 Scores = Float[np.ndarray, "N K"]
 Labels = Int[np.ndarray, " N"]
@@ -55,23 +55,18 @@ def mean_average_precision(scores: Scores, target: Float[np.ndarray, "N K"]) -> 
     return float(np.mean([average_precision(scores[:, k], positive[:, k]) for k in occurs])) if len(occurs) else 0.0
 
 
-def classification_metrics(
-    scores: Scores, target: Float[np.ndarray, "N K"], *, multi_label: bool = False, samples: int = 1000
-) -> dict[str, Estimate]:
-    """What a table of results shows of one head.
-
-    Args:
-      scores: probabilities.
-      target: one-hot, or multi-hot where ``multi_label``; only mAP is defined then.
-    """
+def class_measures(scores: Scores, target: Float[np.ndarray, "N K"]) -> dict[str, Measure]:
+    """accuracy, uar and macro_f1 of clips with one class each; target one-hot."""
     count, classes = scores.shape
-    if multi_label:
-        # A resample costs a sort a class: a tenth of the draws is enough for an interval.
-        samples = max(samples // 10, 1)
-        return {"map": bootstrap(lambda r: mean_average_precision(scores[r], target[r]), count, samples=samples)}
     predicted, true = scores.argmax(axis=1), target.argmax(axis=1)
     measures = {"accuracy": accuracy, "uar": unweighted_average_recall, "macro_f1": macro_f1}
     return {
-        name: bootstrap(lambda r, m=measure: m(confusion(predicted[r], true[r], classes)), count, samples=samples)
+        name: Measure(lambda r, m=measure: m(confusion(predicted[r], true[r], classes)), count)
         for name, measure in measures.items()
     }
+
+
+def label_measures(scores: Scores, target: Float[np.ndarray, "N K"]) -> dict[str, Measure]:
+    """map of clips with any number of classes; target multi-hot."""
+    # A resample costs a sort a class: a tenth of the draws is enough for an interval.
+    return {"map": Measure(lambda r: mean_average_precision(scores[r], target[r]), len(scores), cost=10)}

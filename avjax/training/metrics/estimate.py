@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Int, Shaped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +32,7 @@ def bootstrap(
       count: number of rows.
     """
     value = measure(np.arange(count))
-    if count < 2:
+    if count < 2 or not samples:
         return Estimate(value, value, value, count)
     random = np.random.default_rng(seed)
     draws = [measure(random.integers(0, count, count)) for _ in range(samples)]
@@ -40,16 +40,51 @@ def bootstrap(
     return Estimate(value, float(low), float(high), count)
 
 
-def over_seeds(right: Bool[np.ndarray, "S N"], *, samples: int = 2000) -> Estimate:
-    """Accuracy of S runs, one a seed, on the same N clips.
+@dataclasses.dataclass(frozen=True)
+class Measure:
+    """A metric as a function of which rows count, so that it can be bootstrapped.
+
+    Attributes:
+      of: from row numbers (with repetitions) to a number.
+      count: number of rows.
+      cost: an interval takes this many times fewer draws.
+    """
+
+    of: Callable[[Int[np.ndarray, " N"]], float]
+    count: int
+    cost: int = 1
+
+    @classmethod
+    def mean(cls, values: Shaped[np.ndarray, " N"]) -> Measure:
+        """Of a number a row, such as whether it is right."""
+        return cls(lambda rows: float(values[rows].mean()), len(values))
+
+    def estimate(self, samples: int = 1000) -> Estimate:
+        """With an interval made of so many draws; without draws the value alone."""
+        return bootstrap(self.of, self.count, samples=-(-samples // self.cost))
+
+
+def estimates(measures: Mapping[str, Measure], samples: int = 1000) -> dict[str, Estimate]:
+    """Every measure with its interval."""
+    return {name: measure.estimate(samples) for name, measure in measures.items()}
+
+
+def over_seeds(measures: Sequence[Measure], *, samples: int = 2000) -> Estimate:
+    """Mean of one metric of S runs, one a seed, on the same N clips.
 
     The interval is bootstrapped over both: each draw takes as many seeds as there are, and as many clips, the same for
     all its seeds.
     """
     random = np.random.default_rng(0)
-    seeds, clips = right.shape
+    seeds, clips = len(measures), measures[0].count
+
+    def mean(chosen: np.ndarray, rows: np.ndarray) -> float:
+        each = {seed: measures[seed].of(rows) for seed in set(chosen.tolist())}
+        return float(np.mean([each[seed] for seed in chosen.tolist()]))
+
     draws = [
-        right[random.integers(0, seeds, seeds)][:, random.integers(0, clips, clips)].mean() for _ in range(samples)
+        mean(random.integers(0, seeds, seeds), random.integers(0, clips, clips))
+        for _ in range(max(samples // measures[0].cost, 1))
     ]
     low, high = np.quantile(draws, [0.025, 0.975])
-    return Estimate(float(right.mean()), float(low), float(high), clips)
+    return Estimate(mean(np.arange(seeds), np.arange(clips)), float(low), float(high), clips)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Hashable, Sequence
+import functools
+from collections.abc import Callable, Hashable, Sequence
 
-from avjax.training.metrics.estimate import Estimate, bootstrap
+from avjax.training.metrics.estimate import Measure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,12 +63,15 @@ def error_rate(found: Sequence[Edits]) -> float:
     return sum(each.count for each in found) / length if length else float(any(each.count for each in found))
 
 
-def transcription_metrics(predicted: Sequence[str], true: Sequence[str], *, samples: int = 1000) -> dict[str, Estimate]:
-    """wer and cer, with intervals over resampled sentences."""
-    pairs = list(zip(predicted, true, strict=True))
-    measures = {"wer": word_errors, "cer": character_errors}
-    found = {name: [measure(*pair) for pair in pairs] for name, measure in measures.items()}
-    return {
-        name: bootstrap(lambda r, e=each: error_rate([e[i] for i in r]), len(pairs), samples=samples)
-        for name, each in found.items()
-    }
+def transcription_measures(predicted: Callable[[], Sequence[str]], true: Sequence[str]) -> dict[str, Measure]:
+    """wer and cer, with intervals over resampled sentences.
+
+    Args:
+      predicted: called where a measure is asked for, since a search takes its time.
+    """
+
+    def of(errors: Callable[[str, str], Edits]) -> Measure:
+        found = functools.cache(lambda: [errors(*pair) for pair in zip(predicted(), true, strict=True)])
+        return Measure(lambda rows: error_rate([found()[row] for row in rows]), len(true))
+
+    return {"wer": of(word_errors), "cer": of(character_errors)}

@@ -7,8 +7,6 @@ import statistics
 import numpy as np
 from jaxtyping import Bool, Num
 
-from avjax.training.metrics.estimate import Estimate, bootstrap
-
 Scores = Num[np.ndarray, " N"]
 Positive = Bool[np.ndarray, " N"]
 
@@ -42,15 +40,6 @@ def d_prime(scores: Scores, positive: Positive) -> float:
     if area in (0.0, 1.0):
         return float(np.copysign(np.inf, area - 0.5))
     return float(np.sqrt(2) * statistics.NormalDist().inv_cdf(area))
-
-
-def verification_metrics(scores: Scores, positive: Positive, *, samples: int = 1000) -> dict[str, Estimate]:
-    """auc and eer of pairs, with intervals over resampled pairs."""
-    measures = {"auc": roc_auc, "eer": equal_error_rate}
-    return {
-        name: bootstrap(lambda r, m=measure: m(scores[r], positive[r]), len(scores), samples=samples)
-        for name, measure in measures.items()
-    }
 
 
 def _curve(scores: Scores, positive: Positive) -> tuple[np.ndarray, np.ndarray]:

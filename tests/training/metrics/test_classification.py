@@ -82,7 +82,7 @@ def test_bootstrap_is_the_same_every_time():
 def test_table_of_a_head(rng):
     scores = rng.dirichlet(np.ones(4), 50)
     true = rng.integers(0, 4, 50)
-    found = metrics.classification_metrics(scores, np.eye(4)[true], samples=20)
+    found = metrics.estimates(metrics.class_measures(scores, np.eye(4)[true]), 20)
     predicted = scores.argmax(1)
     assert found.keys() == {"accuracy", "uar", "macro_f1"}
     assert found["accuracy"].value == pytest.approx(sklearn.metrics.accuracy_score(true, predicted))
@@ -93,7 +93,7 @@ def test_table_of_a_head(rng):
 @pytest.mark.parametrize("samples", [1, 100])
 def test_table_of_several_labels(samples, rng):
     scores, target = rng.random((40, 3)), (rng.random((40, 3)) < 0.5).astype(float)
-    found = metrics.classification_metrics(scores, target, multi_label=True, samples=samples)
+    found = metrics.estimates(metrics.label_measures(scores, target), samples)
     assert found.keys() == {"map"}
     expected = sklearn.metrics.average_precision_score(target, scores, average="macro")
     assert found["map"].value == pytest.approx(expected)

@@ -11,6 +11,10 @@ import sklearn.metrics
 from avjax.training import metrics
 
 
+def values_of(measures):
+    return {name: measure.estimate(0).value for name, measure in measures.items()}
+
+
 @hypothesis.given(st.integers(0, 2**32 - 1), st.integers(2, 60), st.floats(-100, 100))
 def test_values_against_the_definitions(seed, count, shift):
     rng = np.random.default_rng(seed)
@@ -41,7 +45,7 @@ def test_known_answers():
 
 def test_table(rng):
     y, p = rng.random((40, 2)), rng.random((40, 2))
-    found = metrics.regression_metrics(p.astype(np.float32), y, samples=30)
+    found = metrics.estimates(metrics.value_measures(p.astype(np.float32), y), 30)
     mean = np.mean([metrics.concordance(p[:, d].astype(np.float32), y[:, d]) for d in range(2)])
     assert found["ccc"].value == pytest.approx(mean)
     assert found.keys() == {"ccc", "pcc", "rmse", "mae", "one_minus_mae"}
@@ -52,7 +56,9 @@ def test_table(rng):
 def test_sentiment_by_hand():
     true = np.array([-3.0, -1.0, 0.0, 0.0, 0.6, 2.0, 3.0])
     predicted = np.array([-2.6, 0.2, 0.3, -0.1, 1.4, 2.6, 9.0])
-    found = {name: each.value for name, each in metrics.sentiment_metrics(predicted, true, samples=2).items()}
+    found = {
+        name: each.value for name, each in metrics.estimates(metrics.sentiment_measures(predicted, true), 2).items()
+    }
     # Rounded: -3 0 0 -0 1 3 3 against -3 -1 0 0 1 2 3.
     assert found["acc7"] == pytest.approx(5 / 7)
     # Clipped to 2: the last but one agrees as well.
@@ -67,12 +73,14 @@ def test_sentiment_by_hand():
 
 def test_sentiment_f1_equals_scikit_learn(rng):
     true, predicted = rng.integers(-3, 4, 80).astype(float), rng.normal(size=80) * 2
-    found = {name: each.value for name, each in metrics.sentiment_metrics(predicted, true, samples=2).items()}
+    found = {
+        name: each.value for name, each in metrics.estimates(metrics.sentiment_measures(predicted, true), 2).items()
+    }
     expected = sklearn.metrics.f1_score(true >= 0, predicted >= 0, average="weighted")
     assert found["f1_nonnegative"] == pytest.approx(expected)
     rows = true != 0
     expected = sklearn.metrics.f1_score(true[rows] > 0, predicted[rows] > 0, average="weighted")
     assert found["f1_nonzero"] == pytest.approx(expected)
-    nothing = metrics.sentiment_metrics(np.zeros(3), np.zeros(3), samples=2)
+    nothing = metrics.estimates(metrics.sentiment_measures(np.zeros(3), np.zeros(3)), 2)
     assert nothing["acc2_nonzero"].value == 0
     assert nothing["acc7"].value == 1

@@ -66,7 +66,9 @@ def test_rates_are_over_all_sentences():
 
 
 def test_table():
-    found = metrics.transcription_metrics(["bin blue", "set red now"], ["bin blue", "set white now"], samples=10)
+    found = metrics.estimates(
+        metrics.transcription_measures(lambda: ["bin blue", "set red now"], ["bin blue", "set white now"]), 10
+    )
     assert found["wer"].value == pytest.approx(1 / 5)
     # "red" for "white" takes five edits, of 8 and 13 characters.
     assert found["cer"].value == pytest.approx(5 / 21)

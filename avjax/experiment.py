@@ -315,9 +315,10 @@ def concrete_type(experiment: Experiment) -> Any:
 
 
 def _type(part: Any) -> Any:
-    """The type of a part; of one that holds another, such as a model with prototypes, with that one's type."""
-    holders = getattr(type(part), "__parameters__", ())
-    return type(part)[type(part.model)] if holders else type(part)
+    """The type of a part; with that of the other part that its first field holds, as with a model with prototypes."""
+    if not getattr(type(part), "__parameters__", ()):
+        return type(part)
+    return type(part)[type(getattr(part, dataclasses.fields(part)[0].name))]
 
 
 @contextlib.contextmanager

@@ -1,4 +1,7 @@
-"""Two-player losses: gradients turned round for one step that trains both sides, and pairs for alternating steps."""
+"""Two-player losses: gradients turned round for one step that trains both sides, and pairs for alternating steps.
+
+Turns are the optimizer's: ``avjax.training.optimizer.Alternating``.
+"""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -94,6 +94,53 @@ class SGD:
         return Schedule(self.learning_rate, self.warmup, self.final)
 
 
+O = TypeVar("O", AdamW, SGD)  # noqa: E741
+
+
+@dataclasses.dataclass(frozen=True)
+class Alternating(Generic[O]):
+    """Two players in turn: ``turns`` steps of the discriminator, then one of all the rest (Goodfellow et al. 2014).
+
+    Who does not move keeps its parameters and all of its optimizer: with gradients of 0 instead, moments would go on
+    moving it. Each clips by its own gradient and follows its own schedule, over the steps that it makes. The loss holds
+    the terms of both at every step, each without a gradient for the other player, or one term between the two
+    (avjax/objectives/adversarial.py).
+
+    Attributes:
+      optimizer: of both.
+      discriminator: names in the path of a parameter, one of which makes it the discriminator's.
+      turns: steps of the discriminator for each of the rest.
+      rate: learning rate of the discriminator as a multiple of the other.
+    """
+
+    optimizer: O
+    discriminator: tuple[str, ...] = ("discriminate",)
+    turns: int = 1
+    rate: float = 1.0
+
+    def build(self, params: nnx.State, steps: int) -> optax.GradientTransformation:
+        period = self.turns + 1
+        if not any(jax.tree.leaves(self._is_discriminator(params))):
+            raise ValueError(f"no parameter of the model belongs to a discriminator named {self.discriminator}")
+        first = optax.chain(self.optimizer.build(params, steps * self.turns // period), optax.scale(self.rate))
+        second = self.optimizer.build(params, steps // period)
+        return optax.partition(
+            {
+                True: optax.conditionally_mask(first, lambda step: step % period < self.turns),
+                False: optax.conditionally_mask(second, lambda step: step % period == self.turns),
+            },
+            self._is_discriminator,
+        )
+
+    @property
+    def schedule(self) -> Schedule:
+        return self.optimizer.schedule
+
+    def _is_discriminator(self, params: nnx.State) -> nnx.State:
+        names = set(self.discriminator)
+        return jax.tree_util.tree_map_with_path(lambda path, _: not names.isdisjoint(path_names(path)), params)
+
+
 def is_matrix(params: nnx.State) -> nnx.State:
     """True for the kernels of linear layers."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path_names(path)[-1] == "kernel", params)
@@ -147,9 +194,14 @@ def _clip(norm: float) -> optax.GradientTransformation:
 def _layer_wise(params: nnx.State, decay: float) -> optax.GradientTransformation:
     if decay == 1.0:
         return optax.identity()
-    scales = jax.tree.map(lambda above: decay**above, layers_above(params))
+    # By path: of the updates some may be left out.
+    above = jax.tree_util.tree_leaves_with_path(layers_above(params))
+    scales = {path_names(path): decay**number for path, number in above}
+
+    def scale(path: tuple, update: jax.Array) -> jax.Array:
+        return update * jnp.asarray(scales[path_names(path)], update.dtype)
 
     def update(updates: nnx.State, state: optax.EmptyState, params: nnx.State | None = None):
-        return jax.tree.map(lambda u, s: u * jnp.asarray(s, u.dtype), updates, scales), state
+        return jax.tree_util.tree_map_with_path(scale, updates), state
 
     return optax.GradientTransformation(lambda _: optax.EmptyState(), update)

@@ -106,7 +106,9 @@ class DCM(AudioVisualModel):
                 for e in config.modalities
             }
         )
-        self.cross = ParallelCrossAttention(size.width, size.heads, names, dropout=dropout, rngs=rngs)
+        cross = ParallelCrossAttention(size.width, size.heads, names, dropout=dropout, rngs=rngs)
+        # One modality alone, as a baseline, has nobody to ask.
+        self.cross = nnx.data(cross if len(names) > 1 else None)
         self.ctc = nnx.Dict({h: CTCHead(len(names) * size.width, k - 1, rngs=rngs) for h, k in config.classes.items()})
         decoder, options = dataclasses.replace(size, depth=config.decoder_depth), {"dropout": dropout, "rngs": rngs}
         # One place more than tokens: the end is a label too.
@@ -134,7 +136,9 @@ class DCM(AudioVisualModel):
 
     def fuse(self, tokens: Tokens, keep: Keep = None) -> Output:
         """``tokens`` of the output are H, the contexts of the decoder; ``aux``: ``ctc`` and ``valid``, by head."""
-        h, _ = self.cross(self.hidden(tokens, keep))
+        h = self.hidden(tokens, keep)
+        if self.cross is not None:
+            h, _ = self.cross(h)
         frames = aligned(h, self.frames)
         joined = jnp.concatenate([masked(frames[m].values, frames[m].valid) for m in self.modalities], axis=-1)
         valid = jnp.stack([frames[m].valid for m in self.modalities]).any(axis=0)

@@ -206,8 +206,6 @@ def split_of(keys: Sequence[Key], protocol: Protocol) -> dict[Key, str]:
     if protocol == "unseen":
         splits = {speaker: split for split, speakers in UNSEEN.items() for speaker in speakers}
         return {key: splits.get(key[0], "train") for key in keys}
-    if protocol != "overlapped":
-        raise ValueError(f"no protocol {protocol!r}; choose unseen or overlapped")
     found = {}
     for speaker in {speaker for speaker, _ in keys}:
         own = [key for key in keys if key[0] == speaker]

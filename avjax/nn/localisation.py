@@ -23,6 +23,8 @@ class LocalisationModel(AudioVisualModel):
     Both keep widths of their own, so that features from files stay as they are until a guided attention has been over
     them.
 
+    With one encoder the model is the baseline of that modality: the other is missing in every segment.
+
     Args:
       modalities: encoders; the picture's has a ``grid`` (time, height, width) whose cells are its tokens.
       widths: modality -> of its tokens.
@@ -31,15 +33,22 @@ class LocalisationModel(AudioVisualModel):
 
     def __init__(self, modalities: Sequence[Encoder], widths: Mapping[str, int], segments: int, *, rngs: nnx.Rngs):
         super().__init__(modalities, widths, rngs=rngs)
-        if set(self.modalities) != {AUDIO, VIDEO}:
-            raise ValueError(f"event localisation is of audio and video, not of {', '.join(self.modalities)}")
-        self.segments = segments
-        picture = next(encoder for encoder in modalities if encoder.modality == VIDEO)
-        self.cells = picture.tokens // picture.grid[0]
+        if not self.encoded or not set(self.encoded) <= {AUDIO, VIDEO}:
+            raise ValueError(f"event localisation is of audio and video, not of {', '.join(self.encoded) or 'nothing'}")
+        self.modalities = self.encoded if len(self.encoded) == 2 else (AUDIO, VIDEO)
+        self.widths, self.segments = dict(widths), segments
+        picture = next((encoder for encoder in modalities if encoder.modality == VIDEO), None)
+        self.cells = 1 if picture is None else picture.tokens // picture.grid[0]
 
     def segmented(self, tokens: Tokens, keep: Keep) -> tuple[Stream, Stream]:
         """The sound [B, T, C] and the picture [B, T, S, C] of every segment."""
         streams = aligned(self.hidden(tokens, keep), self.segments, {VIDEO: self.cells})
+        there = next(iter(streams.values()))
+        for m, beside in ((AUDIO, ()), (VIDEO, (self.cells,))):
+            if m not in streams:
+                shape = (*there.values.shape[:2], *beside)
+                values = jnp.zeros((*shape, self.widths[m]), there.values.dtype)
+                streams[m] = there.replace(values=values, valid=jnp.zeros(shape, bool))
         return streams[AUDIO], streams[VIDEO]
 
 

@@ -27,7 +27,7 @@ class AudioVisualModel(nnx.Module):
     """
 
     def __init__(self, modalities: Sequence[Encoder], width: int | Mapping[str, int], *, rngs: nnx.Rngs):
-        self.modalities = tuple(encoder.modality for encoder in modalities)
+        self.encoded = self.modalities = tuple(encoder.modality for encoder in modalities)
         if len(set(self.modalities)) < len(self.modalities):
             raise ValueError(f"modalities {', '.join(self.modalities)}: each may stand once")
         widths = width if isinstance(width, Mapping) else dict.fromkeys(self.modalities, width)
@@ -42,11 +42,11 @@ class AudioVisualModel(nnx.Module):
         Args:
           keep: modality -> [B, N], False hides a token from every layer.
         """
-        return {m: self.encoders[m](_cleaned(batch.streams[m]), (keep or {}).get(m)) for m in self.modalities}
+        return {m: self.encoders[m](_cleaned(batch.streams[m]), (keep or {}).get(m)) for m in self.encoded}
 
     def hidden(self, tokens: Mapping[str, Stream], keep: Keep) -> dict[str, Stream]:
         """The tokens that ``fuse`` may see."""
-        return {m: hide(tokens[m], (keep or {}).get(m)) for m in self.modalities}
+        return {m: hide(tokens[m], (keep or {}).get(m)) for m in self.encoded}
 
 
 def _cleaned(stream: Stream) -> Stream:

@@ -126,7 +126,8 @@ class SegmentEvents:
 
     A model whose logits are of whole clips has those of segments in ``aux["segments"]``: ``eventness`` [B, T], the head
     [B, T, K], ``valid`` [B, T]. Where the target is of segments [B, T, K], as with the background as a class (Tian et
-    al. 2018), CE(class) is the mean over segments, each against its own.
+    al. 2018), CE(class) is the mean over segments, each against its own; with ``supervision="clip"`` it is that of the
+    clip against what any segment has, and the background, the last class, where none has an event.
 
     Attributes:
       head: of the class; target [B, K] or [B, T, K]. Empty where there is but the eventness.
@@ -147,6 +148,8 @@ class SegmentEvents:
     def __call__(self, output: Output, batch: Batch) -> tuple[Float[Array, ""], dict[str, Mean]]:
         parts, loss = {}, jnp.zeros(())
         target = jnp.asarray(batch.target[self.head]) if self.head else loss
+        if target.ndim == 3 and self.supervision == "clip":
+            target = label_of_clip(target)
         output = self._with_segments(output, of_classes=target.ndim == 3)
         for name in output.logits:
             if name.partition("/")[0] == self.head:
@@ -218,6 +221,13 @@ class SegmentEvents:
             return logits.sum(axis=1) / jnp.maximum(valid.sum(axis=1), 1)[:, None]
         top = jnp.where(valid[..., None], logits, LOWEST).max(axis=1)
         return masked(top, valid.any(axis=1))
+
+
+def label_of_clip(target: Num[Array, "B T K"]) -> Float[Array, "B K"]:
+    """What multiple instances tell: the classes that any segment has, in equal shares; the last where there is none."""
+    events = (target[..., :-1] > 0).any(axis=1)
+    found = jnp.concatenate([events, ~events.any(axis=1, keepdims=True)], axis=1).astype(jnp.float32)
+    return found / found.sum(axis=1, keepdims=True)
 
 
 def eventness(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -53,6 +55,52 @@ class Dense(nnx.Linear):
     def __call__(self, x: Float[Array, "*batch Cin"]) -> Float[Array, "*batch Cout"]:
         flat = super().__call__(x.reshape(-1, x.shape[-1]))
         return flat.reshape(*x.shape[:-1], -1)
+
+
+class SingularVector(nnx.Variable):
+    """A direction that a power iteration goes on from at every step; kept beside the parameters."""
+
+
+class SpectralDense(Dense):
+    """y = x W / s(W) + b, s the largest singular value (spectral normalisation, Miyato et al. 2018).
+
+    s = v W u, of v <- W u / ||W u||, u <- v W / ||v W||: one power iteration a call, from the u of the call before. No
+    gradient flows into u and v. Nothing is kept where running averages are used.
+
+    Args:
+      inputs, outputs, rngs, options: as of ``Dense``.
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, rngs: nnx.Rngs, **options: Any):
+        super().__init__(inputs, outputs, rngs=rngs, **options)
+        self.direction = SingularVector(_unit(jax.random.normal(rngs.params(), (outputs,))))
+        self.use_running_average = False
+
+    def __call__(self, x: Float[Array, "*batch Cin"]) -> Float[Array, "*batch Cout"]:
+        return super().__call__(x / self.singular_value().astype(x.dtype))
+
+    def singular_value(self) -> Float[Array, ""]:
+        """s, at least 1e-12."""
+        kernel = self.kernel[...].astype(jnp.promote_types(self.kernel.dtype, jnp.float32))
+        left = _unit(kernel @ self.direction[...])
+        right = _unit(left @ kernel)
+        left, right = jax.lax.stop_gradient((left, right))
+        if not self.use_running_average:
+            self.direction[...] = right.astype(self.direction.dtype)
+        return jnp.maximum(left @ kernel @ right, 1e-12)
+
+    def set_view(self, use_running_average: bool | None = None) -> None:
+        """Called by ``nnx.view``.
+
+        Args:
+          use_running_average: if True, u stays as it is.
+        """
+        if use_running_average is not None:
+            self.use_running_average = use_running_average
+
+
+def _unit(x: Float[Array, " C"]) -> Float[Array, " C"]:
+    return x / jnp.maximum(jnp.linalg.norm(x), 1e-12)
 
 
 def layer_norm(width: int, rngs: nnx.Rngs) -> nnx.LayerNorm:

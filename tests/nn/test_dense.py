@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from avjax.nn.dense import Dense, layer_norm, learned_tokens
+from avjax.nn.dense import Dense, SpectralDense, layer_norm, learned_tokens
 from tests.models import reference
 
 
@@ -40,6 +40,27 @@ def test_initial_values():
     assert kernel.var() == pytest.approx(2 / 500, rel=0.05)
     assert np.abs(kernel).max() <= np.sqrt(6 / 500)
     assert np.asarray(learned_tokens(100, 200, nnx.Rngs(0))[...]).std() == pytest.approx(0.02, rel=0.05)
+
+
+def test_spectral_normalisation(rng):
+    """Call by call a power iteration, which ends at the largest singular value; evaluated, it stands still."""
+    dense = SpectralDense(4, 3, axes=("embed", "hidden"), rngs=nnx.Rngs(0))
+    kernel, bias = rng.normal(size=(4, 3)), rng.normal(size=3)
+    dense.kernel[...], dense.bias[...] = jnp.asarray(kernel, jnp.float32), jnp.asarray(bias, jnp.float32)
+    u, x = np.asarray(dense.direction[...], float), rng.normal(size=(2, 5, 4))
+    for _ in range(3):
+        v = kernel @ u / np.linalg.norm(kernel @ u)
+        u = v @ kernel / np.linalg.norm(v @ kernel)
+        expected = x @ kernel / (v @ kernel @ u) + bias
+        np.testing.assert_allclose(dense(jnp.asarray(x, jnp.float32)), expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(dense.direction[...], u, rtol=1e-4, atol=1e-5)
+    still = nnx.view(dense, use_running_average=True)
+    before = np.asarray(dense.direction[...])
+    still(jnp.asarray(x, jnp.float32))
+    np.testing.assert_array_equal(still.direction[...], before)
+    _, _, right = np.linalg.svd(kernel)
+    dense.direction[...] = jnp.asarray(right[0], jnp.float32)
+    assert float(dense.singular_value()) == pytest.approx(np.linalg.norm(kernel, 2), rel=1e-5)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

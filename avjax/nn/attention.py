@@ -21,25 +21,27 @@ __all__ = ["attend", "cross_mask", "self_mask", "towers_mask"]
 def attend(
     query: Float[Array, "B Nq H D"],
     key: Float[Array, "B Nk Hkv D"],
-    value: Float[Array, "B Nk Hkv D"],
+    value: Float[Array, "B Nk Hkv Dv"],
     mask: Mask | None = None,
     *,
+    bias: Float[Array, "#B #H #Nq #Nk"] | None = None,
     site: str | None = None,
-) -> Float[Array, "B Nq H D"]:
-    """Multi-head attention softmax(Q K^T / sqrt(D)) V through the kernels.
+) -> Float[Array, "B Nq H Dv"]:
+    """Multi-head attention softmax(Q K^T / sqrt(D) + bias) V through the kernels.
 
     On a mesh every device attends for its own rows, heads and queries; keys and values of a row are gathered along
     the mesh axes of ``sequence``. Statistics are recorded where they are asked for (statistics.py).
 
     Args:
+      bias: added to the scores, finite.
       site: under which name, in the stack of layers that calls; by default the groups of the queries.
     """
     mask = Mask(Layout.of(tokens=query.shape[1]), Layout.of(tokens=key.shape[1])) if mask is None else mask
     placement, names = current(), statistics.wanted()
     if placement is None:
-        attended = attention(query, key, value, mask=mask, statistics=names)
+        attended = attention(query, key, value, mask=mask, bias=bias, statistics=names)
     else:
-        attended = _on_mesh(placement, query, key, value, mask, names)
+        attended = _on_mesh(placement, query, key, value, mask, bias, names)
     if names:
         name = "+".join(mask.queries.names) if site is None else site
         statistics.record(name, attended.statistics, mask)
@@ -47,7 +49,13 @@ def attend(
 
 
 def _on_mesh(
-    placement: Placement, query: jax.Array, key: jax.Array, value: jax.Array, mask: Mask, names: tuple[str, ...]
+    placement: Placement,
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    mask: Mask,
+    bias: jax.Array | None,
+    names: tuple[str, ...],
 ) -> Attended:
     """Under ``jax.shard_map``: a kernel is a program for one device, which XLA cannot cut up itself."""
     # Queries are filled up to what the mesh divides, so what matters is the mesh alone, not their number.
@@ -63,11 +71,19 @@ def _on_mesh(
     heads = placement.places(HEADS, key.shape[2]) or None
 
     def kernel(
-        query: jax.Array, query_masks: dict, key: jax.Array, value: jax.Array, key_masks: dict, weights: jax.Array
+        query: jax.Array,
+        query_masks: dict,
+        key: jax.Array,
+        value: jax.Array,
+        key_masks: dict,
+        weights: jax.Array,
+        bias: jax.Array | None,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         local = parts.local(mask, query_masks, key_masks)
-        received = {"received_weights": weights[:, 0]} if "received" in names else {}
-        output, found = attention(query[:, 0], key, value, mask=local, statistics=names, **received)
+        options = {"received_weights": weights[:, 0]} if "received" in names else {}
+        if bias is not None:
+            options["bias"] = jnp.swapaxes(bias[:, 0], 1, 2)
+        output, found = attention(query[:, 0], key, value, mask=local, statistics=names, **options)
         return output[:, None], {name: array[:, None] for name, array in found.items()}
 
     query_masks, key_masks = parts.masks(mask)
@@ -75,16 +91,24 @@ def _on_mesh(
     of_keys = PartitionSpec(rows, None, heads, None)
     # The rows with which parts are filled up give nothing to what keys receive.
     weights = parts.cut(jnp.ones((*query.shape[:2], 1)))
+    of_bias = None
+    if bias is not None:
+        # [B, parts, Nq of a part, H, Nk]; an axis of one lies whole everywhere.
+        bias = jnp.broadcast_to(bias, (*bias.shape[:2], query.shape[1], bias.shape[3]))
+        of_bias = PartitionSpec(
+            rows if bias.shape[0] > 1 else None, sequence or None, None, heads if bias.shape[1] > 1 else None, None
+        )
+        bias = parts.cut(jnp.swapaxes(bias, 1, 2))
     output, found = jax.shard_map(
         kernel,
         mesh=placement.mesh,
         in_specs=(
             of_queries, PartitionSpec(rows, sequence or None), of_keys, of_keys, PartitionSpec(rows),
-            PartitionSpec(rows, sequence or None),
+            PartitionSpec(rows, sequence or None), of_bias,
         ),
         out_specs=(of_queries, PartitionSpec(rows, sequence or None, heads)),
         check_vma=False,
-    )(parts.cut(query), query_masks, key, value, key_masks, weights)  # fmt: skip
+    )(parts.cut(query), query_masks, key, value, key_masks, weights, bias)  # fmt: skip
     # [B, parts, H, tokens of a part, ...]: rows of queries are joined, what keys received is added up.
     found = {
         name: array.sum(1) if name == "received" else jnp.swapaxes(parts.join(jnp.swapaxes(array, 2, 3)), 1, 2)

@@ -84,6 +84,34 @@ def test_rows_and_heads_that_do_not_divide_stay_whole(rng):
             np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("shape", "of_bias"), [(QUICK[0], (1, HEADS, 8, 8)), (QUICK[1], (ROWS, 1, 1, 8)), (QUICK[0], (ROWS, HEADS, 8, 1))]
+)
+def test_a_bias_and_values_of_another_width(shape, of_bias, rng):
+    """Softmax in NumPy on one device, the same with the gradient of the bias on a mesh."""
+    mask = masks(rng)["self"][2]
+    draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)  # noqa: E731
+    query, key, value = draw(ROWS, 8, HEADS, WIDTH), draw(ROWS, 8, HEADS, WIDTH), draw(ROWS, 8, HEADS, 6)
+    bias, weights = draw(*of_bias), draw(ROWS, 8, HEADS, 6)
+    results = []
+    for placement in (None, Placement(MeshShape(*shape).build(), Rules())):
+
+        def loss(bias, value, placement=placement):
+            with placed_on(placement):
+                output = attend(query, key, value, mask, bias=bias)
+            return (output * weights).sum(), output
+
+        (_, output), gradients = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(bias, value)
+        results.append((output, *gradients))
+    scores = np.einsum("bqhd,bkhd->bhqk", *(np.asarray(x, float) for x in (query, key))) / 2 + np.asarray(bias, float)
+    weight = np.exp(scores) * np.asarray(mask.key_valid)[:, None, None]
+    weight = weight / np.maximum(weight.sum(-1, keepdims=True), 1e-30)
+    expected = np.einsum("bhqk,bkhd->bqhd", weight, np.asarray(value, float))
+    np.testing.assert_allclose(results[0][0], expected, rtol=1e-4, atol=1e-5)
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=2e-5)
+
+
 def test_shared_key_heads(rng):
     query = jnp.asarray(rng.normal(size=(8, 5, 4, WIDTH)), jnp.float32)
     key, value = (jnp.asarray(rng.normal(size=(8, 5, 2, WIDTH)), jnp.float32) for _ in range(2))

@@ -1,7 +1,7 @@
 """What the sentiment experiments share: features of text, sound and picture, loss, training.
 
 The corpus is synthetic, in the layout of MMSA's CMU-MOSEI: ``python experiments/synthetic/mosei.py data/mosei`` writes
-it and ``avjax prepare mosei --data data/mosei --out records/mosei`` reads it. For real files the numbers in ``FEATURES``
+it and ``avjax prepare mosei --data data/mosei --out records/mosei`` reads it. For real files the numbers in FEATURES
 are theirs: of MMSA's unaligned MOSEI (50, 768), (500, 74), (375, 35), and aligned 50 steps of each.
 """
 

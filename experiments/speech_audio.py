@@ -1,0 +1,14 @@
+"""Speech recognition from sound alone: what lips add to is measured against this. As ``speech_dcm``, without pictures.
+
+avjax train speech_audio
+"""
+
+from __future__ import annotations
+
+from speech_dcm import AUDIO, speech
+
+from avjax.experiment import Experiment
+
+
+def experiment() -> Experiment:
+    return speech((AUDIO,))

@@ -12,6 +12,7 @@ from avjax.data.augment import (
     Crop,
     Mixup,
     ModalityDropout,
+    SoftHard,
     SpecAugment,
     SpeedJitter,
     TemporalErasing,
@@ -90,7 +91,7 @@ class Augment:
     colour: ColourJitter | None = None
     mixup: Mixup | None = None
     erasing: TemporalErasing | None = None
-    dropout: ModalityDropout | None = None
+    dropout: ModalityDropout | SoftHard | None = None
 
 
 @dataclasses.dataclass(frozen=True)

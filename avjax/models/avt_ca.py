@@ -16,7 +16,8 @@ encoders end in tokens of one width, so the convolutions of pictures and all sec
 the transformer in between is as wide for pictures (64 in the release) as for sound, 128; convolutions keep the number
 of steps; a missing modality is nobody to ask and has h_m = 0.
 
-The release trains on batches four times over: clean, both modalities faded, and without either one.
+The release trains on batches four times over: clean, both modalities faded, and without either one, which is
+``Frontend(augment=Augment(dropout=SoftHard()))``.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ out the same in any batch, in any order and on any number of processes, and addi
 the others as they were.
 """
 
-from avjax.data.augment.absence import ModalityDropout, TemporalErasing
+from avjax.data.augment.absence import ModalityDropout, SoftHard, TemporalErasing
 from avjax.data.augment.draws import row_keys
 from avjax.data.augment.mixup import Mixup
 from avjax.data.augment.picture import ColourJitter, Crop
@@ -17,6 +17,7 @@ __all__ = [
     "Crop",
     "Mixup",
     "ModalityDropout",
+    "SoftHard",
     "SpecAugment",
     "SpeedJitter",
     "TemporalErasing",

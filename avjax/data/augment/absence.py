@@ -18,8 +18,8 @@ from avjax.streams import Batch, Stream, beside
 class ModalityDropout:
     """Takes a modality from some rows, or weakens both; a row's last modality always stays.
 
-    With drop 0.5 and soft 0.25 rows are in equal parts whole, softened, without sound and without pictures, which is
-    "softhard" dropout (Chumachenko et al. 2022); there every clip is repeated in all four forms, here one is drawn.
+    With drop 0.5 and soft 0.25 rows are in equal parts whole, softened, without sound and without pictures: one of the
+    forms of ``SoftHard`` is drawn.
 
     Attributes:
       drop: share of the rows that lose one of their modalities, each equally often.
@@ -69,6 +69,31 @@ class ModalityDropout:
         return stream.replace(
             values=jnp.where(beside(lost, stream.values), jnp.where(there, fill, 0), stream.values), valid=valid
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class SoftHard:
+    """Every row in all of its forms (Chumachenko et al. 2022, as AVT-CA is trained): the batch is four times as large.
+
+        (a, v),   (c a, (1 - c) v),   (0, v),   (a, 0),        c from 0, 0.01, ..., 0.99, drawn for every row
+
+    The forms of a row lie side by side. Of more than two modalities the first gets c, and there is a form without each
+    (ours). A modality that a row lacks stays missing.
+    """
+
+    def __call__(self, batch: Batch, keys: Keys, modalities: Sequence[str]) -> Batch:
+        """Draws for the float streams named ``modalities``; targets, weights and indices are repeated."""
+        forms = 2 + len(modalities)
+        (drawn,) = uniform(keys, "soft share")
+        share = jnp.floor(100 * drawn) / 100
+        batch = jax.tree.map(lambda x: jnp.repeat(jnp.asarray(x), forms, axis=0), batch)
+        streams = dict(batch.streams)
+        for place, name in enumerate(modalities):
+            scale = jnp.ones((len(share), forms)).at[:, 1].set(share if place == 0 else 1 - share)
+            scale = scale.at[:, 2 + place].set(0).reshape(-1)
+            values = streams[name].values
+            streams[name] = streams[name].replace(values=values * beside(scale, values).astype(values.dtype))
+        return batch.replace(streams=streams)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from avjax.data.augment import ModalityDropout, TemporalErasing, row_keys
+from avjax.data.augment import ModalityDropout, SoftHard, TemporalErasing, row_keys
 from avjax.streams import Batch, Stream
 from tests.data.augment.common import fresh_key, stream
 
@@ -55,6 +55,25 @@ def test_softened_rows_share_one_weight(rng):
     ]
     np.testing.assert_allclose(sum(shares), 1, atol=1e-5)
     assert 0.45 < shares[0].mean() < 0.55
+
+
+def test_every_row_in_all_four_forms(rng):
+    made = batch(rng, absent=slice(0, 10)).replace(target={"label": rng.normal(size=(ROWS, 2))})
+    out = jitted(SoftHard())(made, fresh_key())
+    np.testing.assert_array_equal(out.index, np.repeat(made.index, 4))
+    np.testing.assert_allclose(out.target["label"][3::4], made.target["label"], rtol=1e-6)
+    forms = {}
+    for name in NAMES:
+        values = made.streams[name].values
+        ratio = np.asarray(out.streams[name].values)[:, 0, 0] / np.repeat(np.where(values, values, 1)[:, 0, 0], 4)
+        forms[name] = ratio.reshape(ROWS, 4)[10:]
+        np.testing.assert_array_equal(out.streams[name].valid, np.repeat(made.streams[name].valid, 4, axis=0))
+    share = forms["audio"][:, 1]
+    np.testing.assert_allclose(share, np.round(100 * share) / 100, atol=1e-5)
+    assert 0 <= share.min() < 0.05 < 0.9 < share.max() < 0.995
+    np.testing.assert_allclose(forms["video"][:, 1], 1 - share, atol=1e-5)
+    np.testing.assert_allclose(forms["audio"][:, [0, 2, 3]], np.tile([1, 0, 1], (ROWS - 10, 1)), atol=1e-6)
+    np.testing.assert_allclose(forms["video"][:, [0, 2, 3]], np.tile([1, 1, 0], (ROWS - 10, 1)), atol=1e-6)
 
 
 @pytest.mark.parametrize("fill", ["zero", "noise"])

@@ -44,7 +44,7 @@ class Options:
     """
 
     folder: tyro.conf.Positional[Path]
-    clips: int = 60
+    clips: int = 100
     seconds: float = 24.0
     seed: int = 0
     pixels: int = 32

@@ -9,7 +9,11 @@ import pytest
 
 from avjax.data import media
 from avjax.data.blocks import encode_jpeg
+from avjax.data.corpora import Clip
 from avjax.data.parts import Part, PictureFiles, SoundPart, VideoPart
+from avjax.data.prepare_worker import Settings, Task, write
+from avjax.data.record import decode_record
+from avjax.data.records import open_shard
 
 
 def pictures(count: int) -> np.ndarray:
@@ -65,3 +69,20 @@ def test_probing_decodes_nothing(video: Path) -> None:
     assert (facts.height, facts.width, facts.video_codec) == (16, 16, "h264")
     assert abs(facts.seconds - 1) < 0.05
     assert abs(facts.video_rate - 20) < 0.01
+
+
+def test_a_clip_of_parts_becomes_a_record(video: Path, tmp_path: Path) -> None:
+    (tmp_path / "out" / "plan").mkdir(parents=True)
+    sound = SoundPart(video.with_suffix(".wav"), 0.2, 0.5)
+    clips = [
+        Clip("a", sound, VideoPart(video, 4, 10, 20.0), {}, "g", "train"),
+        Clip("b", sound, VideoPart(video, 20, 30, 20.0), {}, "g", "train"),
+    ]
+    settings = Settings("jpeg", "pcm16", 16_000, (8, 8), 2, 60.0)
+    done = write(Task("x.arrayrecord", str(tmp_path / "out"), str(tmp_path), clips, settings), lambda place: None)
+    assert [bad["name"] for bad in done["bad"]] == ["b"]
+    assert "its 20 frames end before frame 20" in done["bad"][0]["reason"]
+    record = decode_record(open_shard(str(tmp_path / "out" / "x.arrayrecord"), 1).read([0])[0])
+    assert record.video.read().shape == (6, 8, 8, 3)
+    assert record.audio.samples == 4800
+    assert [record.provenance[kind]["source"] for kind in ("audio", "video")] == ["a.wav", "a.mp4"]

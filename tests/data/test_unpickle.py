@@ -137,8 +137,9 @@ class Calls:
     def __reduce__(self) -> tuple[Any, ...]:
         return self.made
 
-    def __call__(self) -> None:
-        """What is called in turn has to look as if it could be."""
+    def __call__(self) -> Any:
+        """A call of what a call makes: to be pickled, that has to look as if it could be called."""
+        return self.made
 
 
 class Plain:

@@ -26,7 +26,8 @@ class Report:
       classes: head -> class name -> split -> clips kept.
       seconds: split -> {"audio", "video"} -> duration of all clips.
       bad: {"name", "split", "file", "reason"} of every clip left out.
-      strangers: {"file", "reason"} of every media file that is no clip of the corpus (another name, a duplicate).
+      strangers: {"file", "reason"} of every media file that is no clip of the corpus (another name, a duplicate), and
+        of files whose content is not what their names say.
       missing: "audio", "video", "series/NAME" -> names of the clips kept without it.
       series: name -> "shape" of an element, "rate" (the commonest of both), "dtype" that holds all, "clips" that have
         it, and the "longest" of them in elements.
@@ -161,7 +162,9 @@ class Report:
         ]
         sections = {
             "Bad files, left out": [f"{entry['file']} ({entry['name']}): {entry['reason']}" for entry in self.bad],
-            "No clips of this corpus, left out": [f"{entry['file']}: {entry['reason']}" for entry in self.strangers],
+            "No clips of this corpus, or at odds with what their names say": [
+                f"{entry['file']}: {entry['reason']}" for entry in self.strangers
+            ],
             "Decoded in part": [f"{entry['name']}: {entry['warning']}" for entry in self.warnings],
         }
         named = shown | {f"series/{name}": f"series {name}" for name in self.series}

@@ -11,7 +11,8 @@ It may have
 * ``video_codec``: the codec of its records unless told ("raw" for arrays),
 * ``vocabulary``: head -> names of the tokens of its sequences, in the order of their numbers; number 0 is "",
 * ``facts()``: what is known of the whole corpus, kept in the records' description (the demo's ceilings, say),
-* ``strangers(root)``: (file, reason) of every media file below ``root`` that is no clip of it, for the report.
+* ``strangers(root)``: (file, reason) of every media file below ``root`` that is no clip of it, and of files that do not
+  say what their names say, for the report.
 
 A file SYNTHETIC in the folder (text: what wrote it, with which seed) marks the clips as generated, whatever
 ``synthetic`` says.

@@ -30,7 +30,7 @@ class Report:
         of files whose content is not what their names say.
       missing: "audio", "video", "series/NAME" -> names of the clips kept without it.
       series: name -> "shape" of an element, "rate" (the commonest of both), "dtype" that holds all, "clips" that have
-        it, and the "longest" of them in elements.
+        it, how many of them are "odd", of another shape, and the "longest" in elements.
       sequences: head -> "clips" that have one, and the "longest" of them in tokens.
       warnings: {"name", "warning"} of every clip that decoded, but not as its file promised.
       sizes: "HEIGHTxWIDTHxCHANNELS" -> clips.
@@ -151,6 +151,8 @@ class Report:
                 f"Series {name}: {shape} numbers ({facts['dtype']}) at {facts['rate']:g} a second, in {facts['clips']}"
                 f" clips, {facts['longest']} elements at most."
             )
+            if facts["odd"]:
+                lines.append(f"  {facts['odd']} clips have elements of another shape, and cannot share a batch.")
         for head, facts in self.sequences.items():
             lines.append(f"Sequence {head}: in {facts['clips']} clips, {facts['longest']} tokens at most.")
         cpu = self.cpu_seconds
@@ -186,6 +188,7 @@ def _series(facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "rate": rate,
         "dtype": "float32" if widest == "float64" else widest,
         "clips": len(facts),
+        "odd": len(facts) - shapes[shape],
         "longest": max(each["length"] for each in facts),
     }
 

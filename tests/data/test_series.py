@@ -418,6 +418,18 @@ class Undescribed:
         raise AssertionError
 
 
+def test_clips_of_another_shape_are_counted(own, tmp_path):
+    series = [
+        Series(np.ones((4, width), dtype), 1.0) for width, dtype in ((3, np.int16), (3, np.float16), (2, np.uint8))
+    ]
+    given = tuple(Clip(f"c{n}", None, None, {}, "g", "train", {}, {"x": one}) for n, one in enumerate(series))
+    report = prepare(corpus(own, given=given), own, tmp_path, workers=1, progress=False)
+    assert report.series["x"] == {
+        "shape": [3], "rate": 1.0, "dtype": "float32", "clips": 3, "odd": 1, "longest": 4,
+    }  # fmt: skip
+    assert "1 clips have elements of another shape" in report.text()
+
+
 def test_what_a_corpus_cannot_say(own, tmp_path):
     one = Clip("a", None, None, {}, "g", "train", {}, {"x": Series(np.ones(3, np.float32), 1.0)})
     for settings, message in (

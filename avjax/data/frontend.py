@@ -21,6 +21,7 @@ from avjax.data.augment import (
     row_keys,
 )
 from avjax.data.logmel import LogMel, as_waveform
+from avjax.data.triplets import Triplets
 from avjax.streams import Batch, Stream
 
 
@@ -104,6 +105,7 @@ class Frontend:
     Attributes:
       audio: waveform to log-mel, or None to leave it alone.
       video: frames to floats, or None to leave them alone.
+      triplets: makes every voice's two faces of the features of a batch; None leaves clips as they are.
       augment: for training, or None. It touches the streams that ``audio`` and ``video`` name, and the targets; what is
         done to whole records (mixup, erasing, dropout) also streams of features.
     """
@@ -111,6 +113,7 @@ class Frontend:
     audio: LogMel | None = dataclasses.field(default_factory=LogMel)
     video: FrameNormalise | None = dataclasses.field(default_factory=FrameNormalise)
     augment: Augment | None = None
+    triplets: Triplets | None = None
 
     def __post_init__(self) -> None:
         if self.audio is not None and self.video is not None and self.audio.modality == self.video.modality:
@@ -143,7 +146,7 @@ class Frontend:
         for change in (augment.mixup, augment.erasing, augment.dropout):
             if change is not None:
                 batch = change(batch, keys, made)
-        return batch
+        return batch if self.triplets is None else self.triplets(batch, key)
 
     def _hear(self, audio: Stream, augment: Augment, keys: jax.Array | None) -> Stream:
         for change in (augment.speed, augment.waveform, augment.shift):

@@ -23,7 +23,10 @@ only head.
 rows), ``modality`` (telling voices from faces by s, against the projections) and ``coefficient``, the distance of
 sigmoid(5 e) to whether a pair matches, whose weight the release anneals by a cosine. Train with
 ``WithTerms(Classification(), (("distance", 1.0), ("modality", 0.5), ("coefficient", 0.25)))``, which is the release's
-ratio of the first to matching; the other two weights are ours.
+ratio of the first to matching; the other two weights are ours. ``Frontend.triplets`` makes such batches of clips with a
+voice and a face; where the target says who is who, one person's rows are no strangers to one another, and
+``aux["scores"]`` holds -||z_v - z_f|| of every voice with the own face of every row (ours), which
+``Matching("choice")`` keeps in place of the logits: they make up each voice's gallery, and each face's.
 """
 
 from __future__ import annotations
@@ -32,22 +35,24 @@ import dataclasses
 import math
 from collections.abc import Mapping
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from avjax.models import System
 from avjax.nn.attention import attend, cross_mask
 from avjax.nn.convolution import masked
 from avjax.nn.dense import EMBED, HIDDEN, Dense
 from avjax.nn.encoders import Encoder, Precomputed, ResNet
-from avjax.nn.fusion import CompactBilinear, Tokens, present
+from avjax.nn.fusion import CompactBilinear, Tokens
 from avjax.nn.fusion.crossmodal import cleaned
 from avjax.nn.gates import ModalityMix, SignedGate
 from avjax.nn.model import AudioVisualModel, Keep
 from avjax.nn.pooling import Classifier, l2_normalise, max_pool, mean_pool
 from avjax.nn.scoring import AdaptiveShrinkage
+from avjax.nn.statistics import recording
 from avjax.objectives.adversarial import modality_discrimination, reverse_gradient
 from avjax.objectives.contrastive import relative_distance
 from avjax.objectives.rows import distance, rows_mean
@@ -84,6 +89,7 @@ class Config:
       bilinear: numbers in the joint vector of a pair.
       hidden: units before the embedding, and those of the pseudo-label and the discriminator.
       embedding: of z.
+      identity: head of the target that says who is who [B, K], where there is one.
     """
 
     modalities: tuple[Encoder, ...]
@@ -93,6 +99,7 @@ class Config:
     bilinear: int = 4000
     hidden: int = 256
     embedding: int = 128
+    identity: str = "identity"
 
     def __post_init__(self) -> None:
         names = tuple(encoder.modality for encoder in self.modalities)
@@ -117,6 +124,7 @@ class Config:
         return AICANet(self, rngs=rngs)
 
 
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Projected:
     """S and P [B, N, C'], s [B, 9, C'] of a map, and where they are valid."""
@@ -184,6 +192,11 @@ def _weigh(
     return jnp.einsum("bcd,bnd->bnc", weights.astype(x.dtype), x, precision="highest")
 
 
+def _choose(first: Bool[Array, " B"], a: Array, b: Array) -> Array:
+    """Rows of a where ``first``, else of b."""
+    return jnp.where(first.reshape(-1, *[1] * (a.ndim - 1)), a, b)
+
+
 def thirds(height: int, width: int) -> Bool[Array, "9 N"]:
     """The cells of 3 x 3 parts of a map, as adaptive pooling has them: from floor(i n / 3) to ceil((i + 1) n / 3)."""
 
@@ -202,7 +215,7 @@ class AICANet(AudioVisualModel):
         # One encoder sees both faces.
         del self.encoders[FACES[1]]
         grids = {encoder.modality: encoder.grid for encoder in config.modalities}
-        self.head = next(iter(config.classes))
+        self.head, self.identity = next(iter(config.classes)), config.identity
         self.voice, self.face = (Branch(config, grids[m], rngs=rngs) for m in (VOICE, FACES[0]))
         inner, hidden = config.projection, config.hidden
         self.joint = CompactBilinear((VOICE, "face"), (9 * inner, 9 * inner), config.bilinear, rngs=rngs)
@@ -212,10 +225,15 @@ class AICANet(AudioVisualModel):
         self.classify = Classifier(2 * config.embedding, config.classes, rngs=rngs)
 
     def __call__(self, batch: Batch, keep: Keep = None) -> Output:
-        """As of every model, with the three terms in ``aux["losses"]``."""
+        """As of every model, with the three terms in ``aux["losses"]`` and the scores of all pairs."""
         output = super().__call__(batch, keep)
-        terms = self._terms(output.aux["pairs"], jnp.asarray(batch.target[self.head]), jnp.asarray(batch.weight))
-        return dataclasses.replace(output, aux={**output.aux, "losses": terms})
+        chosen = jnp.asarray(batch.target[self.head]).argmax(axis=-1) == 0
+        weight = jnp.asarray(batch.weight)
+        known = batch.target.get(self.identity)
+        who = jnp.arange(len(weight)) if known is None else jnp.asarray(known).argmax(axis=-1)
+        terms = self._terms(output.aux["pairs"], chosen, who, weight)
+        scores = self._scores(output.tokens, chosen, who, weight)
+        return dataclasses.replace(output, aux={**output.aux, "losses": terms, "scores": scores})
 
     def encode(self, batch: Batch, keep: Keep = None) -> dict[str, Stream]:
         """X_m, the map of each modality, its cells side by side."""
@@ -228,33 +246,57 @@ class AICANet(AudioVisualModel):
         tokens = self.hidden(tokens, keep)
         branches = {VOICE: self.voice, **dict.fromkeys(FACES, self.face)}
         parts = {m: branches[m].project(tokens[m].values, tokens[m].valid) for m in self.modalities}
-        pairs = {face: self._pair(face, tokens, parts) for face in FACES}
+        voice = tokens[VOICE], parts[VOICE]
+        pairs = {face: self._pair(voice, (tokens[face], parts[face]), face) for face in FACES}
         between = [masked(jnp.exp(p["voice"] - p["face"]), p["there"]) for p in pairs.values()]
         return Output(self.classify(jnp.concatenate(between, axis=-1)), tokens, aux={"pairs": pairs})
 
-    def _pair(self, face: str, tokens: Tokens, parts: Mapping[str, Projected]) -> dict[str, Array]:
-        there = present(tokens)[VOICE] & present(tokens)[face]
-        heard, seen = parts[VOICE].maxima, parts[face].maxima
-        flat = {VOICE: heard.reshape(there.shape[0], -1), "face": seen.reshape(there.shape[0], -1)}
-        scores = jnp.einsum("bkc,bkd->bcd", heard, seen, precision="highest")
+    def _pair(self, voice: tuple[Stream, Projected], face: tuple[Stream, Projected], site: str) -> dict[str, Array]:
+        (v, voices), (f, faces) = voice, face
+        there = v.valid.any(axis=1) & f.valid.any(axis=1)
+        flat = {VOICE: voices.maxima.reshape(len(there), -1), "face": faces.maxima.reshape(len(there), -1)}
+        scores = jnp.einsum("bkc,bkd->bcd", voices.maxima, faces.maxima, precision="highest")
         scores, label = self.sign(scores, self.joint(flat), there)
-        x = {m: tokens[m].values for m in (VOICE, face)}
-        voice = self.voice.correct(x[VOICE], parts[VOICE], scores, there, f"{VOICE}_{face}")
-        other = self.face.correct(x[face], parts[face], jnp.swapaxes(scores, 1, 2), there, face)
+        z = self.voice.correct(v.values, voices, scores, there, f"{VOICE}_{site}")
+        other = self.face.correct(f.values, faces, jnp.swapaxes(scores, 1, 2), there, site)
         shared = {f"shared_{name}": vector for name, vector in flat.items()}
-        return {"voice": voice, "face": other, "label": label, "there": there, **shared}
+        return {"voice": z, "face": other, "label": label, "there": there, **shared}
+
+    def _scores(
+        self, tokens: Tokens, chosen: Bool[Array, " B"], who: Int[Array, " B"], weight: Float[Array, " B"]
+    ) -> dict[str, Float[Array, "B B"]]:
+        """-||z_v - z_f|| of voices with their galleries, the faces of all rows, and of faces with theirs.
+
+        The own comes first, then those of the rows behind, around the end; -inf where there is no pair, or another one
+        of the same person.
+        """
+        own = jax.tree.map(lambda a, b: _choose(chosen, a, b), tokens[FACES[0]], tokens[FACES[1]])
+        voice = tokens[VOICE], self.voice.project(tokens[VOICE].values, tokens[VOICE].valid)
+        face = own, self.face.project(own.values, own.valid)
+        rows = jnp.arange(len(weight))
+
+        def ahead(step: Array) -> Array:
+            """Of every voice with the face that lies so many rows ahead."""
+            other = jax.tree.map(lambda x: jnp.roll(x, -step, axis=0), face)
+            pair, behind = self._pair(voice, other, FACES[0]), (rows + step) % len(rows)
+            possible = pair["there"] & (weight > 0) & (weight[behind] > 0) & ((who != who[behind]) | (step == 0))
+            return jnp.where(possible, -distance(pair["voice"], pair["face"]), -jnp.inf)
+
+        with recording(()):
+            by_step = jax.lax.map(ahead, rows)
+        back = by_step[-rows[:, None] % len(rows), (rows[:, None] + rows[None]) % len(rows)]
+        return {"voice_to_face": by_step.T, "face_to_voice": back.T}
 
     def _terms(
-        self, pairs: Mapping[str, Mapping[str, Array]], target: Float[Array, "B 2"], weight: Float[Array, " B"]
+        self,
+        pairs: Mapping[str, Mapping[str, Array]],
+        chosen: Bool[Array, " B"],
+        who: Int[Array, " B"],
+        weight: Float[Array, " B"],
     ) -> dict[str, Mean]:
         first, second = (pairs[face] for face in FACES)
-        chosen = target.argmax(axis=-1) == 0
-
-        def matching(name: str) -> Array:
-            return jnp.where(chosen.reshape(-1, *[1] * (first[name].ndim - 1)), first[name], second[name])
-
-        rows = jnp.arange(weight.shape[0])
-        apart = relative_distance(matching("voice"), matching("face"), rows, weight * matching("there"))
+        voice, face, there = (_choose(chosen, first[name], second[name]) for name in ("voice", "face", "there"))
+        apart = relative_distance(voice, face, who, weight * there)
         told = Mean(jnp.zeros(()), jnp.zeros(()))
         for pair in pairs.values():
             logits = {m: self._tell(pair[f"shared_{m}"]) for m in ("face", VOICE)}

@@ -6,39 +6,55 @@ import dataclasses
 from typing import ClassVar, Literal
 
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Float
 
+from avjax.nn.convolution import masked
 from avjax.objectives.contrastive import info_nce, triplet
-from avjax.objectives.rows import unit
+from avjax.objectives.rows import rows_mean, unit
 from avjax.streams import Batch, Mean, Output
 
 
 @dataclasses.dataclass(frozen=True)
 class Matching:
-    """Embeddings of two modalities are near where they are of one identity.
+    """Two modalities of one identity are found to belong together.
 
     ``aux["embedding"]``: modality -> [B, C], of two modalities a and b; rows that have both count.
 
         info_nce:  each a finds the b of its row, and each b its a (see ``contrastive.info_nce``)
         triplet:   the b of a's row is nearer than those of other identities, lengths 1 (see ``contrastive.triplet``)
 
+    Of a model that sees a pair as one, as AICANet does of triplets (``Frontend.triplets``):
+
+        choice:    cross-entropy of which candidate is the own one, ``logits[match]`` [B, 2]; rows that have all count
+
+    and ``aux["scores"]``: direction, such as ``voice_to_face`` -> [B, N], with the own candidate first.
+
     Attributes:
       kind: of the loss.
       head: of the identity; target [B, K], one-hot.
+      match: head of a choice; target [B, 2].
       temperature: of info_nce.
       margin: of the triplets.
     """
 
-    kind: Literal["info_nce", "triplet"] = "info_nce"
+    kind: Literal["info_nce", "triplet", "choice"] = "info_nce"
     head: str = "identity"
+    match: str = "match"
     temperature: float = 0.07
     margin: float = 0.2
 
     task: ClassVar[str] = "matching"
 
     def __call__(self, output: Output, batch: Batch) -> tuple[Float[Array, ""], dict[str, Mean]]:
-        (first, a), (second, b) = self._embeddings(output)
         weight = jnp.asarray(batch.weight)
+        if self.kind == "choice":
+            for stream in output.tokens.values():
+                weight = weight * stream.valid.any(axis=1)
+            logits = masked(output.logits[self.match], weight > 0)
+            loss = rows_mean(optax.losses.softmax_cross_entropy(logits, batch.target[self.match]), weight)
+            return loss.value, {f"loss/{self.match}": loss}
+        (first, a), (second, b) = self._embeddings(output)
         for modality in (first, second):
             weight = weight * output.tokens[modality].valid.any(axis=1)
         if self.kind == "info_nce":
@@ -49,7 +65,9 @@ class Matching:
         return loss.value, {f"loss/{self.kind}": loss}
 
     def predictions(self, output: Output) -> dict[str, Float[Array, "B C"]]:
-        """Both embeddings of length 1, ``head/modality``."""
+        """Both embeddings of length 1, ``head/modality``; or the scores, ``head/direction``."""
+        if self.kind == "choice":
+            return {f"{self.head}/{direction}": scores for direction, scores in output.aux["scores"].items()}
         return {f"{self.head}/{modality}": unit(vectors) for modality, vectors in self._embeddings(output)}
 
     def _embeddings(self, output: Output) -> list[tuple[str, Array]]:

@@ -59,7 +59,7 @@ class Options:
     clips: int = 960
     people: int = 32
     traces: float = 1.0
-    pixels: int = 48
+    pixels: int = 32
     seed: int = 0
     workers: int | None = None
 

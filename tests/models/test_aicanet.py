@@ -60,3 +60,26 @@ def test_a_voice_alone_says_nothing(rng):
         made.streams[face] = stream.replace(valid=np.zeros_like(stream.valid))
     logits = np.asarray(forward("aicanet")(made).logits["match"])
     np.testing.assert_array_equal(logits, jnp.broadcast_to(logits[:1], logits.shape))
+
+
+def test_scores_are_of_every_pair_within_the_batch(rng):
+    """Each row's own first; as the distance that the pair has when its face stands in a triplet."""
+    made = batch(Config.tiny(), rng, 5)
+    made.target["identity"] = np.eye(5, dtype=np.float32)[[0, 1, 0, 2, 3]]
+    made = made.replace(weight=np.array([1, 1, 1, 1, 0], np.float32))
+    own = np.asarray(made.target["match"]).argmax(axis=1)
+    faces = np.stack([np.asarray(made.streams[face].values) for face in FACES], axis=1)[np.arange(5), own]
+    scores = {name: np.asarray(x) for name, x in forward("aicanet")(made).aux["scores"].items()}
+    possible = {(voice, face): voice == face or {voice, face} != {0, 2} for voice in range(4) for face in range(4)}
+    for step in range(5):
+        other = dict(made.streams)
+        behind = np.roll(np.arange(5), -step)
+        for face in FACES:
+            other[face] = made.streams[face].replace(values=faces[behind])
+        pair = forward("aicanet")(made.replace(streams=other)).aux["pairs"][FACES[0]]
+        near = -np.linalg.norm(np.asarray(pair["voice"]) - np.asarray(pair["face"]), axis=1)
+        for voice in range(5):
+            face = int(behind[voice])
+            wanted = near[voice] if possible.get((voice, face)) else -np.inf
+            np.testing.assert_allclose(scores["voice_to_face"][voice, step], wanted, rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(scores["face_to_voice"][face, -step % 5], wanted, rtol=1e-4, atol=1e-5)

@@ -188,6 +188,16 @@ class SpectrogramTrunk(nnx.Module):
         return segment_means(x.mean(axis=2), valid, self.step)
 
 
+class SpectrogramCells(nnx.Module):
+    """[B, T, F] to a map of cells: [B, ceil(T / 2^layers), ceil(F / 2^layers), Cout]."""
+
+    def __init__(self, channels: tuple[int, ...], *, rngs: nnx.Rngs):
+        self.blocks = Sequence(_blocks(1, channels, (2, 2), rngs))
+
+    def __call__(self, x: Float[Array, "B T F"], valid: Bool[Array, "B T"]) -> Part:
+        return self.blocks(x[..., None], valid)
+
+
 def segment_means(x: Float[Array, "B T C"], valid: Bool[Array, "B T"], step: int) -> Part:
     """Means of what is valid of every ``step`` time steps; 0 where nothing is."""
     rest = -x.shape[1] % step
@@ -207,22 +217,36 @@ class SpectrogramConv:
     Attributes:
       channels: of every layer.
       step: time steps a token.
+      cells: one token for every cell of a map instead: the maxima are then over two neighbours in time as well.
     """
 
     modality: str
     shape: tuple[int, ...]
     channels: tuple[int, ...] = (16, 32, 64)
     step: int = 1
+    cells: bool = False
 
     def __post_init__(self) -> None:
         if len(self.shape) != 2:
             raise ValueError(f"{self.modality}: shape {self.shape} is not (T, F)")
+        if self.cells and self.step != 1:
+            raise ValueError(f"{self.modality}: a token is a cell, or of {self.step} time steps; not both")
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """Time and frequencies of the map whose cells are the tokens."""
+        if not self.cells:
+            return (math.ceil(self.shape[0] / self.step),)
+        return tuple(math.ceil(extent / 2 ** len(self.channels)) for extent in self.shape)
 
     @property
     def tokens(self) -> int:
-        return math.ceil(self.shape[0] / self.step)
+        return math.prod(self.grid)
 
     def build(self, width: int, *, rngs: nnx.Rngs) -> TrunkEncoder:
+        if self.cells:
+            readout = Readout(self.channels[-1], width, stride=2 ** len(self.channels), cells=True, rngs=rngs)
+            return TrunkEncoder(self.modality, self.shape, SpectrogramCells(self.channels, rngs=rngs), readout)
         trunk = SpectrogramTrunk(self.channels, self.step, rngs=rngs)
         readout = Readout(self.channels[-1], width, stride=self.step, rngs=rngs)
         return TrunkEncoder(self.modality, self.shape, trunk, readout)

@@ -25,9 +25,36 @@ def matching_measures(
     _10 find a partner of the same identity among those of all clips, by the first embedding.
     """
     similarity = _unit(first) @ _unit(second).T
-    count = len(identity)
     scores = np.take_along_axis(similarity, _candidates(identity), axis=1)
-    others = scores.shape[1] - 1
+    same = identity[:, None] == identity[None]
+    best = np.where(same, similarity, -np.inf).max(axis=1, keepdims=True)
+    # A partner ranks behind all others that tie with it.
+    ahead = (~same & (similarity >= best)).sum(axis=1)
+    return _candidate_measures(scores) | {f"recall_{k}": Measure.mean(ahead < k) for k in (1, 5, 10)}
+
+
+def score_measures(scores: Float[np.ndarray, "N M"]) -> dict[str, Measure]:
+    """The same of scores of clips with candidates: the own one first, -inf where there is none.
+
+    Of each gallery the first candidates of other identities are those that pairs and choices are made with, nine where
+    every clip has so many, else three, or one; recall_1, _5 and _10 find the own one in all of it.
+    """
+    scores = np.asarray(scores, np.float64)
+    scores = scores[np.isfinite(scores[:, 0])]
+    if not len(scores):
+        return {}
+    own, others = scores[:, :1], scores[:, 1:]
+    there = np.isfinite(others)
+    kept = next((number for number in (OTHERS, 3, 1) if number <= there.sum(axis=1).min()), 0)
+    order = np.argsort(~there, axis=1, kind="stable")[:, :kept]
+    ahead = (there & (others >= own)).sum(axis=1)
+    found = _candidate_measures(np.concatenate([own, np.take_along_axis(others, order, axis=1)], axis=1))
+    return found | {f"recall_{k}": Measure.mean(ahead < k) for k in (1, 5, 10)}
+
+
+def _candidate_measures(scores: Float[np.ndarray, "N _"]) -> dict[str, Measure]:
+    """eer, auc, d_prime and accuracies of scores with the own candidate, then with 9, 3, 1 or no others."""
+    count, others = len(scores), scores.shape[1] - 1
 
     def of_pairs(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return scores[rows].ravel(), np.tile(np.arange(others + 1) == 0, len(rows))
@@ -39,17 +66,13 @@ def matching_measures(
     }
     for number in (2, 4, 10):
         if others >= number - 1:
-            # As many choices as the drawn candidates make: nine of one other, three of three, one of nine.
+            # As many choices as the candidates make: nine of one other, three of three, one of nine.
             groups = np.split(scores[:, 1:], others // (number - 1), axis=1)
             choices = [np.concatenate([scores[:, :1], group], axis=1) for group in groups]
             measures[f"accuracy_1_of_{number}"] = Measure(
                 lambda rows, c=choices: float(np.mean([identification_accuracy(each[rows]) for each in c])), count
             )
-    same = identity[:, None] == identity[None]
-    best = np.where(same, similarity, -np.inf).max(axis=1, keepdims=True)
-    # A partner ranks behind all others that tie with it.
-    ahead = (~same & (similarity >= best)).sum(axis=1)
-    return measures | {f"recall_{k}": Measure.mean(ahead < k) for k in (1, 5, 10)}
+    return measures
 
 
 def _candidates(identity: Int[np.ndarray, " N"]) -> Int[np.ndarray, "N _"]:

@@ -10,7 +10,8 @@
     moments      when something is there        [N, T, 1], target [N, T, 1]; whether it is: [N, 2], target [N, 2]
     transcripts  tokens                         probabilities [N, T, K], blank first; target [N, L], 0 behind
     matching     who belongs together           ``head/modality`` [N, C] of two modalities; target [N, ...], alike
-                                                where the identity is
+                                                where the identity is; or ``head/FIRST_to_SECOND`` [N, M], scores
+                                                of a gallery with the own one first
 
 ``head/modality`` is what one modality says by itself, scored on the clips that have it. ``head/valid`` [N, T] says
 which steps count, of predictions and of targets.
@@ -31,7 +32,7 @@ from avjax.objectives.rows import VALID, require_steps
 from avjax.training.metrics.classification import class_measures, label_measures
 from avjax.training.metrics.estimate import Estimate, Measure, estimates
 from avjax.training.metrics.events import moment_measures, segment_measures
-from avjax.training.metrics.matching import matching_measures
+from avjax.training.metrics.matching import matching_measures, score_measures
 from avjax.training.metrics.regression import sentiment_measures, series_measures, value_measures
 from avjax.training.metrics.transcription import transcription_measures
 
@@ -234,7 +235,12 @@ def text(tokens: Sequence[int], vocabulary: Sequence[str]) -> str:
 def _matching(predicted: Arrays, target: Arrays, present: Arrays, description: Description) -> dict[str, Measure]:
     found = {}
     for head in [head for head in target if "/" not in head]:
-        modalities = [name.removeprefix(f"{head}/") for name in predicted if name.startswith(f"{head}/")]
+        for name in predicted:
+            if name.startswith(f"{head}/") and "_to_" in name:
+                found |= _named(name, score_measures(predicted[name]))
+        modalities = [
+            name.removeprefix(f"{head}/") for name in predicted if name.startswith(f"{head}/") and "_to_" not in name
+        ]
         if len(modalities) != 2:
             continue
         first, second = (predicted[f"{head}/{modality}"] for modality in modalities)

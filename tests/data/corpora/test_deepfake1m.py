@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -15,8 +12,7 @@ import pytest
 
 from avjax.data.corpora import SPLITS
 from avjax.data.corpora.deepfake1m import Corpus, Entry
-
-WRITER = Path(__file__).resolve().parents[3] / "experiments" / "synthetic" / "deepfake1m.py"
+from experiments.synthetic import deepfake1m as writer
 
 
 def item(file: str, kind: str = "real", segments: Any = None, **more: Any) -> dict[str, Any]:
@@ -147,17 +143,7 @@ def test_errors_say_what_to_do(tmp_path: Path) -> None:
         Corpus(test=1.5)
 
 
-@pytest.fixture(scope="module")
-def writer() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("synthetic_deepfake1m", WRITER)
-    module = importlib.util.module_from_spec(spec)
-    # Dataclasses look their module up.
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_takes_of_the_synthetic_corpus(writer: ModuleType) -> None:
+def test_takes_of_the_synthetic_corpus() -> None:
     options = writer.Options(Path("nowhere"), clips=400, people=8)
     takes = writer.plan(options)
     assert len(takes) == 100
@@ -181,7 +167,7 @@ def test_takes_of_the_synthetic_corpus(writer: ModuleType) -> None:
     assert counts.min() > 0
 
 
-def test_forging_changes_its_part_alone(writer: ModuleType) -> None:
+def test_forging_changes_its_part_alone() -> None:
     pytest.importorskip("espeakng_loader")
     options = writer.Options(Path("nowhere"), clips=4, people=3, pixels=32)
     take = writer.Take("train", "id00001", 0, 1, (0, 1, 2, 3, 4, 5), (0, 1, 7, 3, 4, 5), (0, 1, 9, 3, 4, 5))
@@ -205,7 +191,7 @@ def test_forging_changes_its_part_alone(writer: ModuleType) -> None:
         assert not differs[33:].any()
 
 
-def test_the_written_corpus_is_read(writer: ModuleType, tmp_path: Path) -> None:
+def test_the_written_corpus_is_read(tmp_path: Path) -> None:
     pytest.importorskip("espeakng_loader")
     made = writer.write(writer.Options(tmp_path, clips=12, people=3, pixels=32, workers=1))
     corpus = Corpus()

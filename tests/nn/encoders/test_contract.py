@@ -49,6 +49,7 @@ CONFIGS = {
     "frame-conv": (FrameConv("any", (3, 5, 8, 3), channels=(4, 3)), 1, 1),
     "frame-conv-cells": (FrameConv("any", (3, 5, 8, 3), channels=(4, 3), cells=True), 1, 4),
     "spectrogram-conv": (SpectrogramConv("any", (8, 7), channels=(4, 3), step=3), 3, 1),
+    "spectrogram-cells": (SpectrogramConv("any", (8, 7), channels=(4, 3), cells=True), 4, 2),
     "efficient-face": (EfficientFace("any", (2, 32, 16, 3), channels=(2, 4, 8, 6, 5), repeats=(2, 1, 2)), 1, 1),
     "spiking": (SpikingPatches("any", (3, 4, 6, 2), depth=1), 1, 6),
     "precomputed": (Precomputed("any", (5, 4)), 1, 1),
@@ -60,7 +61,7 @@ CONFIGS = {
 # The same code as others above and below them, at length.
 SLOW = {
     "resnet-frames-cells", "resnet-spectrogram", "resnet-spectrogram-cells", "resnet-50", "resnet-3d", "resnet-2+1d",
-    "resnet-3d-50", "vggish-map", "mfcc-strided", "efficient-face",
+    "resnet-3d-50", "vggish-map", "mfcc-strided", "efficient-face", "spectrogram-cells",
 }  # fmt: skip
 CASES = [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in CONFIGS]
 
@@ -237,6 +238,7 @@ def test_no_projection_where_the_width_fits():
         (lambda: Conv1dEncoder("any", (3, 4, 4, 1)), "is not"),
         (lambda: FrameConv("any", (3, 4)), "is not"),
         (lambda: SpectrogramConv("any", (3, 4, 4, 1)), "is not"),
+        (lambda: SpectrogramConv("any", (8, 7), step=2, cells=True), "not both"),
         (lambda: EfficientFace("any", (3, 40, 32, 3)), "multiples of 16"),
         (lambda: EfficientFace("any", (3, 32, 32, 3), repeats=(1, 1)), "do not fit"),
         (lambda: EfficientFace("any", (3, 32, 32, 3), channels=(24, 116, 232, 464, 1024)), "multiple of the stem's"),

@@ -36,7 +36,7 @@ MOTIONS = ("bouncing", "sliding", "circling", "crossing")
 NOISES = ("impacts", "motor", "tone")
 ACTIONS = tuple((MOTIONS[k], NOISES[(k + j) % 3]) for k in range(4) for j in range(2))
 SHARES = {"train": 0.6, "val": 0.15, "test": 0.25}
-RATE, FRAME_RATE, SECONDS = 16_000, 10, 4.0
+RATE, FRAME_RATE, SECONDS = 16_000, 10, 2.4
 _LETTERS = np.array(list(string.ascii_letters + string.digits + "-_"))
 
 
@@ -53,7 +53,7 @@ class Options:
     """
 
     folder: tyro.conf.Positional[Path]
-    clips: int = 160
+    clips: int = 200
     seed: int = 0
     pixels: int = 48
     workers: int | None = None
@@ -130,7 +130,7 @@ def draw(path: np.ndarray, pixels: int, random: np.random.Generator) -> np.ndarr
     depth = np.clip((y + 1) / 2, 0, 1)[..., None]
     scene = (sky * (1 - depth) + ground * depth) * (1 + 0.25 * x[..., None])
     colour = random.permutation([0.95, random.uniform(0.0, 0.9), 0.05])
-    size, square = random.uniform(0.2, 0.3), random.random() < 0.5
+    size, square = random.uniform(0.16, 0.26), random.random() < 0.5
     dx, dy = x[None] - path[:, 0, None, None], y[None] - path[:, 1, None, None]
     distance = np.maximum(np.abs(dx), np.abs(dy)) if square else np.hypot(dx, dy)
     cover = np.clip((size - distance) * pixels / 2 + 0.5, 0, 1)[..., None]

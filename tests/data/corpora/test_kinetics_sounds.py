@@ -116,7 +116,7 @@ def test_the_synthetic_corpus_is_one(tmp_path: Path) -> None:
     counts = collections.Counter((clip.labels["action"], clip.split) for clip in clips)
     assert counts == {(k, split): n for k in range(8) for split, n in (("train", 2), ("validation", 1), ("test", 1))}
     decoded = media.decode(clips[0].video)
-    assert decoded.video.images.shape == (40, 32, 32, 3)
+    assert decoded.video.images.shape == (24, 32, 32, 3)
     assert abs(decoded.audio.seconds - synthetic.SECONDS) < 0.01
     assert (options.folder / "SYNTHETIC").read_text().endswith("seed 3\n")
     with pytest.raises(SystemExit, match="not empty"):

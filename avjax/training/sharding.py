@@ -100,9 +100,16 @@ class Rules:
     def places(
         self, mesh: Mesh | AbstractMesh, axes: Sequence[str | None], shape: Sequence[int]
     ) -> list[tuple[str, ...]]:
-        """The axes of the mesh over which each axis of an array lies that has these logical names."""
-        named = zip(axes, shape, strict=True)
-        return [_dividing(mesh, getattr(self, name) if name else (), extent) for name, extent in named]
+        """The axes of the mesh over which each axis of an array lies that has these logical names.
+
+        Of two that have one name, as in a product from a width to itself, the first is cut and the second is whole.
+        """
+        found: list[tuple[str, ...]] = []
+        for name, extent in zip(axes, shape, strict=True):
+            taken = {axis for place in found for axis in place}
+            where = [axis for axis in (getattr(self, name) if name else ()) if axis not in taken]
+            found.append(_dividing(mesh, where, extent))
+        return found
 
     def spec(self, mesh: Mesh | AbstractMesh, axes: Sequence[str | None], shape: Sequence[int]) -> PartitionSpec:
         """The same for JAX."""

@@ -249,6 +249,7 @@ def test_a_file_that_kills_its_worker_is_reported(root, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_file_that_hangs_is_reported(root, tmp_path, monkeypatch):
     monkeypatch.setattr(prepare_pool, "GRACE_SECONDS", 1.0)
     worker(monkeypatch, tmp_path, ON_DECODE.format(act="time.sleep(600)"))
@@ -259,6 +260,7 @@ def test_a_file_that_hangs_is_reported(root, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_workers_that_cannot_start(root, tmp_path, monkeypatch):
     worker(monkeypatch, tmp_path, "sys.exit(3)")
     with pytest.raises(PrepareError, match=r"three worker processes ended \(exit status 3\)"):
@@ -298,6 +300,7 @@ media.decode = replaced
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_a_stopped_run_goes_on(root, tmp_path, monkeypatch, how):
     worker(monkeypatch, tmp_path, SLOW)

@@ -47,6 +47,7 @@ def test_levels_pool_groups_of_those_below(count, rng):
             np.testing.assert_allclose(tokens[row], want, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_level_has_its_pool_and_model(rng):
     rngs = nnx.Rngs(0)
     level = Level(AttentionPool(4, 3, rngs=rngs), group=2, model=Recurrent(4, 2, rngs=rngs))

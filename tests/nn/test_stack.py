@@ -35,8 +35,9 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("name", [n if n == "bottleneck" else pytest.param(n, marks=pytest.mark.slow) for n in MODELS])
-@pytest.mark.parametrize("remat", ["none", pytest.param("full", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("remat", ["none", "full"])
 def test_scanned_layers_compute_the_same(name, remat, rng):
     batch = tiny.batch(rng, rows=8, classes=CLASSES)
     loop, loop_metrics = trained(MODELS[name], batch, remat=remat)

@@ -108,12 +108,9 @@ def test_masses_tell_modality_from_bottleneck(rng):
     assert 2 <= (~there).sum() < ROWS
 
 
-@pytest.mark.parametrize("name", [n if n == "bottleneck" else pytest.param(n, marks=pytest.mark.slow) for n in SITES])
-@pytest.mark.parametrize(
-    "views",
-    [*(pytest.param(v, marks=pytest.mark.slow) for v in ({"scan": True}, {"remat": "full"})),
-     {"scan": True, "remat": "dots"}], ids=str,
-)  # fmt: skip
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SITES)
+@pytest.mark.parametrize("views", [{"scan": True}, {"remat": "full"}, {"scan": True, "remat": "dots"}], ids=str)
 def test_scan_and_remat_report_the_same(name, views, rng):
     config, _ = SITES[name]
     given = batch(rng)
@@ -126,9 +123,8 @@ def test_scan_and_remat_report_the_same(name, views, rng):
             np.testing.assert_allclose(values, other[site_name][statistic], rtol=1e-4, atol=1e-5, err_msg=statistic)
 
 
-@pytest.mark.parametrize(
-    "shape", [MeshShape(2, 1, 2, 2), pytest.param(MeshShape(1, 2, 1, 4), marks=pytest.mark.slow)], ids=str
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [MeshShape(2, 1, 2, 2), MeshShape(1, 2, 1, 4)], ids=str)
 def test_a_mesh_reports_the_same(shape, rng):
     if jax.device_count() < 8:
         pytest.skip("needs 8 devices: XLA_FLAGS=--xla_force_host_platform_device_count=8")

@@ -26,7 +26,7 @@ from tests.training.conftest import (
     until,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 WORDS = ("--quiet", "--training.steps", "40", "--training.checkpoint-every", "8", "--training.log-every", "1")
 

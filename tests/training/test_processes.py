@@ -15,7 +15,7 @@ from avjax.launch import Job, environment
 from avjax.run import Run
 from tests.training.conftest import PATIENCE_SECONDS, Commands, finished, losses
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 STEPS = 20
 WORDS = ("--quiet", "--training.steps", STEPS, "--training.log-every", 1, "--training.checkpoint-every", 4)

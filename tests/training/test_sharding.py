@@ -140,6 +140,12 @@ def test_rules():
     assert rules.spec(MeshShape(2, 2, 2).build(), ("batch", "sequence"), (6, 5)) == PartitionSpec(("data",), None)
 
 
+def test_a_width_to_itself_is_cut_once():
+    mesh = MeshShape(2, 4, 8).abstract(64)
+    assert Rules().spec(mesh, ("embed", "embed"), (64, 64)) == PartitionSpec(("fsdp",), None)
+    assert Rules().spec(mesh, ("embed", "embed"), (63, 64)) == PartitionSpec(None, ("fsdp",))
+
+
 def test_no_large_parameter_stays_whole_where_any_axis_divides():
     mesh, rules = MeshShape(1, 256).abstract(256), Rules()
     names, shape = ("embed", "hidden"), (384, 1536)

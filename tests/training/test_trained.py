@@ -93,6 +93,7 @@ def test_pictures_are_given_in_the_colours_that_the_model_knows(run, tmp_path, r
     np.testing.assert_allclose(shown[..., 0], frames.images @ [0.299, 0.587, 0.114], atol=0.5001)
 
 
+@pytest.mark.slow
 def test_one_device_gives_the_same_predictions_as_eight(run, monkeypatch):
     eight = Trained.load(run.path)
     eight.score("test")

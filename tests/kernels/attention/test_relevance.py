@@ -69,6 +69,7 @@ def layers_of(rng, count: int, tokens: int, heads: int, width: int) -> list[Laye
     return [Layer(*(normal(rng, 1, tokens, heads, width) for _ in range(4)), mask=mask) for _ in range(count)]
 
 
+@pytest.mark.slow
 @EVERY
 def test_recursions_are_products_of_matrices(implementation, rng):
     """256 tokens, 12 layers, to 1e-5 of the largest."""

@@ -73,6 +73,7 @@ def recursion(x, valid, p):
     return result
 
 
+@pytest.mark.slow
 def test_recursive_joint_attention(rng):
     given = tokens(rng)
     layers = [RecursiveJointAttention(WIDTHS, LENGTH, rngs=nnx.Rngs(i)) for i in range(2)]

@@ -59,6 +59,7 @@ def grouped(x, kernel):
     )
 
 
+@pytest.mark.slow
 def test_the_adapter_starts_as_the_identity(rng):
     block = latents.LatentAdapter(8, reduction=2, rngs=nnx.Rngs(0))
     x, y = (jnp.asarray(rng.normal(size=(2, n, 8)), jnp.float32) for n in (5, 4))

@@ -22,6 +22,7 @@ MODELS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_bfloat16_and_missing_sequences(name, rng):
     graph, params, *rest = split_model(MODELS[name]())

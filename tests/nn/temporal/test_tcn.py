@@ -84,6 +84,7 @@ def test_gradients_are_finite_beside_what_is_not_valid(rng):
     assert (np.asarray(of_x)[~np.asarray(valid)] == 0).all()
 
 
+@pytest.mark.slow
 def test_dropout_drops_channels_of_a_whole_sequence():
     network = TemporalConvolution(4, 64, dilations=(1,), dropout=0.5, rngs=nnx.Rngs(0))
     block = network.blocks[0]

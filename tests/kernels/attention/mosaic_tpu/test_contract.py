@@ -34,6 +34,7 @@ class TestMosaicTPU(AttentionContract):
         cases.compiled.cache_clear()
 
 
+@pytest.mark.slow
 def test_everything_at_once(rng):
     """The test of the contract that has every feature, and of the quick ones the only one."""
     with target.interpreted():

@@ -25,7 +25,7 @@ SMALL = 1e-12
 
 def power_norm(z: Float[Array, "*batch C"]) -> Float[Array, "*batch C"]:
     """sign(z) sqrt|z| in float32 (Perronnin et al. 2010), and z / sqrt(1e-12) where |z| < 1e-12."""
-    wide = z.astype(jnp.float32)
+    wide = z.astype(jnp.promote_types(z.dtype, jnp.float32))
     size = jnp.abs(wide)
     root = jnp.sign(wide) * jnp.sqrt(jnp.maximum(size, SMALL))
     return jnp.where(size < SMALL, wide / math.sqrt(SMALL), root).astype(z.dtype)

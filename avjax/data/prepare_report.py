@@ -12,6 +12,8 @@ import numpy as np
 from avjax.data.record import label_classes
 
 _KINDS = {"audio": "sound", "video": "pictures"}
+# Clips that the text lists of each kind of fault; a corpus may have thousands.
+_SHOWN = 50
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,7 +174,9 @@ class Report:
         named = shown | {f"series/{name}": f"series {name}" for name in self.series}
         sections |= {f"Without {what}": list(self.missing[kind]) for kind, what in named.items()}
         for title, entries in sections.items():
-            lines += ["", f"{title}: {len(entries) or 'none'}", *(f"  {entry}" for entry in entries)]
+            lines += ["", f"{title}: {len(entries) or 'none'}", *(f"  {entry}" for entry in entries[:_SHOWN])]
+            if len(entries) > _SHOWN:
+                lines.append(f"  and {len(entries) - _SHOWN} more, in report.json")
         return "\n".join(lines) + "\n"
 
 

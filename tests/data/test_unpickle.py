@@ -89,6 +89,7 @@ def test_what_python_wrote_comes_back(protocol: int) -> None:
     assert not [key for key in EXAMPLES if not same(found[key], EXAMPLES[key])]
 
 
+@hypothesis.settings(max_examples=10)
 @hypothesis.given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary()
@@ -271,7 +272,7 @@ def test_a_list_used_many_times_makes_no_room_of_its_own_each_time() -> None:
     assert found[0] is found[1]
 
 
-@pytest.mark.parametrize("protocol", [0, 2, 4, 5])
+@pytest.mark.parametrize("protocol", [0, 4])
 def test_the_beginning_of_a_file_is_refused(protocol: int) -> None:
     small = {"a": np.arange(3.0), "o": np.array(["x", None], object), "l": [1, (2.5, "y"), 2**80], "t": np.array(["z"])}
     data = pickle.dumps(small, protocol)
@@ -280,12 +281,12 @@ def test_the_beginning_of_a_file_is_refused(protocol: int) -> None:
             parse_pickle(data[:end])
 
 
-@pytest.mark.parametrize("protocol", [0, 2, 4, 5])
+@pytest.mark.parametrize("protocol", [1, 4])
 def test_no_damage_makes_anything_else(protocol: int, rng: np.random.Generator) -> None:
     """Bytes changed at random: an error that says so, or plain values."""
     small = {"a": np.arange(3.0), "o": np.array(["x", None], object), "l": [1, (2.5, "y"), {}], "t": np.array(["z"])}
     data = np.frombuffer(pickle.dumps(small, protocol), np.uint8)
-    for _ in range(150):
+    for _ in range(100):
         damaged = data.copy()
         places = rng.integers(0, len(data), rng.integers(1, 4))
         damaged[places] = rng.integers(0, 256, len(places))

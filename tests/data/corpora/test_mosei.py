@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pickle
 from pathlib import Path
@@ -204,6 +205,9 @@ def test_a_bad_clip_is_reported_and_the_rest_is_prepared(tmp_path: Path, rng: np
     assert report.counts == {"train": 2, "validation": 3, "test": 3}
     assert [bad["name"][:11] for bad in report.bad] == ["train-00002"]
     assert "not finite" in report.warnings[0]["warning"]
+    many = dataclasses.replace(report, warnings=[*report.warnings] * 60)
+    assert "Decoded in part: 60" in many.text()
+    assert "  and 10 more, in report.json" in many.text()
     description = json.loads((tmp_path / "records" / "dataset.json").read_text())
     assert {name: facts["rate"] for name, facts in description["series"].items()} == {
         "text": 1.0, "audio": 2.0, "video": 1.6,
@@ -239,10 +243,10 @@ def test_the_synthetic_corpus_is_what_it_says(tmp_path: Path, capsys: pytest.Cap
 
 def test_what_each_modality_of_the_synthetic_corpus_is_worth(rng: np.random.Generator) -> None:
     """Of E[y] given what is had, with var s w = 2 and var f = 2/3: correlation = sqrt(var E / var y)."""
-    found = synthetic.ceilings([synthetic.draw(rng) for _ in range(8000)])
+    found = synthetic.ceilings([synthetic.draw(rng) for _ in range(3000)])
     variance = 2 + 2 / 3 + synthetic.RATERS**2 + 1 / 108  # and that of rounding to thirds
     expected = {"text": 0.5, "audio": 0, "video": 2 / 3, "text and audio": 2, "text and video": 7 / 6, "all": 8 / 3}
     for name, explained in expected.items():
         # Five deviations of a correlation, and a little for sentiments that are cut at 3.
-        assert found[name][1] == pytest.approx(np.sqrt(explained / variance), abs=0.05), name
+        assert found[name][1] == pytest.approx(np.sqrt(explained / variance), abs=0.08), name
     assert found["all"][0] < 0.2 < 0.55 < found["text and video"][0] < found["text and audio"][0] < found["text"][0]

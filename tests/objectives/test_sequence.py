@@ -221,6 +221,24 @@ def test_segments_in_aux_are_as_good(rng):
         assert float(objective(moved, batch)[0]) == pytest.approx(float(objective(output, batch)[0]), rel=1e-6)
 
 
+def test_a_clip_is_labelled_by_its_segments(rng):
+    """With clips' labels alone: what any segment has, and the background, the last class, where none has an event."""
+    (output, batch), *_ = events(rng, False)
+    logits = output.logits["event"]
+    target = np.zeros((5, 6, CLASSES), np.float32)
+    target[..., -1] = 1
+    target[1, 2], target[2, 1:3], target[3, 0] = np.eye(CLASSES)[[0, 1, 0]]
+    target[3, 4] = np.eye(CLASSES)[1]
+    clips = np.zeros((5, CLASSES))
+    clips[[0, 4], -1] = clips[1, 0] = clips[2, 1] = 1
+    clips[3, :2] = 0.5
+    output = dataclasses.replace(output, logits={"event": logits})
+    objective = SegmentEvents(eventness="", supervision="clip")
+    found, _ = objective(output, batch.replace(target={"event": target}))
+    assert float(found) == pytest.approx(np.average(cross_entropy(np.asarray(logits), clips), weights=batch.weight))
+    assert float(objective(output, batch.replace(target={"event": clips}))[0]) == pytest.approx(float(found))
+
+
 def test_segments_with_classes_of_their_own(rng):
     (output, batch), valid, _, weight = events(rng, True)
     target = np.eye(CLASSES, dtype=np.float32)[rng.integers(0, CLASSES, (5, 6))]

@@ -165,7 +165,7 @@ class Branch(nnx.Module):
         self,
         x: Float[Array, "B N C"],
         own: Projected,
-        scores: Float[Array, "B C C"],
+        scores: Float[Array, "B P P"],
         there: Bool[Array, " B"],
         site: str,
     ) -> Float[Array, "B D"]:
@@ -185,7 +185,7 @@ class Branch(nnx.Module):
 
 
 def _weigh(
-    shrink: AdaptiveShrinkage, scores: Float[Array, "B C C"], x: Float[Array, "B N C"], there: Bool[Array, " B"]
+    shrink: AdaptiveShrinkage, scores: Float[Array, "B P P"], x: Float[Array, "B N C"], there: Bool[Array, " B"]
 ) -> Float[Array, "B N C"]:
     """softmax(10 Shrink(scores)) x, channel by channel."""
     weights = shrink(scores[:, None], there[:, None, None, None])[:, 0]

@@ -36,6 +36,8 @@ def description(experiment) -> Description:
         _, height, width, channels = next(shape for shape in shapes.values() if len(shape) == 4)
         video = {"height": height, "width": width, "channels": channels, "rate": 25.0, "uniform": True}
     classes = {head: [str(number) for number in range(count)] for head, count in experiment.model.classes.items()}
+    if experiment.frontend.triplets is not None:
+        classes[experiment.frontend.triplets.identity] = ["one", "another"]
     series = {way.series or name: {"shape": shapes[name][1:], "rate": 1.0} for name, way in data.features.items()}
     series |= {way.series or head: {"shape": (len(classes.get(head, "1")),)} for head, way in data.targets.items()}
     return Description(

@@ -34,5 +34,5 @@ def experiment() -> Experiment:
         frontend=Frontend(audio=LOGMEL, video=FrameNormalise(), triplets=Triplets()),
         objective=WithTerms(Matching("choice"), (("distance", 1.0), ("modality", 0.5), ("coefficient", 0.25))),
         optimizer=AdamW(learning_rate=2e-3, weight_decay=0.05),
-        training=Training(steps=600, evaluate_every=200, checkpoint_every=300),
+        training=Training(steps=600, checkpoint_every=300),
     )

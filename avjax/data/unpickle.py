@@ -68,8 +68,8 @@ class _Machine:
         self.outer: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
         self.encoded: dict[str, bytes] = {}
-        # Every object of an array takes a byte of the file at least, unless one list is used many times.
-        self.objects_left = len(data)
+        # What is copied takes as many bytes of the file, unless one piece of it is used many times.
+        self.left = len(data)
 
     def run(self) -> Any:
         begin = 0
@@ -189,9 +189,10 @@ class _Machine:
             case "dtype", (str(code), *_) if TYPE.fullmatch(code):
                 self.push(Type(np.dtype(code)))
             case "scalar", (Type() as kind, data) if kind.dtype.kind != "O":
+                self.spend(kind.dtype.itemsize)
                 self.push(build_array(kind.dtype, (1,), "C", self.encode(data))[0])
             case "frombuffer", (data, Type() as kind, tuple(shape), "C" | "F" | "A" | "K" as order, *axes):
-                array = build_array(kind.dtype, shape, order.replace("K", "C"), self.encode(data))
+                array = self.array(kind.dtype, shape, order.replace("K", "C"), self.encode(data))
                 self.push(array.transpose(axes[0]) if order == "K" else array)
             case "encode", (str(text), "latin1" | "latin-1"):
                 self.push(self.encode(text))
@@ -207,7 +208,7 @@ class _Machine:
         match target, items:
             case Unfilled(value=None), (int(), tuple(shape), Type(dtype=dtype), bool() | 0 | 1 as fortran, content):
                 data = self.objects(content) if dtype.kind == "O" else self.encode(content)
-                target.value = build_array(dtype, shape, "F" if fortran else "C", data)
+                target.value = self.array(dtype, shape, "F" if fortran else "C", data)
                 self.push(target.value)
             case Type(), (int(), "<" | ">" | "=" | "|" as order, None, None, None, int(size), *_):
                 if size not in (-1, target.dtype.itemsize):
@@ -220,10 +221,19 @@ class _Machine:
     def objects(self, content: Any) -> list[Any]:
         if type(content) is not list or not all(type(item) in ELEMENTS for item in content):
             raise ValueError("an array of objects holds more than text, bytes, numbers and None")
-        self.objects_left -= len(content)
-        if self.objects_left < 0:
-            raise ValueError("its arrays of objects are larger than the file")
+        self.spend(len(content))
         return content
+
+    def array(self, dtype: np.dtype, shape: tuple[Any, ...], order: str, content: Any) -> np.ndarray:
+        """A view of the file, but for bools, which are not taken as they are."""
+        if dtype.kind == "b":
+            self.spend(len(content.view if isinstance(content, Bytes) else content))
+        return build_array(dtype, shape, order, content)
+
+    def spend(self, count: int) -> None:
+        self.left -= count
+        if self.left < 0:
+            raise ValueError("it makes more of its content than the file holds")
 
 
 def _integer(text: bytes) -> int | bool:

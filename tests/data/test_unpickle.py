@@ -264,8 +264,16 @@ def test_a_list_used_many_times_makes_no_room_of_its_own_each_time() -> None:
     one = array_of(b"O8", b"(M\xe8\x03t", b"h\x00")[:-1]
     begin = b"](" + b"N" * 1000 + b"eq\x000"
     assert len(parse_pickle(begin + one + b".")) == 1000
-    with pytest.raises(PickleRefused, match="larger than the file"):
+    with pytest.raises(PickleRefused, match="more of its content than the file holds"):
         parse_pickle(begin + b"(" + one * 400 + b"l.")
+    # The same of bools, which are copied, and of scalars of text.
+    piece = b"B" + struct.pack("<I", 4000) + bytes(4000) + b"q\x000"
+    bools = array_of(b"b1", b"(M\xa0\x0ft", b"h\x00")[:-1]
+    scalar = b"cnumpy.core.multiarray\nscalar\n(cnumpy\ndtype\n(X\x05\x00\x00\x00U1000\x89\x88tRh\x00tR"
+    for copied in (bools, scalar):
+        assert len(parse_pickle(piece + b"(" + copied + b"l.")) == 1
+        with pytest.raises(PickleRefused, match="more of its content than the file holds"):
+            parse_pickle(piece + b"(" + copied * 100 + b"l.")
     text = b"X\xe8\x03\x00\x00" + b"\xc3\xa9" * 500 + b"q\x000"
     found = parse_pickle(text + b"(" + b"c_codecs\nencode\n(h\x00X\x06\x00\x00\x00latin1tR" * 3 + b"l.")
     assert found == [b"\xe9" * 500] * 3

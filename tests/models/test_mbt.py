@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -262,3 +263,18 @@ def test_misfit_configurations_are_refused():
     with pytest.raises(ValueError, match="bottlenecks >= 1"):
         tiny.config(bottlenecks=0)
     assert dataclasses.replace(tiny.config(), fusion="merged", bottlenecks=0).fusion == "merged"
+
+
+@pytest.mark.slow
+def test_the_release_has_175_million_parameters():
+    """Its balanced AudioSet model: 32 frames in tubelets of two, spectrograms of three channels, mean of tokens."""
+    audio, video = Patches("audio", (800, 128, 3), (16, 16)), Patches("video", (32, 224, 224, 3), (2, 16, 16))
+    config = mbt.Config((audio, video), {"event": 527}, pool="gap")
+    model = nnx.eval_shape(lambda: config.build(nnx.Rngs(0)))
+    found = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
+    width = 768
+    block = 4 * (width + 1) * width + (width + 1) * 3072 + 3073 * width + 4 * width
+    embeddings = (2 * 16 * 16 * 3 + 1) * width + (16 * 16 * 3 + 1) * width + (16 * 14 * 14 + 50 * 8) * width
+    assert found == 24 * block + embeddings + 4 * width + 2 * width + (width + 1) * 527
+    # As its checkpoints have.
+    assert found == pytest.approx(175.0e6, abs=0.05e6)

@@ -1,7 +1,7 @@
 """CMRAN where only lips against sound tell a forgery: a synthetic corpus in AV-Deepfake1M's layout, without traces.
 
-Neither sound nor picture alone says anything of what is forged, nor does a sum of scores (``deepfake_klassify`` stays at
-chance there): the two have to meet.
+Neither sound nor picture alone says anything of what is forged, nor does a sum of scores: ``deepfake_klassify`` stays at
+chance there. The two have to meet.
 
     python experiments/synthetic/deepfake1m.py data/lips --traces 0 --clips 2400
     avjax prepare deepfake1m --data data/lips --out records/deepfake1m_lips

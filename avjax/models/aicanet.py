@@ -13,11 +13,13 @@ Wang et al. 2025: which of two faces does a voice belong to? For voice v and eac
 
 The release's: everything above with C' = 128, C = 512, 4000 numbers in the bilinear vector, embeddings of 128 through
 256; voices from a ResNetSE-34L over log-mel bands, faces of 224 x 224 from a ResNet-18; the losses below, matching and
-distance with weight 2; spectral normalisation of projections and embedding, a hard threshold. Ours: a ResNet-18 over
-the spectrogram, no spectral normalisation, the soft threshold (the hard one never learns), unit length along places in
-place of the batch, gradients turned round in place of alternating updates, and both faces in one pass, the voice once
-with each. A pair that lacks its voice or its face has zeros for its vectors. Which face matches is the class of the
-only head.
+distance with weight 2; spectral normalisation of S, P and W_1, W_2 (``spectral``); a hard threshold; what is behind the
+projections shared by voices and faces but for D'; a discriminator of one layer over z, which moves first in a batch.
+Ours: a ResNet-18 over the spectrogram, the soft threshold (the hard one never learns), unit length along places in
+place of the batch, layers of their own for voices and faces, a discriminator of two layers over s whose gradient is
+turned round, and both faces in one pass, the voice once with each. A pair that lacks its voice or its face has zeros
+for its vectors. Which face matches is the class of the only head. ``Alternating(AdamW(...), ("discriminate",), rate=0.1)`` has
+the discriminator move in turns with the rest, as the release does, in place of all at once.
 
 ``aux["losses"]`` holds ``distance`` (relative distance stretching of voice and matching face against those of other
 rows), ``modality`` (telling voices from faces by s, against the projections) and ``coefficient``, the distance of
@@ -44,7 +46,7 @@ from jaxtyping import Array, Bool, Float, Int
 from avjax.models import System
 from avjax.nn.attention import attend, cross_mask
 from avjax.nn.convolution import masked
-from avjax.nn.dense import EMBED, HIDDEN, Dense
+from avjax.nn.dense import EMBED, HIDDEN, Dense, SpectralDense
 from avjax.nn.encoders import Encoder, Precomputed, ResNet
 from avjax.nn.fusion import CompactBilinear, Tokens
 from avjax.nn.fusion.crossmodal import cleaned
@@ -89,6 +91,7 @@ class Config:
       bilinear: numbers in the joint vector of a pair.
       hidden: units before the embedding, and those of the pseudo-label and the discriminator.
       embedding: of z.
+      spectral: spectral normalisation of projections and embedding.
       identity: head of the target that says who is who [B, K], where there is one.
     """
 
@@ -99,6 +102,7 @@ class Config:
     bilinear: int = 4000
     hidden: int = 256
     embedding: int = 128
+    spectral: bool = False
     identity: str = "identity"
 
     def __post_init__(self) -> None:
@@ -112,7 +116,7 @@ class Config:
     def paper(cls) -> Config:
         """VoxCeleb: 3 s of 64 mel bands at 100 Hz (ours), faces of 224 x 224."""
         faces = (ResNet(name, (1, 224, 224, 3), cells=True) for name in FACES)
-        return cls((ResNet(VOICE, (300, 64), cells=True), *faces), {"match": 2})
+        return cls((ResNet(VOICE, (300, 64), cells=True), *faces), {"match": 2}, spectral=True)
 
     @classmethod
     def tiny(cls) -> Config:
@@ -145,15 +149,16 @@ class Branch(nnx.Module):
     def __init__(self, config: Config, grid: tuple[int, ...], *, rngs: nnx.Rngs):
         width, inner = config.width, config.projection
         self.grid = (math.prod(grid[:-1]), grid[-1])
-        self.shared = Dense(width, inner, axes=(EMBED, HIDDEN), rngs=rngs)
-        self.private = Dense(width, inner, axes=(EMBED, HIDDEN), rngs=rngs)
+        linear = SpectralDense if config.spectral else Dense
+        self.shared = linear(width, inner, axes=(EMBED, HIDDEN), rngs=rngs)
+        self.private = linear(width, inner, axes=(EMBED, HIDDEN), rngs=rngs)
         self.shrink_shared = AdaptiveShrinkage(inner, inner, rngs=rngs)
         self.shrink_private = AdaptiveShrinkage(inner, inner, rngs=rngs)
         self.decode_shared = Dense(inner, width, axes=(HIDDEN, EMBED), rngs=rngs)
         self.decode_private = Dense(inner, width, axes=(HIDDEN, EMBED), rngs=rngs)
         self.mix = ModalityMix(width, rngs=rngs)
-        self.hidden = Dense(9 * width, config.hidden, axes=(EMBED, HIDDEN), rngs=rngs)
-        self.embed = Dense(config.hidden, config.embedding, axes=(HIDDEN, EMBED), rngs=rngs)
+        self.hidden = linear(9 * width, config.hidden, axes=(EMBED, HIDDEN), rngs=rngs)
+        self.embed = linear(config.hidden, config.embedding, axes=(HIDDEN, EMBED), rngs=rngs)
 
     def project(self, x: Float[Array, "B N C"], valid: Bool[Array, "B N"]) -> Projected:
         """S, P and s."""
@@ -184,8 +189,19 @@ class Branch(nnx.Module):
         return masked(z, there)
 
 
+class Discriminator(nnx.Module):
+    """W_2 relu(W_1 s): logits of face and voice."""
+
+    def __init__(self, width: int, hidden: int, *, rngs: nnx.Rngs):
+        self.hidden = Dense(width, hidden, axes=(EMBED, HIDDEN), rngs=rngs)
+        self.tell = Dense(hidden, 2, axes=(HIDDEN, EMBED), rngs=rngs)
+
+    def __call__(self, shared: Float[Array, "B C"]) -> Float[Array, "B 2"]:
+        return self.tell(nnx.relu(self.hidden(shared))).astype(jnp.float32)
+
+
 def _weigh(
-    shrink: AdaptiveShrinkage, scores: Float[Array, "B P P"], x: Float[Array, "B N C"], there: Bool[Array, " B"]
+    shrink: AdaptiveShrinkage, scores: Float[Array, "B C C"], x: Float[Array, "B N C"], there: Bool[Array, " B"]
 ) -> Float[Array, "B N C"]:
     """softmax(10 Shrink(scores)) x, channel by channel."""
     weights = shrink(scores[:, None], there[:, None, None, None])[:, 0]
@@ -217,11 +233,10 @@ class AICANet(AudioVisualModel):
         grids = {encoder.modality: encoder.grid for encoder in config.modalities}
         self.head, self.identity = next(iter(config.classes)), config.identity
         self.voice, self.face = (Branch(config, grids[m], rngs=rngs) for m in (VOICE, FACES[0]))
-        inner, hidden = config.projection, config.hidden
+        inner = config.projection
         self.joint = CompactBilinear((VOICE, "face"), (9 * inner, 9 * inner), config.bilinear, rngs=rngs)
         self.sign = SignedGate(config.bilinear, inner, rngs=rngs)
-        self.tell_hidden = Dense(9 * inner, hidden, axes=(EMBED, HIDDEN), rngs=rngs)
-        self.tell = Dense(hidden, 2, axes=(HIDDEN, EMBED), rngs=rngs)
+        self.discriminate = Discriminator(9 * inner, config.hidden, rngs=rngs)
         self.classify = Classifier(2 * config.embedding, config.classes, rngs=rngs)
 
     def __call__(self, batch: Batch, keep: Keep = None) -> Output:
@@ -273,12 +288,14 @@ class AICANet(AudioVisualModel):
         own = jax.tree.map(lambda a, b: _choose(chosen, a, b), tokens[FACES[0]], tokens[FACES[1]])
         voice = tokens[VOICE], self.voice.project(tokens[VOICE].values, tokens[VOICE].valid)
         face = own, self.face.project(own.values, own.valid)
-        rows = jnp.arange(len(weight))
+        rows, (graph, state) = jnp.arange(len(weight)), nnx.split(self)
 
         def ahead(step: Array) -> Array:
             """Of every voice with the face that lies so many rows ahead."""
             other = jax.tree.map(lambda x: jnp.roll(x, -step, axis=0), face)
-            pair, behind = self._pair(voice, other, FACES[0]), (rows + step) % len(rows)
+            # A copy, since what layers keep beside parameters cannot be written to from inside a loop.
+            pair = nnx.merge(graph, state, copy=True)._pair(voice, other, FACES[0])
+            behind = (rows + step) % len(rows)
             possible = pair["there"] & (weight > 0) & (weight[behind] > 0) & ((who != who[behind]) | (step == 0))
             return jnp.where(possible, -distance(pair["voice"], pair["face"]), -jnp.inf)
 
@@ -299,14 +316,11 @@ class AICANet(AudioVisualModel):
         apart = relative_distance(voice, face, who, weight * there)
         told = Mean(jnp.zeros(()), jnp.zeros(()))
         for pair in pairs.values():
-            logits = {m: self._tell(pair[f"shared_{m}"]) for m in ("face", VOICE)}
+            # What made the vectors is taught to hide what they are.
+            logits = {m: self.discriminate(reverse_gradient(pair[f"shared_{m}"])) for m in ("face", VOICE)}
             told = told + modality_discrimination(logits, dict.fromkeys(logits, weight * pair["there"]))
         there = jnp.stack([first["there"], second["there"]], axis=-1)
         same = jnp.stack([chosen, ~chosen], axis=-1).astype(jnp.float32)
         believed = nnx.sigmoid(5 * jnp.stack([first["label"], second["label"]], axis=-1).astype(jnp.float32))
         wrong = rows_mean(distance(jnp.where(there, believed, same), same), weight * there.any(axis=-1))
         return {"distance": apart, "modality": told, "coefficient": wrong}
-
-    def _tell(self, shared: Float[Array, "B C"]) -> Float[Array, "B 2"]:
-        """Voice or face; what made the vectors is taught to hide it."""
-        return self.tell(nnx.relu(self.tell_hidden(reverse_gradient(shared)))).astype(jnp.float32)

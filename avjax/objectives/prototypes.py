@@ -33,11 +33,11 @@ from avjax.objectives.balance import prototype_logits, prototype_losses, updated
 from avjax.objectives.rows import batch_mean
 from avjax.streams import Batch, Mean, Output, Stream
 
-M = TypeVar("M")
+Inner = TypeVar("Inner")
 
 
 @dataclasses.dataclass(frozen=True)
-class WithPrototypes(Generic[M]):
+class WithPrototypes(Generic[Inner]):
     """Configuration of a model that keeps prototypes.
 
     Attributes:
@@ -46,7 +46,7 @@ class WithPrototypes(Generic[M]):
       momentum: what stays of a prototype at every step.
     """
 
-    model: M
+    model: Inner
     head: str = ""
     momentum: float = 0.2
 

@@ -4,6 +4,7 @@
 
 demo         the quickstart's experiments on the synthetic demo corpus, three seeds
 interaction  late fusion and MBT where the label lies in heard and seen together (synthetic)
+systems      every system that can tell an emotion, under one budget, three seeds (synthetic)
 attention    losses on attention statistics, each beside a run without it (synthetic)
 digits       spoken and handwritten digits, each speaker held out in turn, with logistic regression beside them
 
@@ -32,7 +33,7 @@ from avjax.cli import main as avjax
 from avjax.training.metrics import Measure, over_seeds
 
 HERE = Path(__file__).resolve().parent
-Part = Literal["demo", "interaction", "attention", "digits"]
+Part = Literal["demo", "interaction", "systems", "attention", "digits"]
 SPEAKERS = ("george", "jackson", "lucas", "nicolas")
 
 
@@ -44,16 +45,18 @@ class Options:
       parts: which tables.
       out: folder for media, records, runs and tables.
       digits_data: folder of the Free Spoken Digit recordings; the digits part needs it.
-      seeds: of the demo part.
+      seeds: of the demo and systems parts.
+      only: names of systems to take; all unless told.
       steps: optimizer steps of each run; the experiments' own number unless told.
       clips_per_actor: of the demo corpus.
       speakers: held out in turn, in the digits part.
     """
 
-    parts: tyro.conf.Positional[tuple[Part, ...]] = ("demo", "interaction", "attention", "digits")
+    parts: tyro.conf.Positional[tuple[Part, ...]] = ("demo", "interaction", "systems", "attention", "digits")
     out: Path = Path("runs/figures")
     digits_data: Path | None = None
     seeds: tuple[int, ...] = (0, 1, 2)
+    only: tuple[str, ...] = ()
     steps: int | None = None
     clips_per_actor: int = 40
     speakers: tuple[str, ...] = SPEAKERS
@@ -90,6 +93,28 @@ def interaction(options: Options) -> list[str]:
         right = _right(run, "congruence")
         rows.append([name, *_mean_and_interval(right[None])])
     return _table(["experiment (synthetic data)", "accuracy", "95 % interval"], rows)
+
+
+def systems(options: Options) -> list[str]:
+    """``avjax compare`` of compare_demo.py; ``systems.py --results`` puts what it found into docs/systems.md."""
+    folder = options.out / "systems"
+    records = _prepare(options.out / "demo", "demo", "--corpus.clips-per-actor", str(options.clips_per_actor))
+    words = ["--out", str(folder), "--records", str(records), "--seeds", *map(str, options.seeds)]
+    words += ["--steps", str(options.steps)] if options.steps else []
+    words += ["--only", *options.only] if options.only else []
+    _avjax("compare", str(HERE / "compare_demo.py"), *words)
+    found = json.loads((folder / "comparison.json").read_text())["experiments"]
+    rows = []
+    for name, row in sorted(found.items(), key=lambda one: -(one[1]["accuracy"] or 0)):
+        others = [row[condition] for condition in ("without_audio", "without_video", "misaligned")]
+        rows.append([
+            name,
+            "failed" if row["accuracy"] is None else f"{row['accuracy']:.3f}",
+            "" if row["accuracy"] is None else f"{row['accuracy_low']:.3f} to {row['accuracy_high']:.3f}",
+            *("" if value is None else f"{value:.3f}" for value in others),
+        ])  # fmt: skip
+    heading = ["system (synthetic)", "accuracy", "95 % interval", "without sound", "without pictures", "misaligned"]
+    return _table(heading, rows)
 
 
 # Term of the objective -> its weight, and what else its run is given.
@@ -188,7 +213,7 @@ def _table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 def main(options: Options) -> None:
     """Makes each part's table, prints it, and keeps it with the command that made it."""
-    makers = {"demo": demo, "interaction": interaction, "attention": attention, "digits": digits}
+    makers = {"demo": demo, "interaction": interaction, "systems": systems, "attention": attention, "digits": digits}
     for part in options.parts:
         table = makers[part](options)
         command = f"python experiments/figures.py {part}" + (" --digits-data FOLDER" if part == "digits" else "")

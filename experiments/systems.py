@@ -1,6 +1,6 @@
 """The list of systems, docs/systems.md, from what avjax/models says of itself.
 
-    python experiments/systems.py [--out docs/systems.md] [--results runs/compare_demo/comparison.json]
+    python experiments/systems.py [--out docs/systems.md] [--results runs/figures/systems/comparison.json]
 
 Parameters are counted at paper size without allocating any. With the results of ``avjax compare
 experiments/compare_demo.py`` every system has its accuracy on the synthetic demo corpus beside it.
@@ -79,12 +79,15 @@ def _short(count: int) -> str:
 
 def reached(file: Path) -> dict[str, str]:
     """What the systems reached in a comparison, by the name of their file."""
-    found = json.loads(file.read_text())["experiments"]
-    return {
-        name: f"accuracy {one['metric']['value']:.3f} ({one['metric']['low']:.3f} to {one['metric']['high']:.3f})"
-        for name, one in found.items()
-        if one.get("metric")
-    }
+    found = json.loads(file.read_text())
+    metric, told = found["metric"], {}
+    for name, row in found["experiments"].items():
+        if row.get(metric) is None:
+            continue
+        told[name] = f"{metric} {row[metric]:.3f} ({row[f'{metric}_low']:.3f} to {row[f'{metric}_high']:.3f})"
+        lacking = {"sound": row.get("without_audio"), "pictures": row.get("without_video")}
+        told[name] += "".join(f", {value:.3f} without {what}" for what, value in lacking.items() if value is not None)
+    return told
 
 
 def main() -> int:

@@ -70,6 +70,7 @@ COMMANDS: dict[str, Held] = {
     "avjax compare demo_late": Held("run", "--steps 2 --only demo_late", seconds=600),
     "python experiments/figures.py demo": Held("run", "--steps 2 --seeds 0 --clips-per-actor 4"),
     "python experiments/figures.py interaction": Held("run", "--steps 2 --clips-per-actor 4"),
+    "python experiments/figures.py systems": Held("run", "--steps 2 --seeds 0 --only mult --clips-per-actor 4"),
     "python experiments/figures.py digits": Held("run", "--steps 2 --speakers george", data="fsdd", seconds=900),
     "python experiments/benchmarks/prepare.py": Held("run", "--rounds 1 --clips 2 --seconds 1"),
     "python experiments/benchmarks/train_step.py": Held("run", "--rounds 1 --batch 1 --size 32,2,2"),

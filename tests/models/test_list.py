@@ -23,8 +23,9 @@ def test_the_page_is_up_to_date(root):
 def test_results_stand_beside_their_system(root, tmp_path):
     program = runpy.run_path(str(root / "experiments" / "systems.py"))
     file = tmp_path / "comparison.json"
-    file.write_text('{"experiments": {"mbt": {"metric": {"value": 0.5, "low": 0.25, "high": 0.75}}, "mult": {}}}')
+    mbt = '{"accuracy": 0.5, "accuracy_low": 0.25, "accuracy_high": 0.75, "without_audio": 0.125}'
+    file.write_text(f'{{"metric": "accuracy", "experiments": {{"mbt": {mbt}, "mult": {{"accuracy": null}}}}}}')
     results = program["reached"](file)
-    assert results == {"mbt": "accuracy 0.500 (0.250 to 0.750)"}
+    assert results == {"mbt": "accuracy 0.500 (0.250 to 0.750), 0.125 without sound"}
     section = program["_section"]("mbt", systems()["mbt"], 12, results)
     assert "- **here, on the synthetic demo corpus**: accuracy 0.500 (0.250 to 0.750)" in section

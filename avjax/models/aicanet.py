@@ -18,8 +18,8 @@ projections shared by voices and faces but for D'; a discriminator of one layer 
 Ours: a ResNet-18 over the spectrogram, the soft threshold (the hard one never learns), unit length along places in
 place of the batch, layers of their own for voices and faces, a discriminator of two layers over s whose gradient is
 turned round, and both faces in one pass, the voice once with each. A pair that lacks its voice or its face has zeros
-for its vectors. Which face matches is the class of the only head. ``Alternating(AdamW(...), ("discriminate",), rate=0.1)`` has
-the discriminator move in turns with the rest, as the release does, in place of all at once.
+for its vectors. Which face matches is the class of the only head. With the optimizer
+``Alternating(AdamW(...), ("discriminate",), rate=0.1)`` the discriminator and the rest move in turns, as released.
 
 ``aux["losses"]`` holds ``distance`` (relative distance stretching of voice and matching face against those of other
 rows), ``modality`` (telling voices from faces by s, against the projections) and ``coefficient``, the distance of

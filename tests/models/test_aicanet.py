@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from avjax.models.aicanet import FACES, Config, thirds
 from avjax.nn.encoders import Precomputed
+from avjax.objectives.terms import WithTerms
+from avjax.training.optimizer import AdamW, Alternating
+from tests.models import tiny
 from tests.models.systems import batch, forward
 
 # The contract (test_systems.py) is the quick part.
@@ -83,3 +89,24 @@ def test_scores_are_of_every_pair_within_the_batch(rng):
             wanted = near[voice] if possible.get((voice, face)) else -np.inf
             np.testing.assert_allclose(scores["voice_to_face"][voice, step], wanted, rtol=1e-4, atol=1e-5)
             np.testing.assert_allclose(scores["face_to_voice"][face, -step % 5], wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_a_spectral_model_trains_in_turns(rng):
+    """The discriminator alone in the first step, all but it in the second; directions go on in both."""
+    config = dataclasses.replace(Config.tiny(), spectral=True)
+    params = nnx.state(nnx.eval_shape(lambda: config.build(nnx.Rngs(0))), nnx.Param)
+    chain = Alternating(AdamW(1e-2, warmup=0.0), rate=0.1).build(params, 10)
+    terms = WithTerms(weights=(("distance", 1.0), ("modality", 0.5), ("coefficient", 0.25)))
+    made, params, buffers = tiny.steps(config.build(nnx.Rngs(0)), chain, objective=terms)
+    state, given = made.create(tiny.randomise(params, rng, 0.1), buffers), batch(config, rng, 4)
+    train = tiny.jit(made.train)
+    for moves in (True, False):
+        after, _ = train(state, given, jax.random.key(0))
+        for part in state.params:
+            pairs = zip(jax.tree.leaves(state.params[part]), jax.tree.leaves(after.params[part]), strict=True)
+            moved = any((a != b).any() for a, b in pairs)
+            assert moved == ((part == "discriminate") == moves), part
+        direction = [s.buffers["voice"]["embed"]["direction"] for s in (state, after)]
+        assert np.abs(direction[1] - direction[0]).max() > 0
+        assert np.linalg.norm(direction[1]) == pytest.approx(1, rel=1e-5)
+        state = after

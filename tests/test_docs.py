@@ -58,6 +58,11 @@ COMMANDS: dict[str, Held] = {
     "avjax prepare deepfake1m": Held("run"),
     "avjax train deepfake_klassify": Held("elsewhere", by="tests/test_task_deepfake.py::test_forgeries_are_found"),
     "avjax train deepfake_cmran": Held("run", "--training.steps 2"),
+    "python experiments/synthetic/grid.py": Held("run", "--clips 20 --speakers 1 2"),
+    "avjax prepare grid": Held("run"),
+    "avjax train speech_audio": Held("run", "--training.steps 2"),
+    "avjax train speech_dcm": Held("elsewhere", by="tests/test_task_speech.py"),
+    "python experiments/speech_decoding.py": Held("elsewhere", by="tests/test_task_speech.py"),
     "python experiments/synthetic/voxceleb.py": Held("run", "--people 8"),
     "avjax prepare voxceleb": Held("run"),
     "avjax train matching_aicanet": Held(

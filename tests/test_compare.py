@@ -18,17 +18,17 @@ from avjax.cli import main
 from avjax.comparison import show
 from avjax.comparison.carry_out import error_in
 from avjax.comparison.costs import PICOJOULES_A_MAC, Uncounted, multiply_accumulates
-from avjax.comparison.measure import LateVideo, misaligned, reason_against, without
+from avjax.comparison.measure import CONDITIONS, LateVideo, misaligned, reason_against, without
 from avjax.comparison.outcome import outcome
 from avjax.comparison.plan import differences, plan
 from avjax.data.media import Frames
-from avjax.data.pipeline import Crop, VideoSampling, evaluation_batches
+from avjax.data.pipeline import AudioSampling, Crop, Data, SeriesSampling, VideoSampling, evaluation_batches
 from avjax.data.record import SCHEMA, Record, Video
 from avjax.data.records import Description
 from avjax.experiment import Comparison, ExperimentError, load, load_comparison
 from avjax.objectives.terms import WithTerms
 from avjax.run import Run, write_json
-from avjax.training.metrics import over_seeds
+from avjax.training.metrics import Measure, over_seeds
 from avjax.training.on_mesh import build_state
 from avjax.training.sharding import MeshShape
 from tests.fixtures.records import write_experiment, write_records
@@ -212,20 +212,31 @@ def test_misaligned_data_keep_sound_and_labels(several):
     assert not np.array_equal(moved.streams["video"].values, aligned.streams["video"].values)
 
 
-def test_one_modality_alone_has_no_other_condition():
-    assert reason_against("whole", ("audio",)) is None
-    assert reason_against("without_video", ("audio",)) == "it takes audio alone"
-    assert reason_against("misaligned", ("audio", "video")) is None
+def test_conditions_that_cannot_be_asked_say_why():
+    alone = Data("", 1, audio=AudioSampling(1))
+    both = dataclasses.replace(alone, video=VideoSampling(1, 1.0))
+    features = Data("", 1, features={"audio": SeriesSampling(1), "text": SeriesSampling(1)})
+    assert reason_against("whole", alone) is None
+    assert reason_against("without_video", alone) == "it takes audio alone"
+    assert reason_against("misaligned", both) is None
+    assert reason_against("misaligned", features) == "it takes features, not sound and pictures"
+    assert reason_against("without_audio", features) is None
+    assert reason_against("without_video", features) == "it takes no video"
 
 
 def test_interval_covers_seeds_and_clips(rng):
     right = rng.random((3, 200)) < 0.7
-    found = over_seeds(right)
+    found = over_seeds([Measure.mean(row) for row in right])
     assert found.value == pytest.approx(right.mean())
     assert found.low < found.value < found.high
-    assert over_seeds(np.ones((2, 5), bool)).plain() == {"value": 1.0, "low": 1.0, "high": 1.0, "count": 5}
+    assert over_seeds([Measure.mean(np.ones(5, bool))] * 2).plain() == {
+        "value": 1.0,
+        "low": 1.0,
+        "high": 1.0,
+        "count": 5,
+    }
     # Seeds that disagree widen it: as many clips alone would give 0.2.
-    apart = over_seeds(np.repeat([[True], [False]], 100, axis=1))
+    apart = over_seeds([Measure.mean(np.full(100, right)) for right in (True, False)])
     assert (apart.low, apart.high) == (0.0, 1.0)
 
 
@@ -286,6 +297,7 @@ def made(runs, **right) -> None:
         Run.create(run.path, run.experiment, run.source)
         one = len(run.experiment.data.sampling) == 1
         conditions = {"right": {"whole": right[run.name]}, "reasons": {}, "head": "label"}
+        conditions |= {"task": "classes", "metric": "accuracy", "conditions": list(CONDITIONS)}
         for name in ("without_audio", "without_video", "misaligned"):
             if one:
                 conditions["reasons"][name] = "it takes audio alone"

@@ -60,13 +60,13 @@ def carry_out(runs: Sequence[Planned], out: Path, *, late: float, quiet: bool = 
 
 
 def is_measured(path: Path, late: float) -> bool:
-    """Whether the run's conditions.json is of its records as they are now, and of this misalignment."""
+    """Whether the run's conditions.json is whole, of its records as they are now, and of this misalignment."""
     file = path / "conditions.json"
     if not file.is_file() or not (path / "costs.json").is_file():
         return False
     found = read_json(file)
     records = Records(read_json(path / "config.json")["data"]["records"])
-    return found["late"] == late and found["fingerprint"] == records.fingerprint
+    return found["late"] == late and found["fingerprint"] == records.fingerprint and "task" in found
 
 
 def _train(run: Planned, lock: int, tell: Callable[[int], None]) -> None:

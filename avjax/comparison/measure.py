@@ -1,14 +1,16 @@
 """Measures one trained run: ``python -m avjax.comparison.measure RUN --late 0.5``.
 
-Writes RUN/conditions.json, which clips of the test split are classified rightly in each condition, and RUN/costs.json.
-Conditions: whole; without_audio and without_video (the stream valid nowhere); misaligned (pictures ``late`` seconds
-ahead in the clip, going on from its start where it ends, while the model is told the old time).
+Writes RUN/conditions.json and RUN/costs.json. The first tells which clips of the test split are classified rightly in
+each condition; of tasks other than classes RUN/predictions/test-CONDITION.npz has the predictions. Conditions: whole;
+without_audio and without_video, and without any other stream (which is then valid nowhere); misaligned (pictures
+``late`` seconds ahead in the clip, going on from its start where it ends, while the model is told the old time).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +18,15 @@ import numpy as np
 import tyro
 
 from avjax.comparison.costs import costs
-from avjax.data.pipeline import VideoSampling
+from avjax.data.pipeline import Data, VideoSampling
 from avjax.data.record import Record
-from avjax.data.records import Records
+from avjax.data.records import Description, Records
 from avjax.experiment import Experiment
-from avjax.run import Run, RunError, write_json
+from avjax.run import Run, RunError, read_json, write_json, write_predictions
 from avjax.streams import Batch
-from avjax.training.evaluate import Predictions, ToDevices, predict
+from avjax.training.evaluate import Predictions, ToDevices, predict, task_of
+from avjax.training.metrics import Measure
+from avjax.training.metrics.tasks import TASKS, first_with
 from avjax.training.trained import Trained
 
 CONDITIONS = ("whole", "without_audio", "without_video", "misaligned")
@@ -95,21 +99,27 @@ def misaligned(experiment: Experiment, late: float) -> Experiment:
     return dataclasses.replace(experiment, data=dataclasses.replace(experiment.data, video=moved))
 
 
-def reason_against(condition: str, modalities: tuple[str, ...]) -> str | None:
-    """Why a condition cannot be asked of an experiment; None where it can."""
-    if condition == "whole" or len(modalities) > 1:
+def reason_against(condition: str, data: Data) -> str | None:
+    """Why a condition cannot be asked of an experiment that reads ``data``; None where it can."""
+    modalities = tuple(data.sampling)
+    if condition == "whole":
         return None
-    return f"it takes {modalities[0]} alone"
+    if len(modalities) == 1:
+        return f"it takes {modalities[0]} alone"
+    if condition == "misaligned":
+        return (
+            None if data.audio is not None and data.video is not None else "it takes features, not sound and pictures"
+        )
+    missing = condition.removeprefix("without_")
+    return None if missing in modalities else f"it takes no {missing}"
 
 
 def conditions(trained: Trained, late: float) -> dict[str, Any]:
-    """What conditions.json holds."""
+    """What conditions.json holds; predictions of tasks other than classes go beside it."""
     experiment = trained.experiment
-    if experiment.objective.task != "classes":
-        raise RunError("experiments are compared by accuracy, which needs one class a clip")
-    names = tuple(experiment.data.sampling)
-    reasons = {condition: reason_against(condition, names) for condition in CONDITIONS}
-    right: dict[str, list[int]] = {}
+    names = dict.fromkeys([*CONDITIONS, *(f"without_{name}" for name in experiment.data.sampling)])
+    reasons = {condition: reason_against(condition, experiment.data) for condition in names}
+    task, right, head = task_of(experiment), {}, ""
     for condition in [name for name, reason in reasons.items() if reason is None]:
         asked, to_devices = experiment, trained.on_devices
         if condition == "misaligned":
@@ -117,10 +127,21 @@ def conditions(trained: Trained, late: float) -> dict[str, Any]:
         elif condition != "whole":
             to_devices = Lacking(to_devices, condition.removeprefix("without_"))
         seen = predict(trained.evaluate, trained.state, asked, SPLIT, to_devices)
-        head, right[condition] = rightly(seen)
+        if task.primary == "accuracy":
+            head, right[condition] = rightly(seen)
+            continue
+        measures = seen.measures(task, trained.description)
+        head = head or first_head(measures, task.primary)
+        if f"{head}/{task.primary}" in measures:
+            write_predictions(trained.run.path, f"{SPLIT}-{condition}", seen.arrays())
+        else:
+            reasons[condition] = "nothing is left to be scored"
     return {
         "split": SPLIT,
+        "task": experiment.objective.task,
+        "metric": task.primary,
         "head": head,
+        "conditions": list(names),
         "late": late,
         "fingerprint": Records(experiment.data.records).fingerprint,
         "right": right,
@@ -130,8 +151,30 @@ def conditions(trained: Trained, late: float) -> dict[str, Any]:
 
 def rightly(seen: Predictions) -> tuple[str, list[int]]:
     """The first head, and 1 for every clip whose class it tells, 0 for the others."""
-    head = next(iter(seen.target))
+    head = next(head for head in seen.target if head in seen.predicted)
     return head, (seen.predicted[head].argmax(1) == seen.target[head].argmax(1)).astype(int).tolist()
+
+
+def first_head(measures: Mapping[str, Measure], metric: str) -> str:
+    """The first head that has the metric.
+
+    Raises:
+      RunError: where none has.
+    """
+    found = first_with(metric, measures)
+    if not found:
+        raise RunError(f"no head has the metric {metric}, by which the experiments are compared")
+    return found.rpartition("/")[0]
+
+
+def measure_of(run: Path, condition: str) -> Measure:
+    """The metric by which experiments are compared, of one measured run, as a function of clips."""
+    found = read_json(run / "conditions.json")
+    if condition in found["right"]:
+        return Measure.mean(np.array(found["right"][condition], bool))
+    seen = Predictions.from_arrays(Run(run).predictions(f"{SPLIT}-{condition}"))
+    description = Description(**read_json(run / "dataset.json"))
+    return seen.measures(TASKS[found["task"]], description)[f"{found['head']}/{found['metric']}"]
 
 
 def main(options: Options) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, NullFormatter, PercentFormatter
 from rich.box import SIMPLE_HEAD
@@ -16,49 +17,59 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
-from avjax.diagnostics.comparison import percent
+from avjax.comparison.measure import CONDITIONS
+from avjax.diagnostics.comparison import is_share, metric_text
+from avjax.diagnostics.summary import METRICS
 
 # The report's ink and series, for light paper.
 _INK, _QUIET, _LINE = "#1a1c20", "#5b616b", "#e1e2e0"
-_SERIES = {"without_audio": "#2f54c8", "without_video": "#cf4a0a", "misaligned": "#0a7f62"}
-_HEADINGS = {
-    "accuracy": "Accuracy", "without_audio": "without audio", "without_video": "without video",
-    "misaligned": "misaligned",
-}  # fmt: skip
+_SERIES = ("#2f54c8", "#cf4a0a", "#0a7f62", "#8a4fbf", "#b08900")
 _COSTS = ("parameters", "FLOPs a clip", "energy (estimate)", "step", "peak memory")
 _SYNTHETIC = "SYNTHETIC DATA"
 
 
 def table(found: Mapping[str, Any]) -> Group:
-    """What ``outcome`` returns, for a terminal: accuracies, costs, and what the numbers are; the best first."""
+    """What ``outcome`` returns, for a terminal: scores, costs, and what the numbers are; the best first."""
     title = {"title": _SYNTHETIC if found["synthetic"] else None, "title_style": "bold yellow"}
     looks = {"box": SIMPLE_HEAD, "padding": (0, 1, 0, 0)}
-    accuracies, dear = Table(**title, **looks), Table(**looks)
-    for part, headings in ((accuracies, (*_HEADINGS.values(), "seeds")), (dear, _COSTS)):
+    scores, dear = Table(**title, **looks), Table(**looks)
+    shown = {name: _heading(name) for name in (found["metric"], *found["conditions"]) if _known(found, name)}
+    for part, headings in ((scores, (*shown.values(), "seeds")), (dear, _COSTS)):
         part.add_column("experiment", overflow="fold")
         for heading in headings:
             part.add_column(heading, justify="right")
     for name, row in ordered(found):
         seeds = str(len(row["seeds"])) + (f", {row['failed']} failed" if row["failed"] else "")
-        accuracies.add_row(escape(name), *(_accuracy(row, key) for key in _HEADINGS), seeds)
+        scores.add_row(escape(name), *(_score(row, key, found["metric"]) for key in shown), seeds)
         dear.add_row(
             escape(name), scaled(row["parameters"]), scaled(row["flops_per_clip"]),
             scaled(row["energy_joules_per_clip"], "J"), scaled(row["step_seconds"], "s"),
             scaled(row["peak_bytes"], "B"),
         )  # fmt: skip
-    return Group(accuracies, dear, *_notes(found))
+    return Group(scores, dear, *_notes(found))
 
 
 def ordered(found: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     """The experiments, the best first, those without a number last."""
+    metric, sign = found["metric"], 1 if found["higher_is_better"] else -1
     rows = found["experiments"].items()
-    return sorted(rows, key=lambda item: -1.0 if item[1]["accuracy"] is None else item[1]["accuracy"], reverse=True)
+    return sorted(rows, key=lambda item: -math.inf if item[1][metric] is None else sign * item[1][metric], reverse=True)
 
 
-def _accuracy(row: Mapping[str, Any], key: str) -> str:
+def _heading(name: str) -> str:
+    return METRICS.get(name, name.replace("_", " "))
+
+
+def _known(found: Mapping[str, Any], name: str) -> bool:
+    """Whether to show a column: the usual ones, and any other in which something stands."""
+    return name in (found["metric"], *CONDITIONS) or any(row[name] is not None for row in found["experiments"].values())
+
+
+def _score(row: Mapping[str, Any], key: str, metric: str) -> str:
     if row[key] is None:
         return "–"
-    return f"{percent(row[key])} ({percent(row[f'{key}_low'], 0)}–{percent(row[f'{key}_high'], 0)})"
+    low, high = (metric_text(row[f"{key}_{end}"], metric, 0) for end in ("low", "high"))
+    return f"{metric_text(row[key], metric)} ({low}–{high})"
 
 
 def scaled(value: float | int | None, unit: str = "") -> str:
@@ -78,7 +89,8 @@ def _notes(found: Mapping[str, Any]) -> list[str]:
     """Everything that the numbers need to be understood."""
     formulas, seconds = found["formulas"], found["misaligned_seconds"]
     lines = [
-        f"Accuracy of {found['head']} on the {found['split']} split in percent: {formulas['accuracy']}.",
+        f"{_heading(found['metric'])} of {found['head']} on the {found['split']} split"
+        f"{' in percent' if is_share(found['metric']) else ''}: {formulas[found['metric']]}.",
         f"Without audio, without video: {formulas['without_audio']}.",
         f"Misaligned: {formulas['misaligned']}, by {seconds:g} s.",
         f"FLOPs: {formulas['flops_per_clip']}.",
@@ -103,8 +115,10 @@ def unshared(differences: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def plot(found: Mapping[str, Any], out: Path) -> None:
-    """A picture: accuracy with its interval against parameters, and what is left without a modality or misaligned."""
-    rows = [(name, row) for name, row in ordered(found) if row["accuracy"] is not None]
+    """A picture: the metric with its interval against parameters, and what is left without a modality or misaligned."""
+    metric, heading = found["metric"], _heading(found["metric"])
+    rows = [(name, row) for name, row in ordered(found) if row[metric] is not None]
+    series = [key for key in found["conditions"] if _known(found, key)]
     height = max(3.4, 1.4 + 0.44 * len(rows))
     with matplotlib.rc_context({"font.size": 9, "text.color": _INK, "axes.labelcolor": _QUIET}):
         figure = Figure(figsize=(11, height), layout="constrained")
@@ -116,26 +130,33 @@ def plot(found: Mapping[str, Any], out: Path) -> None:
             axes.set_axisbelow(True)
             axes.tick_params(which="both", color=_LINE, labelcolor=_QUIET, length=0)
         for place, (_, row) in enumerate(rows, start=1):
-            ends = [[row["accuracy"] - row["accuracy_low"]], [row["accuracy_high"] - row["accuracy"]]]
-            left.errorbar(row["parameters"], row["accuracy"], ends, fmt="o", color=_INK, markersize=4, linewidth=1.2)
-            spot = (row["parameters"], row["accuracy"])
+            # The value of all clips may lie outside an interval of resampled ones.
+            ends = np.maximum([[row[metric] - row[f"{metric}_low"]], [row[f"{metric}_high"] - row[metric]]], 0)
+            left.errorbar(row["parameters"], row[metric], ends, fmt="o", color=_INK, markersize=4, linewidth=1.2)
+            spot = (row["parameters"], row[metric])
             left.annotate(str(place), spot, (4, 3), textcoords="offset points", color=_QUIET, fontsize=8)
-            right.errorbar(row["accuracy"], place, xerr=ends, fmt="o", color=_INK, markersize=4, linewidth=1.2)
-        left.set(xscale="log", xlabel="parameters", title="Accuracy against parameters")
-        for offset, (key, colour) in zip((-0.26, 0.0, 0.26), _SERIES.items(), strict=True):
+            right.errorbar(row[metric], place, xerr=ends, fmt="o", color=_INK, markersize=4, linewidth=1.2)
+        left.set(xscale="log", xlabel="parameters", title=f"{heading} against parameters")
+        wide = 0.78 / max(len(series), 1)
+        for number, key in enumerate(series):
+            offset = (number - (len(series) - 1) / 2) * wide
             shown = [(place + offset, row[key]) for place, (_, row) in enumerate(rows, start=1) if row[key] is not None]
             places, values = [place for place, _ in shown], [value for _, value in shown]
-            right.barh(places, values, 0.24, color=colour, alpha=0.75, label=_HEADINGS[key])
-        right.set(xlabel="accuracy (dot: everything there)", title="Without a modality, and misaligned")
+            colour = _SERIES[number % len(_SERIES)]
+            right.barh(places, values, wide * 0.92, color=colour, alpha=0.75, label=_heading(key))
+        title = "Without a modality, and misaligned"
+        right.set(xlabel=f"{heading if heading != 'Accuracy' else 'accuracy'} (dot: everything there)", title=title)
         right.set_yticks(range(1, len(rows) + 1), [f"{place}  {name}" for place, (name, _) in enumerate(rows, start=1)])
         right.set_ylim(max(len(rows), 1) + 0.5, 0.5)
         right.grid(visible=False, axis="y")
         left.xaxis.set_major_formatter(EngFormatter())
         left.xaxis.set_minor_formatter(EngFormatter() if _narrow(rows) else NullFormatter())
-        left.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        right.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        right.set_xlim(0, 1)
-        figure.legend(loc="outside lower right", ncols=3, frameon=False, fontsize=8)
+        if is_share(metric):
+            left.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+            right.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+            values = [row[key] for _, row in rows for key in (metric, *series) if row[key] is not None]
+            right.set_xlim(min([0, *values]), max([1, *values]))
+        figure.legend(loc="outside lower right", ncols=max(len(series), 1), frameon=False, fontsize=8)
         note = f"misaligned by {found['misaligned_seconds']:g} s; intervals: 95 %, over seeds and clips"
         figure.suptitle(f"{_SYNTHETIC} · {note}" if found["synthetic"] else note, fontsize=9, color=_QUIET)
         partial = out.with_name(f".{out.stem}.{os.getpid()}{out.suffix}")

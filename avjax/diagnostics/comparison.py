@@ -19,10 +19,10 @@ def compare(runs: Sequence[Path], split: str = SPLIT) -> dict[str, dict[str, Any
     """What the runs reached, as JSON takes it.
 
     Returns:
-      Run -> path, split, head, accuracy, uar, macro_f1 (or map where clips have several labels), each with value, low,
-      high (95 % bootstrap interval) and count; heads (the same for every head and ``head/modality``), seed, steps,
-      seconds, clips_per_second, ceiling, synthetic. Run -> path, missing where it has no results, and why. What is not
-      known is None.
+      Run -> path, split, head; accuracy, uar, macro_f1, or what its task has instead, each with value, low, high (95 %
+      bootstrap interval) and count; heads (the same for every head and ``head/modality``), seed, steps, seconds,
+      clips_per_second, ceiling, synthetic. Run -> path, missing where it has no results, and why. What is not known is
+      None.
     """
     return {summary.name: describe(summary) for summary in read_runs(runs, split)}
 
@@ -61,7 +61,8 @@ def table(compared: Mapping[str, Mapping[str, Any]]) -> Table:
         if any(entry[key] is not None for entry in shown.values())
     }  # fmt: skip
     title = "SYNTHETIC DATA" if any(entry["synthetic"] for entry in shown.values()) else None
-    caption = ["percent; in brackets 95 % bootstrap intervals over clips"]
+    shares = "percent" if all(is_share(metric) for metric in metrics) else "percent, but for errors"
+    caption = [f"{shares}; in brackets 95 % bootstrap intervals over clips"]
     caption += [f"[red]{escape(name)}: {escape(compared[name]['missing'])}" for name in compared if name not in shown]
     result = Table(
         title=title, title_style="bold yellow", caption="\n".join(caption), box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
@@ -74,7 +75,7 @@ def table(compared: Mapping[str, Mapping[str, Any]]) -> Table:
         result.add_column(label, justify="right", no_wrap=True)
     for name, entry in shown.items():
         for head in (entry["head"], *(head for head in entry["heads"] if head != entry["head"])):
-            found = [_interval(entry["heads"][head].get(metric)) for metric in metrics]
+            found = [_interval(entry["heads"][head].get(metric), metric) for metric in metrics]
             if head == entry["head"]:
                 result.add_row(escape(name), *found, *(form(entry[key]) for key, form in facts.values()))
             else:
@@ -82,11 +83,21 @@ def table(compared: Mapping[str, Mapping[str, Any]]) -> Table:
     return result
 
 
-def _interval(estimate: Mapping[str, Any] | None) -> str:
+def _interval(estimate: Mapping[str, Any] | None, metric: str) -> str:
     if estimate is None:
         return "–"
-    low, high = estimate["low"], estimate["high"]
-    return percent(estimate["value"]) + ("" if low is None else f" ({percent(low, 0)}–{percent(high, 0)})")
+    value, low, high = (metric_text(estimate[key], metric, int(key == "value")) for key in ("value", "low", "high"))
+    return value + ("" if estimate["low"] is None else f" ({low}–{high})")
+
+
+def is_share(metric: str) -> bool:
+    """Whether a metric is shown in percent: an error in the unit of its values is not."""
+    return metric.split("_")[0] not in ("mae", "rmse", "d")
+
+
+def metric_text(value: float | int | None, metric: str, decimals: int = 1) -> str:
+    """0.1234 of a share -> "12.3", of another metric -> "0.123"; a dash where there is nothing."""
+    return percent(value, decimals) if is_share(metric) or number(value) is None else f"{value:.{decimals + 2}f}"
 
 
 def percent(value: float | int | None, decimals: int = 1) -> str:

@@ -27,9 +27,20 @@ import avjax
 from avjax.data.media import MediaError
 from avjax.data.records import RecordError
 from avjax.diagnostics import figures
-from avjax.diagnostics.comparison import SPLIT, compare, describe, duration, percent, plain, table
+from avjax.diagnostics.comparison import (
+    SPLIT,
+    compare,
+    describe,
+    duration,
+    is_share,
+    metric_text,
+    percent,
+    plain,
+    table,
+)
 from avjax.diagnostics.summary import METRICS, Summary, read_runs
 from avjax.training.metrics import confusion
+from avjax.training.metrics.tasks import higher_is_better
 
 __all__ = ["compare", "table", "write_report"]
 
@@ -37,6 +48,13 @@ CLIPS_EACH = 3
 """Clips shown that the best run gets right, and as many that it gets wrong."""
 MOST_CLASSES = 24
 """Confusion matrices of more classes are told as their commonest mistakes."""
+_WITHOUT_CLASSES = {
+    "map": "several labels each",
+    "segment_accuracy": "a class in every segment",
+    "ap_50": "moments, not classes",
+    "wer": "transcripts, not classes",
+    "eer": "partners, not classes",
+}
 
 
 def write_report(
@@ -78,6 +96,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": percent, "plain": plain, "duration": duration, "breakable": breakable}
+    environment.filters |= {"metric": metric_text, "inside": lambda value: min(max(value, 0.0), 1.0)}
     return environment
 
 
@@ -101,6 +120,8 @@ def _page(
         "all_synthetic": bool(synthetic) and len(synthetic) == len(shown),
         "metrics": {name: METRICS[name] for name in kinds},
         "runs": [_row(place, summary) for place, summary in enumerate(shown)],
+        "higher": best is None or higher_is_better(best.measure),
+        "share": best is None or is_share(best.measure),
         "best": None if best is None else _row(shown.index(best), best),
         "missing": [(summary.name, summary.missing) for summary in summaries if summary.missing],
         "remarks": remarks,
@@ -168,7 +189,7 @@ def _curves(shown: Sequence[Summary]) -> list[dict[str, Any]]:
     plots = (
         ("loss", "Training loss", [s.curve("train/loss") for s in shown], False),
         ("validation", f"Validation {'accuracy' if measure == 'accuracy' else METRICS[measure]}",
-         [s.curve(f"validation/{s.head}/{s.measure}") for s in shown], True),
+         [s.curve(f"validation/{s.head}/{s.measure}") for s in shown], is_share(measure)),
     )  # fmt: skip
     found = []
     for name, label, lines, share in plots:
@@ -186,8 +207,9 @@ def _curves(shown: Sequence[Summary]) -> list[dict[str, Any]]:
 def _confusion(place: int, summary: Summary) -> dict[str, Any]:
     """A run's confusion matrix with names, or why there is none."""
     shown: dict[str, Any] = {"run": _row(place, summary), "why": "", "rows": [], "mistakes": []}
+    shown |= {"share": is_share(summary.measure)}
     if summary.measure != "accuracy":
-        what = "several labels each" if summary.measure == "map" else "values, not classes"
+        what = _WITHOUT_CLASSES.get(summary.measure, "values, not classes")
         return shown | {"why": f"its clips have {what}, so there is no confusion matrix"}
     if not _has_classes(summary):
         return shown | {"why": "there are no predictions to count"}

@@ -18,14 +18,28 @@ import numpy as np
 from avjax.data.records import RecordError, Records
 from avjax.run import Run, RunError, distinct_names, read_json
 from avjax.training.evaluate import Predictions
+from avjax.training.metrics.tasks import TASKS, first_with, higher_is_better
 
 METRICS = {
     "accuracy": "Accuracy",
     "uar": "UAR",
     "macro_f1": "Macro-F1",
     "map": "mAP",
+    "segment_accuracy": "Segment accuracy",
+    "ap_50": "AP@0.5",
+    "ap_95": "AP@0.95",
+    "ar_10": "AR@10",
+    "eer": "EER",
+    "auc": "AUC",
+    "wer": "WER",
+    "cer": "CER",
+    "wer_beam": "WER, beam",
     "ccc": "CCC",
     "pcc": "PCC",
+    "mae": "MAE",
+    "corr": "Correlation",
+    "acc7": "Acc-7",
+    "acc2_nonzero": "Acc-2",
 }
 
 Estimates = dict[str, dict[str, float | int | None]]
@@ -67,19 +81,29 @@ class Summary:
 
     @property
     def head(self) -> str:
-        """The head that the run is compared by: its first that is no single modality's."""
+        """The head that the run is compared by: its first that is no single modality's and has the task's metric."""
+        found = first_with(self._primary, [f"{head}/{name}" for head in self.heads for name in self.heads[head]])
+        if found:
+            return found.rpartition("/")[0]
         return next((head for head in self.heads if "/" not in head), next(iter(self.heads), ""))
 
     @property
     def measure(self) -> str:
-        """The metric that the run is compared by: accuracy, mAP where clips have several labels, CCC of values."""
-        return next((name for name in METRICS if name in self.heads.get(self.head, {})), "accuracy")
+        """The metric that the run is compared by: its task's first, or the first that is known of the head."""
+        found = self.heads.get(self.head, {})
+        return next((name for name in (self._primary, *METRICS) if name in found), "accuracy")
+
+    @property
+    def _primary(self) -> str:
+        """The task's first metric; accuracy of a run that does not say its task."""
+        task = self.results.get("task")
+        return TASKS[task].primary if task in TASKS else "accuracy"
 
     @property
     def score(self) -> float:
-        """Value of ``measure``; below every value where there is none."""
+        """Value of ``measure``, negative where less is better; below every value where there is none."""
         value = self.heads.get(self.head, {}).get(self.measure, {}).get("value")
-        return -1.0 if value is None else float(value)
+        return -math.inf if value is None else float(value) * (1 if higher_is_better(self.measure) else -1)
 
     @property
     def synthetic(self) -> bool | None:
@@ -164,7 +188,7 @@ def _read(path: Path, name: str, split: str) -> Summary:
         summary,
         results=results,
         heads=heads,
-        predictions=_predictions(path, split, remarks),
+        predictions=_predictions(path, split, remarks) if _of_clips(results) else None,
         records=_records(configs, remarks),
         modalities=tuple(dict.fromkeys(name for config in configs for name in _modalities(config))),
         command=_command(path, remarks),
@@ -223,6 +247,11 @@ def _records(configs: Sequence[Mapping[str, Any]], remarks: list[str]) -> Record
                 remarks.append(f"its records cannot be read, so neither clips nor class names are shown: {error}")
                 return None
     return None
+
+
+def _of_clips(results: Mapping[str, Any]) -> bool:
+    """Whether predictions are a row of numbers a clip, like their targets, as the report shows them."""
+    return results.get("task", "classes") in ("classes", "labels", "values", "sentiment")
 
 
 def _predictions(path: Path, split: str, remarks: list[str]) -> Predictions | None:

@@ -127,7 +127,7 @@ def predict(
     whole = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
     crops = {name: values.reshape(-1, clips, *values.shape[1:]) for name, values in whole.items()}
     return Predictions(
-        predicted={name[2:]: _over_crops(values) for name, values in crops.items() if name.startswith("p:")},
+        predicted={name[2:]: over_crops(values) for name, values in crops.items() if name.startswith("p:")},
         target={name[2:]: _of_clip(name[2:], values) for name, values in crops.items() if name.startswith("t:")},
         index=whole["index"][::clips],
         present={name[2:]: values.any(axis=1) for name, values in crops.items() if name.startswith("m:")},
@@ -135,7 +135,7 @@ def predict(
     )
 
 
-def _over_crops(values: np.ndarray) -> np.ndarray:
+def over_crops(values: np.ndarray) -> np.ndarray:
     """[N, crops, ...] -> [N, ...]: the mean; of what is true or not, whether it is of all."""
     return values.all(axis=1) if values.dtype == bool else values.mean(axis=1)
 
@@ -200,7 +200,7 @@ def average(runs: Sequence[Path], split: str, out: Path) -> dict[str, Any]:
         if not same or not all(np.array_equal(one.target[head], seen[0].target[head]) for head in heads):
             raise RunError(f"{run.path} was not scored on the same clips as {opened[0].path}; they cannot be averaged")
     names = [name for name in seen[0].predicted if name.partition("/")[2] in ("", VALID)]
-    predicted = {name: _over_crops(np.stack([one.predicted[name] for one in seen], axis=1)) for name in names}
+    predicted = {name: over_crops(np.stack([one.predicted[name] for one in seen], axis=1)) for name in names}
     whole = Predictions(predicted, seen[0].target, seen[0].index, {}, {})
     out.mkdir(parents=True, exist_ok=True)
     experiment = opened[0].experiment()

@@ -20,7 +20,7 @@ from avjax.data.series import Series
 from avjax.experiment import Experiment
 from avjax.run import Run, RunError, read_json
 from avjax.training.checkpoint import CheckpointError, Checkpoints, problem_of
-from avjax.training.evaluate import EvaluateStep, keep, predict, task_of
+from avjax.training.evaluate import EvaluateStep, keep, over_crops, predict, task_of
 from avjax.training.on_mesh import DeviceBatches, build_state, jit_evaluate
 from avjax.training.sharding import MeshShape
 from avjax.training.step import TrainState
@@ -121,13 +121,14 @@ class Trained:
     def classify(
         self, files: Sequence[Path], *, without: str | None = None, clips: int | None = None
     ) -> Iterator[dict[str, Any]]:
-        """Probabilities for media files, one dictionary a file, in order.
+        """The predictions for media files, one dictionary a file, in order.
 
-        A file that cannot be used yields {"file", "error"} and stops nothing.
+        A file that cannot be used yields {"file", "error"} and stops nothing. Of another: "missing" modalities,
+        "start" of what was seen in seconds, and "predicted" (see ``Objective.predictions``) without the axis of rows.
 
         Args:
           without: a modality to leave out, as if the file lacked it.
-          clips: evenly spaced crops of each file whose probabilities are averaged; the experiment's own unless told.
+          clips: evenly spaced crops of each file whose predictions are averaged; the experiment's own unless told.
         """
         data = self.experiment.data
         clips = clips or data.test_clips
@@ -141,11 +142,8 @@ class Trained:
             if len(missing) == len(data.sampling):
                 yield {"file": str(file), "error": f"it has no {' and no '.join(missing)}, and the model needs one"}
                 continue
-            yield {
-                "file": str(file),
-                "missing": missing,
-                "probabilities": {head: values.mean(axis=0) for head, values in self._run(record, clips).items()},
-            }
+            predicted, start = self._run(record, clips)
+            yield {"file": str(file), "missing": missing, "start": start, "predicted": predicted}
 
     def _read(self, file: Path, without: str | None) -> Record:
         """The file as a record, decoded as the training clips were."""
@@ -172,8 +170,8 @@ class Trained:
             provenance={},
         )
 
-    def _run(self, record: Record, clips: int) -> dict[str, np.ndarray]:
-        """Probabilities [clips, K] of each head, in batches of the one size that is compiled."""
+    def _run(self, record: Record, clips: int) -> tuple[dict[str, np.ndarray], float]:
+        """Predictions over all crops, in batches of the one size that is compiled; where the first crop begins."""
         size = self.experiment.data.batch
         # A clip without labels. The loss is not asked for, but it is part of the step: any target will do.
         data, crop = self.experiment.data, Crop(self.experiment.data, self.description)
@@ -187,6 +185,7 @@ class Trained:
             sequences=dict.fromkeys(data.sequences, ()),
         )
         outputs: list[dict[str, np.ndarray]] = []
+        starts: list[float] = []
         for begin in range(0, clips, size):
             batch, count = crop.empty(size), min(size, clips - begin)
             for row in range(size):
@@ -194,6 +193,8 @@ class Trained:
                     crop.fill(batch, row, record, 0, (begin + row + 0.5) / clips)
                 else:
                     crop.fill_with_nothing(batch, row)
-            probabilities, _ = self.evaluate(self.state, self.on_devices(batch))
-            outputs.append({head: np.asarray(values)[:count] for head, values in probabilities.items()})
-        return {head: np.concatenate([output[head] for output in outputs]) for head in outputs[0]}
+            starts.append(min(float(stream.start[0]) for stream in batch.streams.values()))
+            predicted, _ = self.evaluate(self.state, self.on_devices(batch))
+            outputs.append({name: np.asarray(values)[:count] for name, values in predicted.items()})
+        whole = {name: np.concatenate([output[name] for output in outputs])[None] for name in outputs[0]}
+        return {name: over_crops(values)[0] for name, values in whole.items()}, starts[0]

@@ -19,7 +19,7 @@ import pytest
 from rich.console import Console
 
 from avjax.data.media import Frames, Waveform
-from avjax.data.records import SCHEMA, Audio, Description, Record, Video, encode_record, write_shard
+from avjax.data.records import SCHEMA, Audio, Description, Record, Records, Video, encode_record, write_shard
 from avjax.diagnostics import report
 from avjax.diagnostics.summary import read_runs
 from avjax.training.evaluate import Predictions

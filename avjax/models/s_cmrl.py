@@ -74,6 +74,8 @@ class Config:
       threshold: of the neurons behind attention and map.
       temperature: tau.
       ratio: of the hidden width of the MLP.
+      unimodal_heads: a classifier for each modality by itself too, whose cross-entropy ``Classification`` adds: the
+        idea of CMCI, a rival in the release.
     """
 
     modalities: tuple[SpikingPatches, ...]
@@ -86,6 +88,7 @@ class Config:
     threshold: float = 1.0
     temperature: float = 0.07
     ratio: int = 4
+    unimodal_heads: bool = False
 
     def __post_init__(self) -> None:
         grids = [encoder.grid for encoder in self.modalities]
@@ -119,6 +122,8 @@ class SCMRL(AudioVisualModel):
         self.across = nnx.Dict({m: SpikingCrossAttention(width, config.heads, **options, rngs=rngs) for m in names})
         self.mlp = nnx.Dict({m: SpikingMLP(width, ratio=config.ratio, rngs=rngs) for m in names})
         self.classify = Classifier(width if config.join == "sum" else 2 * width, config.classes, rngs=rngs)
+        own = names if config.unimodal_heads else ()
+        self.classify_alone = nnx.Dict({m: Classifier(width, config.classes, rngs=rngs) for m in own})
 
     def __call__(self, batch: Batch, keep: Keep = None) -> Output:
         """As of every model, with the alignment of the first head's classes in ``aux["losses"]``."""
@@ -139,11 +144,14 @@ class SCMRL(AudioVisualModel):
         for m, other in (self.modalities, self.modalities[::-1]):
             x, o = self.across[m](spikes[m], spikes[other], valid[m], valid[other])
             fused[m], complement[m] = self.mlp[m](x, valid[m]), _average(o, valid[m])
-        vectors = [_average(fused[m], valid[m]) for m in self.modalities]
-        joined = sum(vectors) if self.join == "sum" else jnp.concatenate(vectors, axis=-1)
+        vectors = {m: _average(fused[m], valid[m]) for m in self.modalities}
+        joined = sum(vectors.values()) if self.join == "sum" else jnp.concatenate(list(vectors.values()), axis=-1)
+        logits = self.classify(joined)
+        for m, classify in self.classify_alone.items():
+            logits |= {f"{head}/{m}": values for head, values in classify(vectors[m]).items()}
         rates = {m: spike_rate(spikes[m], valid[m]) for m in self.modalities}
         streams = {m: tokens[m].replace(values=fused[m].reshape(tokens[m].values.shape)) for m in self.modalities}
-        return Output(self.classify(joined), streams, aux={"complement": complement, "spike_rate": rates})
+        return Output(logits, streams, aux={"complement": complement, "spike_rate": rates})
 
     def _in_time(self, x: Array) -> Array:
         """[B, T N, ...] to [B, T, N, ...]."""

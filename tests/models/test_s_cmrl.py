@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
+from avjax.models import s_cmrl
 from avjax.nn.spiking import counting, energy
+from avjax.objectives.classification import Classification
+from avjax.training.step import split_model
 from tests.models import tiny
 from tests.models.systems import batch, small, without
 
@@ -63,3 +68,24 @@ def test_energy_of_a_forward_pass(rng):
     # Each stem has 32 places of 9 x C x 16 products at each of 3 steps, each map 8 x 16 x 16.
     multiplied = 3 * 4.6 * (32 * 9 * 16 * (1 + 2) + 2 * 8 * 16 * 16)
     assert multiplied < float(cost(state, made)) < 2 * multiplied + 3 * 0.9 * 2 * 8 * 16**2 * 30
+
+
+def test_each_modality_may_have_a_head(rng):
+    """Its loss is added to that of both; a row without the modality does not count in it."""
+    config = dataclasses.replace(s_cmrl.Config.tiny(), unimodal_heads=True)
+    graph, params, *rest = split_model(config.build(nnx.Rngs(0)))
+    params = jax.tree.map_with_path(lift, tiny.randomise(params, rng, 0.1))
+    model = nnx.merge(graph, params, *rest)
+    model = nnx.view(model, deterministic=True, use_running_average=True, raise_if_not_found=False)
+    made = jax.tree.map(jnp.asarray, without(batch(config, rng, 4), [1], "audio"))
+    output = model(made)
+    for m in ("audio", "video"):
+        head = model.classify_alone[m].heads["emotion"]
+        places = np.asarray(output.tokens[m].values, float).reshape(4, 3, -1, 16)
+        there = np.asarray(output.tokens[m].valid).reshape(4, 3, -1)
+        mean = np.where(there[..., None], places, 0).sum((1, 2)) / np.maximum(there.sum((1, 2)), 1)[:, None]
+        expected = mean @ np.asarray(head.kernel[...], float) + np.asarray(head.bias[...], float)
+        np.testing.assert_allclose(output.logits[f"emotion/{m}"], expected, rtol=1e-4, atol=1e-4)
+    loss, parts = Classification()(output, made)
+    assert float(parts["loss/emotion/audio"].weight) == 3
+    assert float(loss) > float(parts["loss/emotion"].value)

@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Callable, Mapping
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
@@ -66,7 +65,7 @@ def transcribe(
         first = greedy(rows, steps)
         for row in np.flatnonzero(np.asarray(local.weight) > 0):
             own = jax.tree.map(lambda x, row=row: x[row : row + 1], contexts)
-            decoder = attention_scores(lambda labels, own=own: follow(trained.state, labels, own), length)
+            decoder = attention_scores(lambda labels, own=own: follow(trained.state, jnp.asarray(labels), own), length)
             there = rows[row][steps[row]]
             said = (first[row], search(there), joint_search(there, decoder, ctc=ctc, beam=beam))
             for way, tokens in zip(WAYS, said, strict=True):
@@ -106,7 +105,7 @@ def attention_scores(follow: Callable[[Int[np.ndarray, "1 N"]], Array], length: 
 
 def _compiled(
     trained: Trained, head: str, frontend: Frontend | None
-) -> tuple[Callable[[TrainState, Batch], Heard], Callable[[TrainState, np.ndarray, Contexts], Array]]:
+) -> tuple[Callable[[TrainState, Batch], Heard], Callable[[TrainState, Array, Contexts], Array]]:
     """What a batch sounds and looks like to the model, and what its decoder says follows a prefix."""
     graph, _, _, constants = split_model(trained.experiment.build_model())
 
@@ -125,7 +124,7 @@ def _compiled(
         return jax.nn.softmax(output.aux["ctc"][head]), output.aux["valid"][head], output.tokens
 
     @jax.jit
-    def follow(state: TrainState, labels: np.ndarray, contexts: Contexts) -> Array:
-        return jax.nn.log_softmax(model(state).decode[head](jnp.asarray(labels), contexts))
+    def follow(state: TrainState, labels: Array, contexts: Contexts) -> Array:
+        return jax.nn.log_softmax(model(state).decode[head](labels, contexts))
 
     return listen, follow

@@ -1,8 +1,8 @@
 """One measured number as the report keeps it, what has no value and why, and intervals of numbers over source videos.
 
 Every diagnostic is a pure function from arrays to numbers, in float64. Where its formula has no value (a constant
-predictor, a zero denominator, a group too small to show) it raises ``Undefined`` with the reason, and never returns NaN;
-``measured`` turns either into a ``Measured``, one flat line of report.json.
+predictor, a zero denominator, a group too small to show) it raises ``Undefined`` with the reason and never returns
+NaN; ``measured`` turns either into a ``Measured``, one flat line of report.json.
 """
 
 from __future__ import annotations

@@ -249,4 +249,5 @@ def test_what_each_modality_of_the_synthetic_corpus_is_worth(rng: np.random.Gene
     for name, explained in expected.items():
         # Five deviations of a correlation, and a little for sentiments that are cut at 3.
         assert found[name][1] == pytest.approx(np.sqrt(explained / variance), abs=0.08), name
-    assert found["all"][0] < 0.2 < 0.55 < found["text and video"][0] < found["text and audio"][0] < found["text"][0]
+    pairs = [found[name][0] for name in ("text and video", "text and audio")]
+    assert found["all"][0] < 0.2 < 0.55 < min(pairs) < max(pairs) < 0.85 < found["text"][0]

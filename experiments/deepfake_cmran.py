@@ -1,6 +1,6 @@
 """CMRAN where only lips against sound tell a forgery: a synthetic corpus in AV-Deepfake1M's layout, without traces.
 
-Neither sound nor picture alone says anything of what is forged, nor does a sum of scores: ``deepfake_klassify`` stays at
+Neither sound nor picture alone says what is forged, nor does a sum of scores: ``deepfake_klassify`` stays at
 chance there. The two have to meet.
 
     python experiments/synthetic/deepfake1m.py data/lips --traces 0 --clips 2400

@@ -285,9 +285,11 @@ class AICANet(AudioVisualModel):
         The own comes first, then those of the rows behind, around the end; -inf where there is no pair, or another one
         of the same person.
         """
+        # Batch statistics are those of triplets, in training too: pairs of a gallery are no examples.
+        model = nnx.view(self, use_running_average=True, raise_if_not_found=False)
         own = jax.tree.map(lambda a, b: _choose(chosen, a, b), tokens[FACES[0]], tokens[FACES[1]])
-        voice = tokens[VOICE], self.voice.project(tokens[VOICE].values, tokens[VOICE].valid)
-        face = own, self.face.project(own.values, own.valid)
+        voice = tokens[VOICE], model.voice.project(tokens[VOICE].values, tokens[VOICE].valid)
+        face = own, model.face.project(own.values, own.valid)
         rows, (graph, state) = jnp.arange(len(weight)), nnx.split(self)
 
         def ahead(step: Array) -> Array:

@@ -27,7 +27,8 @@ from avjax.data.record import SCHEMA, Record, Video
 from avjax.data.records import Description
 from avjax.experiment import Comparison, ExperimentError, load, load_comparison
 from avjax.objectives.terms import WithTerms
-from avjax.run import Run, write_json
+from avjax.run import Run, RunError, write_json, write_predictions
+from avjax.training.evaluate import Predictions
 from avjax.training.metrics import Measure, over_seeds
 from avjax.training.on_mesh import build_state
 from avjax.training.sharding import MeshShape
@@ -335,6 +336,42 @@ def test_outcome_has_a_reason_for_every_null(several, tmp_path):
     show.plot(found, tmp_path / "comparison.png")
     assert (tmp_path / "comparison.png").read_bytes()[:4] == b"\x89PNG"
     show.plot(found | {"experiments": {"broken": rows["broken"]}}, tmp_path / "empty.png")
+
+
+def test_another_task_is_compared_by_its_own_metric(several, tmp_path, rng):
+    """Errors, of which less is better, and a stream of another name; intervals over seeds and clips."""
+    runs = plan([str(several)], tmp_path, only=("mbt", "late"))
+    made(runs, mbt=[], late=[])
+    y = rng.normal(size=(30, 1))
+    for run in runs:
+        error = 0.1 if run.name == "late" else 0.3
+        given = {"task": "sentiment", "metric": "mae", "head": "values", "right": {}, "reasons": {}}
+        given |= {"conditions": [*CONDITIONS, "without_text"], "reasons": {"misaligned": "it takes features"}}
+        write_json(run.path / "conditions.json", given)
+        description = Description("made", SCHEMA, {}, {}, None, None, True, "", {}, {}, {})
+        write_json(run.path / "dataset.json", dataclasses.asdict(description))
+        for condition in ("whole", "without_audio", "without_video", "without_text"):
+            seen = Predictions(
+                {"values": y + error * (1 if condition == "whole" else 2)}, {"values": y}, np.arange(30), {}, {}
+            )
+            write_predictions(run.path, f"test-{condition}", seen.arrays())
+    found = json.loads(json.dumps(outcome(runs, {}, 0.5), allow_nan=False))
+    assert (found["metric"], found["higher_is_better"], found["head"]) == ("mae", False, "values")
+    row = found["experiments"]["late"]
+    assert row["mae"] == pytest.approx(0.1)
+    assert row["without_audio"] == pytest.approx(0.2)
+    assert row["misaligned_reason"] == "it takes features"
+    assert row["without_text_reason"] == "it takes no text"
+    assert [name for name, _ in show.ordered(found)] == ["late", "mbt"]
+    console = Console(width=300, record=True, file=io.StringIO())
+    console.print(show.table(found))
+    text = console.export_text()
+    assert "MAE" in text
+    assert "0.100 (0.10–0.10)" in text
+    show.plot(found, tmp_path / "comparison.png")
+    write_json(runs[0].path / "conditions.json", given | {"task": "series", "metric": "ccc"})
+    with pytest.raises(RunError, match="they cannot be compared"):
+        outcome(runs, {}, 0.5)
 
 
 def test_flags_of_training_are_for_experiments(tmp_path, capsys):

@@ -17,7 +17,8 @@ of Praveen et al. 2023 for P_m, whose words the abstract uses. The paper's seman
 could be read. Ours too: what is missing is nobody to ask, and 0 in z.
 
 For continuous emotion train with ``Regression(kind="ccc")``, which gives the modalities' own outputs,
-``head/modality``, a weight of 0.5. ``aux["segments"]`` holds y_t, ``valid`` [B, T] and head -> [B, T, K].
+``head/modality``, a weight of 0.5, and with ``task="series"`` for every segment. ``aux["segments"]`` holds y_t and
+y_m,t, head and ``head/modality`` -> [B, T, K], and ``valid`` [B, T]; ``aux["valid"]`` which of y_m,t there are.
 """
 
 from __future__ import annotations
@@ -153,10 +154,12 @@ class HMATN(AudioVisualModel):
         valid = jnp.stack([tokens[m].valid for m in self.modalities]).any(axis=0)
         y = self.regress(z)
         logits = {head: mean_pool(numbers, valid) for head, numbers in y.items()}
+        steps, counted = dict(y), {}
         for m in self.modalities:
-            own = self.regress_own[m](single[m].values)
-            logits |= {f"{head}/{m}": mean_pool(numbers, single[m].valid) for head, numbers in own.items()}
-        return Output(logits=logits, tokens=single, aux={"segments": {"valid": valid, **y}})
+            own = {f"{head}/{m}": x for head, x in self.regress_own[m](single[m].values).items()}
+            logits |= {name: mean_pool(numbers, single[m].valid) for name, numbers in own.items()}
+            steps, counted = steps | own, counted | dict.fromkeys(own, single[m].valid)
+        return Output(logits=logits, tokens=single, aux={"segments": {"valid": valid, **steps}, "valid": counted})
 
     def _relation(self, modality: str, single: Tokens) -> list[Array]:
         """R_m, or nothing."""

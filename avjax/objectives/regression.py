@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from avjax.nn.convolution import masked
-from avjax.objectives.rows import VALID, batch_mean, require_steps, rows_mean, steps_of, weight_of
+from avjax.objectives.rows import VALID, batch_mean, labelled, require_steps, rows_mean, steps_of, weight_of
 from avjax.streams import Batch, Mean, Output
 
 
@@ -43,8 +43,7 @@ class Regression:
             if self.task == "series":
                 target = target[..., None] if target.ndim == 2 else target
                 require_steps(name, prediction.shape[1], target.shape[1])
-                counted = batch.target.get(f"{head}/{VALID}")
-                valid = valid if counted is None else valid & (jnp.asarray(counted) > 0)
+                valid = labelled(valid, head, batch)
             elif target.ndim == 2:
                 target = target[:, None]
             else:

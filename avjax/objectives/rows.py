@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool, Float
 
 from avjax.nn.convolution import masked
 from avjax.nn.pooling import l2_normalise
-from avjax.streams import Mean, Output
+from avjax.streams import Batch, Mean, Output
 
 # Squared lengths below this have no direction, and no gradient.
 SMALL = 1e-12
@@ -69,6 +69,12 @@ def steps_of(name: str, output: Output) -> tuple[Float[Array, "B T K"], Bool[Arr
     values = segments[name] if segments[name].ndim == 3 else segments[name][..., None]
     valid = output.aux.get("valid", {})
     return values, jnp.asarray(valid.get(name, segments[VALID]))
+
+
+def labelled(valid: Bool[Array, "B T"], head: str, batch: Batch) -> Bool[Array, "B T"]:
+    """The steps that the target counts too: ``target["HEAD/valid"]`` [B, T], where the batch has it."""
+    counted = batch.target.get(f"{head}/{VALID}")
+    return valid if counted is None else valid & (jnp.asarray(counted) > 0)
 
 
 def require_steps(name: str, predicted: int, true: int) -> None:

@@ -15,7 +15,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from avjax.nn.convolution import masked
-from avjax.objectives.rows import LOWEST, VALID, require_steps, rows_mean, steps_of, valid_steps, weight_of
+from avjax.objectives.rows import LOWEST, VALID, labelled, require_steps, rows_mean, steps_of, valid_steps, weight_of
 from avjax.streams import Batch, Mean, Output
 
 
@@ -154,7 +154,7 @@ class SegmentEvents:
         for name in output.logits:
             if name.partition("/")[0] == self.head:
                 weight = weight_of(name, output, jnp.asarray(batch.weight))
-                parts[f"loss/{name}"] = self._classes(name, output, target, weight)
+                parts[f"loss/{name}"] = self._classes(name, output, batch.replace(weight=weight), target)
         if self.head:
             own = [part.value for name, part in parts.items() if name != f"loss/{self.head}"]
             loss = parts[f"loss/{self.head}"].value
@@ -163,9 +163,7 @@ class SegmentEvents:
         if self.supervision == "segments" and self.eventness:
             logits, target = output.logits[self.eventness], jnp.asarray(batch.target[self.eventness])
             require_steps(self.eventness, logits.shape[1], target.shape[1])
-            valid = valid_steps(self.eventness, output, logits.shape[:2])
-            counted = batch.target.get(f"{self.eventness}/{VALID}")
-            valid = valid if counted is None else valid & (jnp.asarray(counted) > 0)
+            valid = labelled(valid_steps(self.eventness, output, logits.shape[:2]), self.eventness, batch)
             part = eventness(logits[..., 0], target[..., 0], valid, jnp.asarray(batch.weight))
             parts[f"loss/{self.eventness}"] = part
             loss = loss + part.value
@@ -194,14 +192,15 @@ class SegmentEvents:
             output, logits=logits, aux={**output.aux, "valid": valid | output.aux.get("valid", {})}
         )
 
-    def _classes(self, name: str, output: Output, target: Num[Array, "B ..."], weight: Float[Array, " B"]) -> Mean:
+    def _classes(self, name: str, output: Output, batch: Batch, target: Num[Array, "B ..."]) -> Mean:
         """Cross-entropy of the clip's class, or of that of every segment."""
+        weight = batch.weight
         if target.ndim == 2:
             rows = optax.losses.softmax_cross_entropy(self._pooled(name, output, weight), target)
             return rows_mean(rows, weight)
         logits = output.logits[name]
         require_steps(name, logits.shape[1], target.shape[1])
-        valid = valid_steps(name, output, logits.shape[:2]) & (weight > 0)[:, None]
+        valid = labelled(valid_steps(name, output, logits.shape[:2]), self.head, batch) & (weight > 0)[:, None]
         each = masked(optax.losses.softmax_cross_entropy(masked(logits, valid), target), valid)
         return rows_mean(each.sum(axis=1) / jnp.maximum(valid.sum(axis=1), 1), weight * valid.any(axis=1))
 

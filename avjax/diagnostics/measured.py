@@ -169,7 +169,7 @@ def paired_bootstrap(
     return clustered_bootstrap(lambda rows: one(rows) - other(rows), clusters, samples=samples, seed=seed)
 
 
-def wilson(successes: float, n: int, *, confidence: float = 0.95) -> Interval:
+def wilson(successes: int, n: int, *, confidence: float = 0.95) -> Interval:
     """Score interval of a share of n independent rows (Wilson 1927), which stays within [0, 1] however few they are.
 
         (p + z^2 / 2n +- z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n),   p = successes / n
@@ -182,4 +182,6 @@ def wilson(successes: float, n: int, *, confidence: float = 0.95) -> Interval:
     p = successes / n
     middle, half = p + z**2 / (2 * n), z * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
     # At p = 0 and p = 1 an end is 0 or 1, which rounding would miss by some 1e-17.
-    return max((middle - half) / (1 + z**2 / n), 0.0), min((middle + half) / (1 + z**2 / n), 1.0)
+    low = 0.0 if successes == 0 else (middle - half) / (1 + z**2 / n)
+    high = 1.0 if successes == n else (middle + half) / (1 + z**2 / n)
+    return low, high

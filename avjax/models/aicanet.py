@@ -27,8 +27,8 @@ sigmoid(5 e) to whether a pair matches, whose weight the release anneals by a co
 ``WithTerms(Classification(), (("distance", 1.0), ("modality", 0.5), ("coefficient", 0.25)))``, which is the release's
 ratio of the first to matching; the other two weights are ours. ``Frontend.triplets`` makes such batches of clips with a
 voice and a face; where the target says who is who, one person's rows are no strangers to one another, and
-``aux["scores"]`` holds -||z_v - z_f|| of every voice with the own face of every row (ours), which
-``Matching("choice")`` keeps in place of the logits: they make up each voice's gallery, and each face's.
+``aux["scores"]`` holds what every voice's pair with the own face of every row adds to the logit of its place over the
+other's, the mean of both places (ours): each voice's gallery, and each face's, which ``Matching("choice")`` keeps.
 """
 
 from __future__ import annotations
@@ -208,6 +208,11 @@ def _weigh(
     return jnp.einsum("bcd,bnd->bnc", weights.astype(x.dtype), x, precision="highest")
 
 
+def _between(pair: Mapping[str, Array]) -> Float[Array, "B D"]:
+    """exp(z_v - z_f), 0 where there is no pair."""
+    return masked(jnp.exp(pair["voice"] - pair["face"]), pair["there"])
+
+
 def _choose(first: Bool[Array, " B"], a: Array, b: Array) -> Array:
     """Rows of a where ``first``, else of b."""
     return jnp.where(first.reshape(-1, *[1] * (a.ndim - 1)), a, b)
@@ -263,8 +268,8 @@ class AICANet(AudioVisualModel):
         parts = {m: branches[m].project(tokens[m].values, tokens[m].valid) for m in self.modalities}
         voice = tokens[VOICE], parts[VOICE]
         pairs = {face: self._pair(voice, (tokens[face], parts[face]), face) for face in FACES}
-        between = [masked(jnp.exp(p["voice"] - p["face"]), p["there"]) for p in pairs.values()]
-        return Output(self.classify(jnp.concatenate(between, axis=-1)), tokens, aux={"pairs": pairs})
+        between = jnp.concatenate([_between(pair) for pair in pairs.values()], axis=-1)
+        return Output(self.classify(between), tokens, aux={"pairs": pairs})
 
     def _pair(self, voice: tuple[Stream, Projected], face: tuple[Stream, Projected], site: str) -> dict[str, Array]:
         (v, voices), (f, faces) = voice, face
@@ -280,7 +285,7 @@ class AICANet(AudioVisualModel):
     def _scores(
         self, tokens: Tokens, chosen: Bool[Array, " B"], who: Int[Array, " B"], weight: Float[Array, " B"]
     ) -> dict[str, Float[Array, "B B"]]:
-        """-||z_v - z_f|| of voices with their galleries, the faces of all rows, and of faces with theirs.
+        """Of voices with their galleries, the faces of all rows, and of faces with theirs.
 
         The own comes first, then those of the rows behind, around the end; -inf where there is no pair, or another one
         of the same person.
@@ -290,16 +295,23 @@ class AICANet(AudioVisualModel):
         own = jax.tree.map(lambda a, b: _choose(chosen, a, b), tokens[FACES[0]], tokens[FACES[1]])
         voice = tokens[VOICE], model.voice.project(tokens[VOICE].values, tokens[VOICE].valid)
         face = own, model.face.project(own.values, own.valid)
-        rows, (graph, state) = jnp.arange(len(weight)), nnx.split(self)
+        rows, (graph, state) = jnp.arange(len(weight)), nnx.split(model)
 
         def ahead(step: Array) -> Array:
             """Of every voice with the face that lies so many rows ahead."""
             other = jax.tree.map(lambda x: jnp.roll(x, -step, axis=0), face)
             # A copy, since what layers keep beside parameters cannot be written to from inside a loop.
-            pair = nnx.merge(graph, state, copy=True)._pair(voice, other, FACES[0])
+            inner = nnx.merge(graph, state, copy=True)
+            pair = inner._pair(voice, other, FACES[0])
             behind = (rows + step) % len(rows)
             possible = pair["there"] & (weight > 0) & (weight[behind] > 0) & ((who != who[behind]) | (step == 0))
-            return jnp.where(possible, -distance(pair["voice"], pair["face"]), -jnp.inf)
+            u = _between(pair)
+            first, second = (
+                inner.classify(jnp.concatenate(halves, axis=-1))[self.head]
+                for halves in ((u, jnp.zeros_like(u)), (jnp.zeros_like(u), u))
+            )
+            score = (first[:, 0] - first[:, 1] + second[:, 1] - second[:, 0]) / 2
+            return jnp.where(possible, score, -jnp.inf)
 
         with recording(()):
             by_step = jax.lax.map(ahead, rows)

@@ -69,7 +69,7 @@ def test_a_voice_alone_says_nothing(rng):
 
 
 def test_scores_are_of_every_pair_within_the_batch(rng):
-    """Each row's own first; as the distance that the pair has when its face stands in a triplet."""
+    """Each row's own first; two of them are as far apart as the logits of a triplet, seen in both orders."""
     made = batch(Config.tiny(), rng, 5)
     made.target["identity"] = np.eye(5, dtype=np.float32)[[0, 1, 0, 2, 3]]
     made = made.replace(weight=np.array([1, 1, 1, 1, 0], np.float32))
@@ -78,17 +78,22 @@ def test_scores_are_of_every_pair_within_the_batch(rng):
     scores = {name: np.asarray(x) for name, x in forward("aicanet")(made).aux["scores"].items()}
     possible = {(voice, face): voice == face or {voice, face} != {0, 2} for voice in range(4) for face in range(4)}
     for step in range(5):
-        other = dict(made.streams)
         behind = np.roll(np.arange(5), -step)
-        for face in FACES:
-            other[face] = made.streams[face].replace(values=faces[behind])
-        pair = forward("aicanet")(made.replace(streams=other)).aux["pairs"][FACES[0]]
-        near = -np.linalg.norm(np.asarray(pair["voice"]) - np.asarray(pair["face"]), axis=1)
+        margins = []
+        for places in ((faces, faces[behind]), (faces[behind], faces)):
+            streams = {face: made.streams[face].replace(values=at) for face, at in zip(FACES, places, strict=True)}
+            logits = np.asarray(forward("aicanet")(made.replace(streams=made.streams | streams)).logits["match"])
+            margins.append(logits[:, 0] - logits[:, 1])
+        apart = (margins[0] - margins[1]) / 2
         for voice in range(5):
             face = int(behind[voice])
-            wanted = near[voice] if possible.get((voice, face)) else -np.inf
-            np.testing.assert_allclose(scores["voice_to_face"][voice, step], wanted, rtol=1e-4, atol=1e-5)
-            np.testing.assert_allclose(scores["face_to_voice"][face, -step % 5], wanted, rtol=1e-4, atol=1e-5)
+            found = scores["voice_to_face"][voice, step]
+            assert scores["face_to_voice"][face, -step % 5] == found
+            if possible.get((voice, face)):
+                wanted = scores["voice_to_face"][voice, 0] - found
+                np.testing.assert_allclose(wanted, apart[voice], rtol=1e-4, atol=1e-5)
+            else:
+                assert found == -np.inf
 
 
 def test_a_spectral_model_trains_in_turns(rng):

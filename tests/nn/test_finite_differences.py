@@ -95,7 +95,8 @@ FUNCTIONS = {
     "attention": (lambda q, k, v, there: attend(q, k, v, self_mask(there)), [normal(ROWS, STEPS, 2, 2)] * 3 + [valid]),
     "sparsemax": (scoring.sparsemax, [SCORES, valid]),
     "entmax": (functools.partial(scoring.entmax, alpha=1.5), [SCORES, valid]),
-    "relu_l1": (scoring.relu_l1, [SCORES, valid]),
+    # A row with one score above 0 has weights that do not move.
+    "relu_l1": (scoring.relu_l1, [lambda rng: SCORES(rng) + 1]),
     "max_pool": (max_pool, [X, valid]),
     "l2_normalise": (l2_normalise, [X]),
     "relative distance": (value(contrastive.relative_distance), [VECTOR, VECTOR, labels, ones(5)]),

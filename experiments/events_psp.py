@@ -2,7 +2,7 @@
 
 avjax train events_psp
 
-About 30 s on 2 CPU cores.
+About 30 s on 2 CPU cores; 0.94 of the segments (synthetic), of which 0.57 are background.
 """
 
 from __future__ import annotations

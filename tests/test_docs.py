@@ -68,6 +68,10 @@ COMMANDS: dict[str, Held] = {
     "avjax train matching_aicanet": Held(
         "elsewhere", by="tests/test_task_matching.py::test_voices_find_faces_of_people_never_seen"
     ),
+    "python experiments/synthetic/ave.py": Held("run", "--clips 60 --noisy 10"),
+    "avjax prepare ave": Held("run"),
+    "avjax train events_": Held("run", "--training.steps 2"),
+    "avjax train events_psp": Held("elsewhere", by="tests/test_task_events.py::test_events_are_found"),
     "avjax eval": Held("run"),
     "avjax predict": Held("run"),
     "avjax compare": Held("run"),

@@ -42,8 +42,8 @@ class Options:
     """
 
     folder: tyro.conf.Positional[Path]
-    clips: int = 600
-    noisy: int = 200
+    clips: int = 1000
+    noisy: int = 400
     strength: float = 5.0
     seed: int = 0
 

@@ -1,0 +1,11 @@
+"""How much each modality contributes to what a model says, by several estimators that may disagree.
+
+shares.py       of attention (mass, values, output), and of any attribution to tokens
+shapley.py      Shapley values of players, exact or sampled, and their modalities' shares (MM-SHAP)
+performance.py  of accuracy: SHAPE, the ablation matrix, the perceptual score, valuation of clips
+interaction.py  between modalities: InterSHAP, EMAP
+
+A coalition is a row of booleans, one a player: who is present. Functions of arrays of NumPy, in float64; what has no
+value raises ``measured.Undefined``. How a player is made absent (the fill) and which class is looked at are the
+caller's to name: no function chooses either.
+"""

@@ -177,8 +177,9 @@ def test_dummies_show_what_a_drawing_fill_adds(rng):
     assert found.share[:, 0].mean() > 0.08
     assert found.corrected_share[:, 0].mean() < 0.6 * found.share[:, 0].mean()
     audio = np.abs(found.values[:, :6]).mean()
-    assert found.floor[:, 0].mean() == pytest.approx(audio, rel=0.25)
-    assert found.noise.mean() == pytest.approx(audio, rel=0.25)
+    # Over runs the ratios are within 3 % of 1 and deviate by 0.063 and 0.054: six deviations and what is off.
+    assert found.floor[:, 0].mean() == pytest.approx(audio, rel=0.42)
+    assert found.noise.mean() == pytest.approx(audio, rel=0.42)
     for each in (found.share, found.corrected_share):
         np.testing.assert_allclose(each.sum(axis=1), 1, atol=1e-12)
 

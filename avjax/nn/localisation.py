@@ -32,9 +32,10 @@ class LocalisationModel(AudioVisualModel):
     """
 
     def __init__(self, modalities: Sequence[Encoder], widths: Mapping[str, int], segments: int, *, rngs: nnx.Rngs):
+        names = [encoder.modality for encoder in modalities]
+        if not names or not set(names) <= {AUDIO, VIDEO}:
+            raise ValueError(f"event localisation is of audio and video, not of {', '.join(names) or 'nothing'}")
         super().__init__(modalities, widths, rngs=rngs)
-        if not self.encoded or not set(self.encoded) <= {AUDIO, VIDEO}:
-            raise ValueError(f"event localisation is of audio and video, not of {', '.join(self.encoded) or 'nothing'}")
         self.modalities = self.encoded if len(self.encoded) == 2 else (AUDIO, VIDEO)
         self.widths, self.segments = dict(widths), segments
         picture = next((encoder for encoder in modalities if encoder.modality == VIDEO), None)

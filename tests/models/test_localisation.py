@@ -94,6 +94,31 @@ def test_a_hidden_cell_is_not_seen(name, rng):
     assert np.abs(whole.logits["event"] - one.logits["event"]).max() > 1e-5
 
 
+@pytest.mark.parametrize("name", ["ave", "cmran", "dmin", "psp"])
+@pytest.mark.parametrize("modality", ["audio", "video"])
+def test_a_model_of_one_modality_is_one_whose_other_is_missing(name, modality, rng):
+    config, model = small(name)
+    (encoder,) = [encoder for encoder in config.modalities if encoder.modality == modality]
+    alone = dataclasses.replace(config, modalities=(encoder,))
+    _, params, *_ = split_model(model)
+    graph, own, more, constants = split_model(tiny.jit(lambda: alone.build(nnx.Rngs(0)))())
+    assert jax.tree.structure(own) == jax.tree.structure(params)
+    whole = batch(config, rng, ROWS)
+    (other,) = whole.streams.keys() - {modality}
+    one = whole.replace(streams={modality: whole.streams[modality]})
+
+    @tiny.jit
+    def run(given):
+        return nnx.merge(graph, params, more, constants)(given)
+
+    found, expected = run(jax.tree.map(jnp.asarray, one)), forward(name)(without(whole, slice(None), other))
+    np.testing.assert_allclose(found.logits["event"], expected.logits["event"], rtol=1e-5, atol=1e-6)
+    segments = "eventness" if "eventness" in found.aux["segments"] else "event"
+    np.testing.assert_allclose(
+        found.aux["segments"][segments], expected.aux["segments"][segments], rtol=1e-5, atol=1e-6
+    )
+
+
 @pytest.mark.parametrize("name", ["ave", "cmran", "dmin", "psp", "klassify"])
 def test_segments_can_be_learned_from(name, rng):
     """Supervised and weakly, with gradients that are numbers where a modality or everything is missing."""
@@ -170,7 +195,10 @@ def test_dmin_is_cmran_but_for_three_things():
 
 
 def test_a_model_says_what_it_is_of():
-    with pytest.raises(ValueError, match="event localisation is of audio and video, not of audio"):
-        dataclasses.replace(ave.Config.tiny(), modalities=ave.Config.tiny().modalities[:1]).build(nnx.Rngs(0))
+    audio, _ = ave.Config.tiny().modalities
+    for other, named in (((dataclasses.replace(audio, modality="touch"),), "touch"), ((), "nothing")):
+        config = dataclasses.replace(ave.Config.tiny(), modalities=other)
+        with pytest.raises(ValueError, match=f"event localisation is of audio and video, not of {named}"):
+            config.build(nnx.Rngs(0))
     with pytest.raises(ValueError, match="one event, so there is one head, not event, speaker"):
         dataclasses.replace(psp.Config.tiny(), classes={"event": 3, "speaker": 2}).build(nnx.Rngs(0))

@@ -169,15 +169,16 @@ def _segments(predicted: Arrays, target: Arrays, present: Arrays, description: D
                 raise ValueError(
                     f"the target of {name!r} is of clips, and no other says in which segments the event is"
                 )
-            # Where the event is, its class; elsewhere the background, which is no class of the head.
+            # Where the event is, its class; elsewhere the background: the head's last class if it is named so, or none.
             rows = np.asarray(present.get(name.partition("/")[2], np.ones(len(events[0].values), bool)))
             seen, there, valid = (x[rows] for x in (events[0].values, events[0].target, events[0].valid))
             require_steps(events[0].name, seen.shape[1], there.shape[1])
             seen, there = seen[..., 0] > 0.5, there[..., 0] > 0.5
             chosen = values.argmax(axis=-1) if values.ndim == 3 else values.argmax(axis=-1)[:, None]
-            classes = values.shape[-1]
-            said = np.where(seen, chosen, classes)
-            true_classes = np.where(there, true.argmax(axis=-1)[:, None], classes)
+            names = description.classes.get(name.partition("/")[0], [""])
+            background = values.shape[-1] - (names[-1] == "background")
+            said = np.where(seen, chosen, background)
+            true_classes = np.where(there, true.argmax(axis=-1)[:, None], background)
         else:
             require_steps(name, values.shape[1], true.shape[1])
             said, true_classes = values.argmax(axis=-1), true.argmax(axis=-1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -103,6 +105,12 @@ def test_segments_of_a_class_and_whether_it_is_there():
     found = values("segments", given, {"event": true, "eventness": there})
     # First clip: right, right, wrong; second: the wrong class, right, missed.
     assert found == {"event/accuracy": 0.5, "event/segment_accuracy": 0.5}
+    # A clip whose class is the background has no event, whatever its segments look like.
+    named = dataclasses.replace(DESCRIPTION, classes={"event": ["bell", "background"]})
+    given = {"event": np.array([[0.2, 0.8], [0.9, 0.1]]), "eventness": np.full((2, 2, 1), 0.9)}
+    target = {"event": np.eye(2)[[1, 0]], "eventness": np.array([[0, 0], [1, 0]])[..., None]}
+    found = TASKS["segments"](given, target, {}, named, samples=3)
+    assert found["event/segment_accuracy"].value == 3 / 4
     with pytest.raises(ValueError, match="no other says in which segments"):
         values("segments", {"event": classes}, {"event": true})
 

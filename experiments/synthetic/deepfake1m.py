@@ -27,6 +27,7 @@ import numpy as np
 import tyro
 
 from avjax.data import media, parallel
+from avjax.data.corpora import mark_synthetic
 from avjax.data.corpora.deepfake1m import KINDS, Corpus
 from avjax.data.synthesis import actors, face, speech
 from avjax.data.synthesis.emotions import Knobs
@@ -233,8 +234,9 @@ def make(takes: Sequence[Take], options: Options) -> int:
 def write(options: Options) -> int:
     """Writes the whole corpus; returns how many clips it has."""
     speech.check_installed()
-    options.folder.mkdir(parents=True, exist_ok=True)
     takes = plan(options)
+    clips = f"{len(FILES) * len(takes)} clips, traces {options.traces:g}, seed {options.seed}"
+    mark_synthetic(options.folder, f"experiments/synthetic/deepfake1m.py, {clips}: drawn faces and computer speech")
     # Takes of one person together: its words are spoken once a process.
     takes_of = [[take for take in takes if take.actor == actor + 1] for actor in range(options.people)]
     tasks = [(some, options) for some in takes_of if some]
@@ -243,8 +245,6 @@ def write(options: Options) -> int:
     for split in ("train", "val"):
         items = [item for take in takes if take.split == split for item in take.items()]
         (options.folder / f"{split}_metadata.json").write_text(json.dumps(items, indent=1) + "\n")
-    words = f"experiments/synthetic/deepfake1m.py, {made} clips, traces {options.traces:g}, seed {options.seed}"
-    (options.folder / "SYNTHETIC").write_text(f"{words}: drawn faces and computer speech\n")
     return made
 
 

@@ -26,7 +26,7 @@ import soxr
 import tyro
 
 from avjax.data import media, parallel
-from avjax.data.corpora import grid
+from avjax.data.corpora import grid, mark_synthetic
 from avjax.data.synthesis import actors, face, speech
 from avjax.data.synthesis.emotions import Knobs
 
@@ -35,7 +35,6 @@ FRAMES, RATE = 75, 25_000
 PIXELS, ROWS, COLUMNS = 72, slice(24, 72), slice(6, 66)
 # espeak-ng reads a lone A as an article, and w is none of GRID's letters.
 SPELLED = {letter: letter.upper() for letter in grid.SLOTS["letter"]} | {"a": "eigh"}
-MARK = "SYNTHETIC"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,12 +131,11 @@ def write(options: Options) -> None:
     speech.check_installed()
     if wrong := [speaker for speaker in options.speakers if not 1 <= speaker <= grid.SPEAKERS]:
         raise SystemExit(f"speakers are numbered 1 to {grid.SPEAKERS}, not {wrong[0]}")
-    options.folder.mkdir(parents=True, exist_ok=True)
     noise = "in quiet" if options.snr is None else f"in white noise, SNR {options.snr[0]:g} to {options.snr[1]:g} dB"
-    (options.folder / MARK).write_text(
+    mark_synthetic(
+        options.folder,
         f"SYNTHETIC: drawn faces and computer speech {noise}; no person was recorded.\n"
-        f"Written by experiments/synthetic/grid.py with the seed {options.seed}.\n",
-        encoding="utf-8",
+        f"Written by experiments/synthetic/grid.py with the seed {options.seed}.",
     )
     tasks = []
     for speaker in options.speakers:

@@ -31,6 +31,7 @@ import numpy as np
 import tyro
 
 from avjax.data import media, parallel
+from avjax.data.corpora import mark_synthetic
 
 MOTIONS = ("bouncing", "sliding", "circling", "crossing")
 NOISES = ("impacts", "motor", "tone")
@@ -63,12 +64,12 @@ def write(options: Options) -> int:
     """Writes the corpus; returns how many videos it has."""
     if options.folder.is_dir() and any(options.folder.iterdir()):
         raise SystemExit(f"{options.folder}: is not empty; choose a new folder")
+    note = f"SYNTHETIC: drawn and computed by experiments/synthetic/kinetics_sounds.py, seed {options.seed}"
+    mark_synthetic(options.folder, note)
     tasks = [(options, action, number) for action in range(len(ACTIONS)) for number in range(options.clips)]
     for split in SHARES:
         for motion, noise in ACTIONS:
             (options.folder / split / f"{motion} with {noise}").mkdir(parents=True)
-    note = f"SYNTHETIC: drawn and computed by experiments/synthetic/kinetics_sounds.py, seed {options.seed}\n"
-    (options.folder / "SYNTHETIC").write_text(note, encoding="utf-8")
     groups = [tasks[begin : begin + 20] for begin in range(0, len(tasks), 20)]
     sizes = [len(group) for group in groups]
     return sum(

@@ -28,6 +28,8 @@ from typing import Any
 import numpy as np
 import tyro
 
+from avjax.data.corpora import mark_synthetic
+
 WORDS, STEPS = (6, 12), {"text": 12, "audio": 30, "vision": 24}
 WIDTHS = {"text": 24, "audio": 10, "vision": 14}
 # Word -> what it means; all others mean nothing.
@@ -162,7 +164,7 @@ def part(clips: list[Clip], first: int, vectors: Vectors, random: np.random.Gene
 
 def write(options: Options) -> None:
     folder, random = options.folder, np.random.default_rng(options.seed)
-    folder.mkdir(parents=True, exist_ok=True)
+    mark_synthetic(folder, f"experiments/synthetic/mosei.py, {options.clips} clips, seed {options.seed}")
     vectors = Vectors(random)
     clips = [draw(random) for _ in range(options.clips)]
     # Splits end where videos do.
@@ -174,7 +176,6 @@ def write(options: Options) -> None:
     }
     with (folder / "unaligned_50.pkl").open("wb") as file:
         dump(whole, file, protocol=4)
-    (folder / "SYNTHETIC").write_text(f"experiments/synthetic/mosei.py, {options.clips} clips, seed {options.seed}\n")
     print(f"wrote {options.clips} clips into {folder}; the best that can be reached, MAE and correlation:")
     for name, (error, correlation) in ceilings(clips).items():
         print(f"  {name:15} {error:.3f} {correlation:.3f}")

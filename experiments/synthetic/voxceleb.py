@@ -25,6 +25,7 @@ import numpy as np
 import tyro
 
 from avjax.data import media, parallel
+from avjax.data.corpora import mark_synthetic
 from avjax.data.synthesis import actors, face, speech
 from avjax.training.metrics import identification_accuracy
 
@@ -172,7 +173,8 @@ def make(members: Sequence[Person], options: Options) -> int:
 def write(options: Options) -> int:
     """Writes the whole corpus; returns how many utterances it has."""
     speech.check_installed()
-    options.folder.mkdir(parents=True, exist_ok=True)
+    words = f"experiments/synthetic/voxceleb.py, {options.people} people, bond {options.bond:g}, seed {options.seed}"
+    mark_synthetic(options.folder, f"{words}: drawn faces and computer speech")
     everybody = people(options)
     tasks = [(everybody[k : k + 10], options) for k in range(0, len(everybody), 10)]
     sizes = [VIDEOS * UTTERANCES * len(some) for some, _ in tasks]
@@ -182,8 +184,6 @@ def write(options: Options) -> int:
         sex, part = "f" if person.female else "m", "test" if person.number % 4 == 0 else "dev"
         lines.append(f"{person.name}\tSynthetic_{person.number}\t{sex}\tnone\t{part}")
     (options.folder / "vox1_meta.csv").write_text("\n".join(lines) + "\n")
-    words = f"experiments/synthetic/voxceleb.py, {options.people} people, bond {options.bond:g}, seed {options.seed}"
-    (options.folder / "SYNTHETIC").write_text(f"{words}: drawn faces and computer speech\n")
     return made
 
 

@@ -34,6 +34,9 @@ from avjax.data.series import Series, Source
 
 SPLITS = ("train", "validation", "test")
 
+# In a corpus's folder: what wrote the corpus. It is then labelled as generated whatever its reader says.
+SYNTHETIC = "SYNTHETIC"
+
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
@@ -78,3 +81,32 @@ class CorpusProtocol(Protocol):
     def classes(self) -> Mapping[str, Sequence[str]]: ...
 
     def clips(self, root: Path) -> list[Clip]: ...
+
+
+def mark_synthetic(folder: Path, note: str) -> None:
+    """Makes the folder, and marks it as one of a generated corpus; before anything else is written into it.
+
+    Args:
+      note: what writes it, and with which seed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / SYNTHETIC).write_text(f"{note}\n", encoding="utf-8")
+
+
+def nothing_found(
+    root: Path, *, hand_in: str, refused: Sequence[tuple[Path | str, str]], refusal: str, expected: str
+) -> str:
+    """Why a corpus finds no clip below ``root``.
+
+    Args:
+      hand_in: which folder is wanted.
+      refused: (file, reason) of each that was looked at.
+      refusal: what none of these is.
+      expected: what is missing where there were none.
+    """
+    if not root.is_dir():
+        return f"{root}: no such folder; hand in {hand_in}"
+    if refused:
+        file, reason = refused[0]
+        return f"{root}: none of its {len(refused)} {refusal}; the first is {file}: {reason}"
+    return f"{root}: {expected}"

@@ -29,7 +29,7 @@ from typing import ClassVar
 import numpy as np
 
 from avjax.data import media
-from avjax.data.corpora import Clip
+from avjax.data.corpora import Clip, nothing_found
 from avjax.data.parts import PictureFiles, SoundPart, VideoPart
 from avjax.data.series import Series
 
@@ -250,12 +250,11 @@ def averaged(affect: np.ndarray, frame_rate: float, rate: float) -> Series:
 
 
 def _nothing(root: Path, strangers: Sequence[tuple[Path, str]]) -> str:
-    if not root.is_dir():
-        return f"{root}: no such folder; hand in the one that holds Aff-Wild2's annotations and cropped_aligned"
-    if strangers:
-        path, reason = strangers[0]
-        return f"{root}: none of its {len(strangers)} annotations can be used; the first is {path.name}: {reason}"
-    return (
-        f"{root}: holds no annotations of valence and arousal; there should be annotations/Train_Set/VIDEO.txt and"
-        " annotations/Validation_Set/VIDEO.txt with the header valence,arousal"
+    return nothing_found(
+        root,
+        hand_in="the one that holds Aff-Wild2's annotations and cropped_aligned",
+        refused=[(path.name, reason) for path, reason in strangers],
+        refusal="annotations can be used",
+        expected="holds no annotations of valence and arousal; there should be annotations/Train_Set/VIDEO.txt and"
+        " annotations/Validation_Set/VIDEO.txt with the header valence,arousal",
     )

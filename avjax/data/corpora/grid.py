@@ -25,7 +25,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from avjax.data.corpora import Clip
+from avjax.data.corpora import Clip, nothing_found
 
 HEAD = "transcript"
 SLOTS: Mapping[str, Mapping[str, str]] = {
@@ -234,12 +234,11 @@ def _sentence(key: Key, alignment: Path | None) -> tuple[tuple[str, ...], str]:
 
 
 def _nothing(root: Path, found: Scan) -> str:
-    if not root.is_dir():
-        return f"{root}: no such folder; hand in the folder that holds GRID's s1 to s{SPEAKERS}"
-    if found.malformed:
-        path, reason = found.malformed[0]
-        return f"{root}: none of its {len(found.malformed)} files is one of GRID's; the first is {path.name}: {reason}"
-    return (
-        f"{root}: holds no media files; unpack GRID's archives there, so that it holds s1/bbaf2n.mpg and so on, or"
-        " write a small corpus of the same layout with experiments/synthetic/grid.py"
+    return nothing_found(
+        root,
+        hand_in=f"the folder that holds GRID's s1 to s{SPEAKERS}",
+        refused=[(path.name, reason) for path, reason in found.malformed],
+        refusal="files is one of GRID's",
+        expected="holds no media files; unpack GRID's archives there, so that it holds s1/bbaf2n.mpg and so on, or"
+        " write a small corpus of the same layout with experiments/synthetic/grid.py",
     )

@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from avjax.data.corpora import SPLITS, Clip
+from avjax.data.corpora import SPLITS, Clip, nothing_found
 
 SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
 COLUMNS = ("label", "youtube_id", "time_start", "time_end", "split")
@@ -61,8 +61,6 @@ class Scan:
 
 def scan(root: Path) -> Scan:
     """Finds all videos below ``root``, and the split and class of each."""
-    if not root.is_dir():
-        raise FileNotFoundError(f"{root}: no such folder; hand in the one that holds Kinetics' train, val and test")
     table = read_tables(root)
     videos: list[Video] = []
     strangers: list[tuple[Path, str]] = []
@@ -205,10 +203,11 @@ class Corpus:
 
 
 def _nothing(root: Path, found: Scan) -> str:
-    if found.strangers:
-        path, reason = found.strangers[0]
-        return f"{root}: none of its {len(found.strangers)} videos is a clip; the first is {path.name}: {reason}"
-    return (
-        f"{root}: holds no videos; it should hold train/CLASS/YOUTUBEID_SSSSSS_EEEEEE.mp4 and so on, or Kinetics'"
-        " tables beside the videos"
+    return nothing_found(
+        root,
+        hand_in="the one that holds Kinetics' train, val and test",
+        refused=[(path.name, reason) for path, reason in found.strangers],
+        refusal="videos is a clip",
+        expected="holds no videos; it should hold train/CLASS/YOUTUBEID_SSSSSS_EEEEEE.mp4 and so on, or Kinetics'"
+        " tables beside the videos",
     )

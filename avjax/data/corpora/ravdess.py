@@ -21,7 +21,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from avjax.data.corpora import Clip
+from avjax.data.corpora import Clip, nothing_found
 
 EMOTIONS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
 SUFFIXES = (".mp4", ".wav", ".m4a", ".flac", ".avi", ".mov", ".mkv")
@@ -206,17 +206,13 @@ def _recordings(codes: Iterable[Code]) -> list[dict[int, Code]]:
 
 
 def _nothing(root: Path, found: Scan, song: bool) -> str:
-    if not root.is_dir():
-        return f"{root}: no such folder; hand in the folder that holds RAVDESS's Actor_01 to Actor_24"
-    if found.files and not song:
+    if root.is_dir() and found.files and not song:
         return f"{root}: holds sung recordings only; ask for them with song=True (--song)"
-    if found.malformed:
-        path, reason = found.malformed[0]
-        return (
-            f"{root}: none of its {len(found.malformed)} media files has a RAVDESS name; "
-            f"the first is {path.name}: {reason}"
-        )
-    return (
-        f"{root}: holds no media files; unpack RAVDESS's archives (Zenodo record 1188976) there, so that it holds "
-        "Actor_01/01-01-01-01-01-01-01.mp4 and so on, or make the demo corpus, which has the same layout"
+    return nothing_found(
+        root,
+        hand_in="the folder that holds RAVDESS's Actor_01 to Actor_24",
+        refused=[(path.name, reason) for path, reason in found.malformed],
+        refusal="media files has a RAVDESS name",
+        expected="holds no media files; unpack RAVDESS's archives (Zenodo record 1188976) there, so that it holds "
+        "Actor_01/01-01-01-01-01-01-01.mp4 and so on, or make the demo corpus, which has the same layout",
     )

@@ -21,7 +21,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
-from avjax.data.corpora import Clip
+from avjax.data.corpora import Clip, nothing_found
 
 SOUND, PICTURES = (".wav", ".m4a", ".flac"), (".mp4",)
 Key = tuple[str, str, str]  # person, video, number
@@ -168,12 +168,11 @@ def _tested(root: Path) -> dict[str, bool]:
 
 
 def _nothing(root: Path, found: Scan) -> str:
-    if not root.is_dir():
-        return f"{root}: no such folder; hand in the one that holds VoxCeleb's wav and mp4"
-    if found.malformed:
-        path, reason = found.malformed[0]
-        return f"{root}: none of its {len(found.malformed)} media files is VoxCeleb's; the first is {path}: {reason}"
-    return (
-        f"{root}: holds no media files; unpack VoxCeleb's archives there, so that it holds "
-        "wav/id10001/1zcIwhmdeo4/00001.wav and mp4/id10001/1zcIwhmdeo4/00001.mp4"
+    return nothing_found(
+        root,
+        hand_in="the one that holds VoxCeleb's wav and mp4",
+        refused=found.malformed,
+        refusal="media files is VoxCeleb's",
+        expected="holds no media files; unpack VoxCeleb's archives there, so that it holds "
+        "wav/id10001/1zcIwhmdeo4/00001.wav and mp4/id10001/1zcIwhmdeo4/00001.mp4",
     )

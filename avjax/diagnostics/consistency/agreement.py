@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Bool, Float, Int, Num
 
+from avjax.diagnostics.drift.divergence import jensen_shannon
 from avjax.diagnostics.measured import Undefined
 
 Classes = Int[np.ndarray, " N"]
@@ -46,22 +47,6 @@ def kappa(one: Classes, other: Classes) -> float:
     return (n * same - expected) / (n * n - expected)
 
 
-def jensen_shannon(one: Probability, other: Probability) -> Float[np.ndarray, " N"]:
-    """JSD_2(p || q) of each row, in bits, in [0, 1] (Lin 1991): 0 where equal, 1 where no class is shared.
-
-    JSD_2 = (KL_2(p || m) + KL_2(q || m)) / 2,   m = (p + q) / 2
-    """
-    p, q = np.asarray(one, np.float64), np.asarray(other, np.float64)
-    middle = (p + q) / 2
-
-    def above(part: np.ndarray) -> np.ndarray:
-        # 0 log 0 = 0; and where the part is above 0, so is the middle.
-        there = part > 0
-        return (part * np.log2(np.where(there, part, 1) / np.where(there, middle, 1))).sum(axis=1)
-
-    return np.clip((above(p) + above(q)) / 2, 0, 1)
-
-
 def soft_agreement(one: Probability, other: Probability) -> Float[np.ndarray, " N"]:
     """1 - JSD_2(p(x) || p(x~)) of each row, in [0, 1], higher is more consistent.
 
@@ -69,7 +54,7 @@ def soft_agreement(one: Probability, other: Probability) -> Float[np.ndarray, " 
     sides are what each modality says alone. Pitfalls: two flat distributions agree whatever they rank first; XC of a
     model that ignores one modality compares a prediction with what it says of nothing.
     """
-    return 1 - jensen_shannon(one, other)
+    return 1 - jensen_shannon(np.asarray(one, np.float64), np.asarray(other, np.float64))
 
 
 def top_overlap(one: Probability, other: Probability, k: int = 5) -> Float[np.ndarray, " N"]:

@@ -12,7 +12,6 @@ import sklearn.metrics
 from avjax.diagnostics.consistency.agreement import (
     agreement,
     any_confusion,
-    jensen_shannon,
     kappa,
     modality_confusion,
     negative_flips,
@@ -21,6 +20,7 @@ from avjax.diagnostics.consistency.agreement import (
     top_overlap,
 )
 from avjax.diagnostics.consistency.calibration import probabilities
+from avjax.diagnostics.drift.divergence import jensen_shannon
 from avjax.diagnostics.measured import Undefined, measured
 
 seeds = st.integers(0, 2**32 - 1)

@@ -19,6 +19,8 @@ from tests.kernels.attention import dense
 # Halves the time of tests that compile often and run once.
 QUICK_TO_COMPILE = {"xla_backend_optimization_level": 0}
 DIFFERENTIABLE = ("output", *STATISTICS)
+# Between keys whose scores differ by less the gradient of ``peak`` jumps where float32 cannot tell which is the peak.
+LEAD = 1e-4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,6 +127,7 @@ def check(
         case = dataclasses.replace(case, arrays=rounded)
     values, _, _ = truth(case, np.float64, None)
     cotangents = cotangents_like(values, rng)
+    cotangents["peak"][values["lead"] <= LEAD] = 0
     cotangents["output"] = cotangents["output"].astype(dtype).astype(np.float32)
     asked = {"output", *statistics}
     cotangents = {name: one if name in asked else np.zeros_like(one) for name, one in cotangents.items()}

@@ -67,7 +67,7 @@ def attend(
       dtype: float64, float32, or bfloat16 for float32 with weights, output and gradients rounded.
 
     Returns:
-      Values, gradients, and for each gradient the sum of the sizes of the terms that it is a sum of: where they cancel,
+      Values (with them ``lead``, how far each row's highest score lies above its second), gradients, and for each gradient the sum of the sizes of the terms that it is a sum of: where they cancel,
       as in the gradient of a bias that all scores share, this and not the result says how exact float32 can be.
     """
     narrow = dtype == ml_dtypes.bfloat16
@@ -99,6 +99,7 @@ def attend(
         "group_entropy": np.zeros(by_group, wide),
         "second_moment": np.zeros(rows, wide),
         "peak": np.zeros(rows, wide),
+        "lead": np.full(rows, np.inf, wide),
         "received": np.zeros((batch, heads, keys, weights.shape[2]), wide),
         "group_output": np.zeros((*by_group, width), wide),
     }
@@ -137,6 +138,10 @@ def attend(
         values["mass"][b, h], values["entropy"][b, h], values["group_entropy"][b, h] = mass, entropy, group_entropy
         values["second_moment"][b, h], values["peak"][b, h], values["group_output"][b, h] = second, peak, parts
         values["received"][b, h] = p.T @ weights[b]
+        if keys > 1:
+            second_best, best_score = np.moveaxis(np.partition(score, (-2, -1), axis=-1)[:, -2:], -1, 0)
+            rivals = np.isfinite(second_best)
+            values["lead"][b, h][rivals] = (best_score - second_best)[rivals]
 
         if cotangents is None:
             continue

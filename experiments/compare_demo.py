@@ -6,7 +6,7 @@ Every system at about the size of ``demo_mbt``: patches where the system is of t
 others the same few convolutions. All share data, front end, batch, steps and optimizer; the objective differs where a
 system brings terms of its own. With them stand the baselines of one modality, of which an ideal observer reaches 0.50.
 
-20 runs a seed, of 300 steps each, and three seeds.
+20 runs a seed, of 250 steps each, and three seeds.
 """
 
 from __future__ import annotations
@@ -42,11 +42,14 @@ from avjax.objectives.terms import WithTerms
 
 # 32 tokens of sound and 8 of pictures.
 SOUND = Conv1dEncoder("audio", (128, LOGMEL.mels), channels=(64, 64), size=5, pool=2, pool_stride=2)
-PICTURES = FrameConv("video", VIDEO.shape, channels=(4, 8, 16, 32))
+PICTURES = FrameConv("video", VIDEO.shape, channels=(8, 16, 32), stride=2)
 # The spectrogram at every step, and frames, as spikes of the same places.
-SPIKES = (SpikingPatches("audio", (128, LOGMEL.mels), show=(8, 64, 64)), SpikingPatches("video", VIDEO.shape))
+SPIKES = (
+    SpikingPatches("audio", (128, LOGMEL.mels), depth=3, show=(8, 32, 32)),
+    SpikingPatches("video", VIDEO.shape),
+)
 # Sound as a picture, a frame, and nine frames in a grid.
-IMAGE = FrameConv("image", (3, 64, 64, 3), channels=(8, 16, 32, 64), cells=True)
+IMAGE = FrameConv("image", (3, 64, 64, 3), channels=(16, 32, 64), cells=True, stride=2)
 IMAGES = (kim_won.Images("audio", (128, LOGMEL.mels), IMAGE), kim_won.Images("video", VIDEO.shape, IMAGE))
 PATCHES, TOKENS = (AUDIO, VIDEO), (SOUND, PICTURES)
 WIDTHS = {"audio": 64, "video": 64}
@@ -89,7 +92,7 @@ TERMS = {
 
 
 def comparison() -> Comparison:
-    experiments = {name: demo(model, learning_rate=1e-3) for name, model in MODELS.items()}
+    experiments = {name: demo(model, steps=250, learning_rate=1e-3) for name, model in MODELS.items()}
     for name, weights in TERMS.items():
         objective = WithTerms(experiments[name].objective, weights)
         experiments[name] = dataclasses.replace(experiments[name], objective=objective)

@@ -47,6 +47,7 @@ CONFIGS = {
     "mfcc": (Conv1dEncoder("any", (9, 5), channels=(4, 3), pool=2), 1, 1),
     "mfcc-strided": (Conv1dEncoder("any", (9, 5), channels=(4, 3), pool=2, pool_stride=2, normalise=False), 4, 1),
     "frame-conv": (FrameConv("any", (3, 5, 8, 3), channels=(4, 3)), 1, 1),
+    "frame-conv-strided": (FrameConv("any", (3, 9, 8, 3), channels=(4, 3), stride=2), 1, 1),
     "frame-conv-cells": (FrameConv("any", (3, 5, 8, 3), channels=(4, 3), cells=True), 1, 4),
     "spectrogram-conv": (SpectrogramConv("any", (8, 7), channels=(4, 3), step=3), 3, 1),
     "spectrogram-cells": (SpectrogramConv("any", (8, 7), channels=(4, 3), cells=True), 4, 2),

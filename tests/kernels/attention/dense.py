@@ -67,8 +67,9 @@ def attend(
       dtype: float64, float32, or bfloat16 for float32 with weights, output and gradients rounded.
 
     Returns:
-      Values (with them ``lead``, how far each row's highest score lies above its second), gradients, and for each gradient the sum of the sizes of the terms that it is a sum of: where they cancel,
-      as in the gradient of a bias that all scores share, this and not the result says how exact float32 can be.
+      Values, with them ``lead``, how far each row's highest score lies above its second; gradients; and for each
+      gradient the sum of the sizes of the terms that it is a sum of: where they cancel, as in the gradient of a bias
+      that all scores share, this and not the result says how exact float32 can be.
     """
     narrow = dtype == ml_dtypes.bfloat16
     wide = np.float32 if narrow else dtype

@@ -8,36 +8,19 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import functools
-import importlib.metadata
 import json
-import os
-import platform
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-import jinja2
 import numpy as np
 from markupsafe import Markup
 
-import avjax
 from avjax.data.media import MediaError
 from avjax.data.records import RecordError
 from avjax.diagnostics import figures
-from avjax.diagnostics.comparison import (
-    SPLIT,
-    compare,
-    describe,
-    duration,
-    is_share,
-    metric_text,
-    percent,
-    plain,
-    table,
-)
+from avjax.diagnostics.comparison import SPLIT, compare, describe, is_share, table
+from avjax.diagnostics.page import machine, write_page
 from avjax.diagnostics.summary import METRICS, Summary, read_runs
 from avjax.training.metrics import confusion
 from avjax.training.metrics.tasks import higher_is_better
@@ -78,26 +61,7 @@ def write_report(
       date: shown as the time of writing; now, unless given.
     """
     summaries = read_runs(runs, split)
-    page = _environment().get_template("report.html.j2").render(_page(summaries, title, notes, split, date))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.{os.getpid()}")
-    partial.write_text(page, encoding="utf-8")
-    os.replace(partial, out)
-    return out
-
-
-@functools.cache
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": percent, "plain": plain, "duration": duration, "breakable": breakable}
-    environment.filters |= {"metric": metric_text, "inside": lambda value: min(max(value, 0.0), 1.0)}
-    return environment
+    return write_page("report.html.j2", _page(summaries, title, notes, split, date), out)
 
 
 def _page(
@@ -134,7 +98,7 @@ def _page(
         "clips": clips,
         "clip_rule": rule,
         "corpora": _corpora(shown),
-        "machine": _machine(),
+        "machine": machine(),
         "date": date.strftime("%Y-%m-%d %H:%M %Z").strip(),
     }
 
@@ -331,39 +295,3 @@ def _corpora(shown: Sequence[Summary]) -> list[dict[str, Any]]:
             }
             found.setdefault(str(summary.records.path), entry)["runs"].append(summary.name)
     return list(found.values())
-
-
-def _machine() -> list[tuple[str, str]]:
-    """Versions and hardware of the process that writes the report."""
-    versions = [f"avjax {avjax.__version__}"]
-    versions += [f"{name} {importlib.metadata.version(name)}" for name in ("jax", "flax")]
-    try:
-        devices = [device.device_kind for device in jax.devices() if device.platform != "cpu"]
-    except RuntimeError as error:
-        devices = [f"unknown ({error})"]
-    counts = [f"{devices.count(kind)} × {kind}" for kind in dict.fromkeys(devices)]
-    return [
-        ("Versions", ", ".join([*versions, f"Python {platform.python_version()}"])),
-        ("Processor", f"{_cores()} × {_processor()}"),
-        ("Accelerators", ", ".join(counts) or "none"),
-        ("System", f"{platform.system()} {platform.machine()}"),
-    ]
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    named = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.processor() or "unknown processor")
-
-
-def breakable(name: str) -> Markup:
-    """A name, escaped, that may go on in the next line behind _, - and /."""
-    parts = re.split(r"(?<=[_/-])", name)
-    return Markup("<wbr>").join(parts)

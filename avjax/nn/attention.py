@@ -30,7 +30,7 @@ def attend(
     """Multi-head attention softmax(Q K^T / sqrt(D) + bias) V through the kernels.
 
     On a mesh every device attends for its own rows, heads and queries; keys and values of a row are gathered along
-    the mesh axes of ``sequence``. Statistics are recorded where they are asked for (statistics.py).
+    the mesh axes of ``sequence``. Statistics, and calls themselves, are kept where they are asked for (statistics.py).
 
     Args:
       bias: added to the scores, finite.
@@ -42,10 +42,10 @@ def attend(
         attended = attention(query, key, value, mask=mask, bias=bias, statistics=names)
     else:
         attended = _on_mesh(placement, query, key, value, mask, bias, names)
+    name = "+".join(mask.queries.names) if site is None else site
     if names:
-        name = "+".join(mask.queries.names) if site is None else site
         statistics.record(name, attended.statistics, mask)
-    return attended.output
+    return statistics.tap(name, query, key, value, mask, bias, attended.output)
 
 
 def _on_mesh(

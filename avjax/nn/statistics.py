@@ -1,7 +1,8 @@
 """What a model's attention reports: statistics of the kernels, asked for from outside.
 
 Models know nothing of it. Whoever calls one under ``recording`` is given the statistics of every attention in it,
-by site; a site is one place in a stack of layers (``fusion``, ``unimodal.audio``), with one entry a layer.
+by site; a site is one place in a stack of layers (``fusion``, ``unimodal.audio``), with one entry a layer. Under
+``tapping`` it is given the calls themselves, and may change what they return; ``tapped`` adds gradients to them.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Float
 
 from avjax.streams import Batch, Output
 from kernels.attention import Layout, Mask
@@ -27,7 +28,7 @@ from kernels.attention.statistics import check_names
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=["statistics"],
-    meta_fields=["queries", "keys", "in_sight", "stacked"],
+    meta_fields=["queries", "keys", "in_sight", "stacked", "sees"],
 )
 @dataclasses.dataclass(frozen=True)
 class Site:
@@ -38,6 +39,7 @@ class Site:
       queries, keys: groups of tokens, which mass counts by; a modality without further words is its own tokens.
       in_sight: for each group of queries the number of keys that it may see, missing ones counted.
       stacked: whether the axis of layers is there already.
+      sees: pairs (group of queries, group of keys) that may meet; None is all of them.
     """
 
     statistics: Mapping[str, Array]
@@ -45,6 +47,7 @@ class Site:
     keys: Layout
     in_sight: tuple[int, ...]
     stacked: bool = True
+    sees: tuple[tuple[str, str], ...] | None = None
 
     def __getitem__(self, name: str) -> Array:
         return self.statistics[name]
@@ -57,11 +60,46 @@ class Site:
 Records = dict[str, list[Site]]
 
 
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["query", "key", "value", "mask", "bias", "output", "gradient"],
+    meta_fields=["site"],
+)
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """One call of attention.
+
+    Attributes:
+      site: its name, as in ``recording``; the calls of one name are the layers there.
+      query, key, value, mask, bias: what it was given.
+      output: [B, Nq, H, Dv], before the last projection.
+      gradient: of a score at the output, [B, Nq, H, Dv]; None unless ``tapped`` took it.
+    """
+
+    site: str
+    query: Any
+    key: Any
+    value: Any
+    mask: Any
+    bias: Any
+    output: Any
+    gradient: Any = None
+
+
+Change = Callable[[int, Array], Array]
+"""(number of the call, its output) -> what the model is given in place of that."""
+
+
 @dataclasses.dataclass(frozen=True)
 class _Recorder:
-    names: tuple[str, ...]
-    records: Records
+    names: tuple[str, ...] = ()
+    records: Records = dataclasses.field(default_factory=dict)
     prefix: str = ""
+    calls: list[Call] | None = None
+    change: Change | None = None
+
+    def named(self, name: str) -> str:
+        return ".".join(part for part in (self.prefix, name) if part)
 
 
 _current: contextvars.ContextVar[_Recorder | None] = contextvars.ContextVar("statistics", default=None)
@@ -76,14 +114,26 @@ def wanted() -> tuple[str, ...]:
 def record(name: str, statistics: Mapping[str, Array], mask: Mask) -> None:
     """Keeps the statistics of one call of attention at the site of this name in the stack that is running."""
     recorder = _current.get()
-    site = ".".join(part for part in (recorder.prefix, name) if part) or "attention"
+    site = recorder.named(name) or "attention"
     in_sight = [0] * len(mask.queries.names)
     for pair in pairs(mask):
         for group, (begin, end) in enumerate(mask.queries.ranges):
             if pair.queries[0] <= begin < end <= pair.queries[1]:
                 in_sight[group] = len(pair.columns)
-    found = Site(dict(statistics), mask.queries, mask.keys, tuple(in_sight), stacked=False)
+    found = Site(dict(statistics), mask.queries, mask.keys, tuple(in_sight), stacked=False, sees=mask.sees)
     recorder.records.setdefault(site, []).append(found)
+
+
+def tap(
+    name: str, query: Array, key: Array, value: Array, mask: Mask, bias: Array | None, output: Array
+) -> Float[Array, "B Nq H Dv"]:
+    """Keeps a call of attention, where calls are kept, and returns what the model is to go on with."""
+    recorder = _current.get()
+    if recorder is None or recorder.calls is None:
+        return output
+    number, site = len(recorder.calls), recorder.named(name) or "attention"
+    recorder.calls.append(Call(site, query, key, value, mask, bias, output))
+    return output if recorder.change is None else recorder.change(number, output)
 
 
 @contextlib.contextmanager
@@ -96,7 +146,7 @@ def recording(names: Sequence[str]) -> Iterator[dict[str, Site]]:
       ValueError: for statistics that do not exist, and where nothing attended.
     """
     check_names(names)
-    recorder, sites = _Recorder(tuple(names), {}), {}
+    recorder, sites = _Recorder(tuple(names)), {}
     token = _current.set(recorder)
     try:
         yield sites
@@ -111,13 +161,49 @@ def recording(names: Sequence[str]) -> Iterator[dict[str, Site]]:
 
 
 @contextlib.contextmanager
+def tapping(change: Change | None = None) -> Iterator[list[Call]]:
+    """Keeps every call of attention that is made inside, in the order of execution, and passes its output through
+    ``change``. A ``recording`` around it goes on; calls under a recording of their own inside are not kept.
+
+    Where something is jitted, this belongs inside, as ``recording`` does; layers must run one by one.
+
+    Raises:
+      ValueError: where layers are scanned or rematerialised.
+    """
+    calls: list[Call] = []
+    token = _current.set(dataclasses.replace(_current.get() or _Recorder(), calls=calls, change=change))
+    try:
+        yield calls
+    finally:
+        _current.reset(token)
+
+
+def tapped(score: Callable[..., Float[Array, " B"]], *arguments: Any) -> tuple[Float[Array, " B"], tuple[Call, ...]]:
+    """score(*arguments), and every call of attention in it with dO_i, the gradient of the score at its output.
+
+    Rows must not know of each other, as in a model that is evaluated: then the gradient of the sum of all scores is
+    that of each row's own. One forward and one backward pass; belongs inside of jit.
+    """
+
+    def run(added: Sequence[Array] | None) -> tuple[Array, tuple[Array, tuple[Call, ...]]]:
+        with tapping(None if added is None else lambda number, output: output + added[number]) as calls:
+            value = score(*arguments)
+        return value.sum(), (value, tuple(calls))
+
+    _, (_, shapes) = jax.eval_shape(lambda: run(None))
+    nothing = [jnp.zeros(call.output.shape, call.output.dtype) for call in shapes]
+    gradients, (value, calls) = jax.grad(run, has_aux=True)(nothing)
+    pairs_of = zip(calls, gradients, strict=True)
+    return value, tuple(dataclasses.replace(call, gradient=gradient) for call, gradient in pairs_of)
+
+
+@contextlib.contextmanager
 def site(name: str) -> Iterator[None]:
     """Names the sites inside: what is recorded as ``audio`` in the site ``unimodal`` is ``unimodal.audio``."""
     recorder = _current.get()
     token = None
     if recorder is not None:
-        prefix = ".".join(part for part in (recorder.prefix, name) if part)
-        token = _current.set(dataclasses.replace(recorder, prefix=prefix))
+        token = _current.set(dataclasses.replace(recorder, prefix=recorder.named(name)))
     try:
         yield
     finally:
@@ -137,7 +223,7 @@ def returning_records(function: Callable[..., Any]) -> Callable[..., tuple[Any, 
         recorder = _current.get()
         if recorder is None:
             return function(*arguments), {}
-        inner = dataclasses.replace(recorder, records={})
+        inner = dataclasses.replace(recorder, records={}, calls=None, change=None)
         token = _current.set(inner)
         try:
             result = function(*arguments)
@@ -151,6 +237,11 @@ def returning_records(function: Callable[..., Any]) -> Callable[..., tuple[Any, 
 def replay(records: Records, *, stacked: bool = False) -> None:
     """Records what a traced function has returned; ``stacked``: with the axis of a scan over layers in front."""
     recorder = _current.get()
+    if recorder is not None and recorder.calls is not None:
+        raise ValueError(
+            "calls of attention cannot be kept of layers that are scanned or rematerialised: view the model with"
+            " scan=False, remat='none'"
+        )
     for name, found in records.items():
         if stacked and len(found) > 1:
             raise ValueError(
@@ -163,7 +254,7 @@ def replay(records: Records, *, stacked: bool = False) -> None:
 
 def _joined(name: str, found: list[Site]) -> Site:
     """The layers of a site along a first axis."""
-    kinds = {(one.queries, one.keys, one.in_sight) for one in found}
+    kinds = {(one.queries, one.keys, one.in_sight, one.sees) for one in found}
     if len(kinds) > 1:
         raise ValueError(
             f"the calls of attention at {name!r} differ in their tokens ({kinds}): run them under"
@@ -175,6 +266,7 @@ def _joined(name: str, found: list[Site]) -> Site:
         found[0].queries,
         found[0].keys,
         found[0].in_sight,
+        sees=found[0].sees,
     )
 
 

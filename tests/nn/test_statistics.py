@@ -11,7 +11,7 @@ from flax import nnx
 from avjax.models import late_fusion
 from avjax.nn.attention import attend
 from avjax.nn.placement import Placement, placed_on
-from avjax.nn.statistics import call_and_capture, capture_statistics, recording, site, wanted
+from avjax.nn.statistics import call_and_capture, capture_statistics, recording, site, tapped, tapping, wanted
 from avjax.nn.transformer import Size
 from avjax.training.sharding import MeshShape, Rules
 from avjax.training.step import split_model
@@ -192,3 +192,65 @@ def test_calls_of_one_name_are_layers_and_must_be_alike(rng):
         pass
     # Nothing is left behind by what failed.
     assert wanted() == ()
+
+
+def scores(config, **views):
+    """(parameters, batch) -> a logit a row, of a randomised model as it is evaluated."""
+    graph, params, *rest = split_model(config.build(nnx.Rngs(0)))
+    params = nnx.as_pure(tiny.randomise(params, np.random.default_rng(0)))
+
+    def score(params, batch):
+        model = nnx.merge(graph, params, *rest, copy=True)
+        model = nnx.view(model, deterministic=True, raise_if_not_found=False, **views)
+        return model(batch).logits["emotion"][:, 1]
+
+    return score, params
+
+
+def test_calls_are_kept_in_order_with_gradients(rng):
+    """<dO, d> summed over all calls is the derivative of the scores along d at the calls' outputs."""
+    config, _ = SITES["bottleneck"]
+    score, params = scores(config)
+    given = jax.tree.map(jnp.asarray, batch(rng))
+    value, calls = tiny.jit(lambda *arguments: tapped(score, *arguments))(params, given)
+    np.testing.assert_allclose(value, tiny.jit(score)(params, given), rtol=1e-6)
+    assert [call.site for call in calls] == ["unimodal.video", "unimodal.audio", *["fusion"] * 3]
+    for call in calls:
+        again = attention(call.query, call.key, call.value, mask=call.mask, bias=call.bias)
+        np.testing.assert_allclose(call.output, again.output, rtol=1e-5, atol=1e-6)
+    assert calls[-1].mask.keys.names == ("video", "bottleneck_video", "audio", "bottleneck_audio")
+    direction = [jnp.asarray(rng.normal(size=call.output.shape), jnp.float32) for call in calls]
+
+    @tiny.jit
+    def moved(step):
+        with tapping(lambda number, output: output + step * direction[number]):
+            return score(params, given)
+
+    step = 2e-3
+    slope = (np.asarray(moved(step), float) - np.asarray(moved(-step), float)) / (2 * step)
+    pairs = zip(calls, direction, strict=True)
+    expected = sum(np.einsum("bnhd,bnhd->b", call.gradient, part, dtype=float) for call, part in pairs)
+    # Rounding of the scores over the step, and the curvature of the difference.
+    np.testing.assert_allclose(expected, slope, rtol=0.01, atol=1e-6 * np.abs(value).max() / step)
+    assert not np.asarray(calls[0].gradient)[2].any()
+
+
+def test_what_a_call_returns_may_be_replaced(rng):
+    query = jnp.asarray(rng.normal(size=(1, 4, 2, 8)), jnp.float32)
+    with recording(("mass",)) as sites, site("here"), tapping(lambda number, output: number + 0 * output) as calls:
+        found = [attend(query, query, query), attend(query, query, query, site="other")]
+        with recording(("mass",)):
+            attend(query, query, query)
+    assert [float(output.max()) for output in found] == [0, 1]
+    assert [call.site for call in calls] == ["here.tokens", "here.other"]
+    assert set(sites) == {"here.tokens", "here.other"}
+    assert tapped(lambda x: x.sum((1, 2, 3)), query)[1] == ()
+
+
+@pytest.mark.parametrize("views", [{"scan": True}, {"remat": "full"}], ids=str)
+def test_calls_of_scanned_layers_cannot_be_kept(views, rng):
+    config, _ = SITES["merged"]
+    score, params = scores(config, **views)
+    given = jax.tree.map(jnp.asarray, batch(rng))
+    with pytest.raises(ValueError, match="cannot be kept of layers that are scanned or remat"):
+        jax.eval_shape(lambda: tapped(score, params, given))

@@ -1,0 +1,148 @@
+"""Definitions of cross-modal consistency, calibration among them."""
+
+from __future__ import annotations
+
+from avjax.diagnostics.definitions.definition import Scale, definition
+
+AGREEMENT = Scale("share", 0, 1, "higher")
+PERCENT = Scale("percent", 0, 100, "lower", 0)
+
+ROWS = (
+    definition(
+        "consistency/agreement",
+        "prediction agreement",
+        "PA_m = mean 1[argmax f(x) = argmax f(x with m missing or damaged)]",
+        AGREEMENT,
+        pitfalls="1 for a constant predictor, and for one that ignores m: read kappa and accuracy beside it.",
+        source="common use",
+        function="diagnostics.consistency.agreement.agreement",
+    ),
+    definition(
+        "consistency/kappa",
+        "chance-corrected agreement",
+        "kappa = (PA - p_e) / (1 - p_e),   p_e = sum_k q_k q'_k of the two sets' shares of classes",
+        Scale("kappa", -1, 1, "higher", 0),
+        pitfalls="Falls with skewed classes at the same PA. Undefined for a constant predictor.",
+        source="Cohen 1960",
+        function="diagnostics.consistency.agreement.kappa",
+    ),
+    definition(
+        "consistency/soft_agreement",
+        "soft agreement",
+        "SC_m = 1 - mean JSD_2(p(x) || p(x with m missing or damaged))",
+        AGREEMENT,
+        pitfalls="Two flat distributions agree whatever they rank first.",
+        source="ours; divergence of Lin 1991",
+        function="diagnostics.consistency.agreement.soft_agreement",
+    ),
+    definition(
+        "consistency/cross_modal",
+        "cross-modal consistency",
+        "XC = 1 - mean JSD_2(p(x_a alone) || p(x_v alone))",
+        AGREEMENT,
+        pitfalls="Of a model that ignores a modality, a comparison with what it says of nothing.",
+        source="ours; divergence of Lin 1991",
+        function="diagnostics.consistency.agreement.soft_agreement",
+    ),
+    definition(
+        "consistency/top_overlap",
+        "overlap of the top 5",
+        "mean |top-5 of p and top-5 of q| / 5",
+        AGREEMENT,
+        pitfalls="5 / K by chance, which is much where classes are few.",
+        source="ours",
+        function="diagnostics.consistency.agreement.top_overlap",
+    ),
+    definition(
+        "consistency/negative_flips",
+        "negative flip rate",
+        "NFR = P(right before, wrong after), of all clips",
+        Scale("share", 0, 1, "lower", 0),
+        pitfalls="At most the accuracy before, so that a poor model has few.",
+        source="Yan et al., CVPR 2021",
+        function="diagnostics.consistency.agreement.negative_flips",
+    ),
+    definition(
+        "consistency/positive_flips",
+        "positive flip rate",
+        "PFR = P(wrong before, right after), of all clips",
+        Scale("share", 0, 1, "none", 0),
+        pitfalls="Of a missing modality: clips that it spoiled.",
+        source="Yan et al., CVPR 2021",
+        function="diagnostics.consistency.agreement.positive_flips",
+    ),
+    definition(
+        "consistency/modality_confusion",
+        "modality confusion",
+        "mu_m = 100 #{f(x_m alone) right and f(x) wrong} / N",
+        PERCENT,
+        pitfalls="At most the joint model's error rate.",
+        source="Zverev et al. (VGGSounder), ICCV 2025",
+        function="diagnostics.consistency.agreement.modality_confusion",
+    ),
+    definition(
+        "consistency/any_confusion",
+        "modality confusion, of any",
+        "100 #{f(x_m alone) right for some m, and f(x) wrong} / N",
+        PERCENT,
+        pitfalls="At most the joint model's error rate.",
+        source="Zverev et al. (VGGSounder), ICCV 2025",
+        function="diagnostics.consistency.agreement.any_confusion",
+    ),
+    definition(
+        "consistency/ece",
+        "expected calibration error",
+        "ECE = sum_b n_b / n |acc_b - conf_b|, 15 bins; of equal width or equal mass, which the estimator names",
+        Scale("share", 0, 1, "lower", 0),
+        pitfalls="Biased upwards with few clips in a bin, so that values compare at one n only. Differences that cancel"
+        " within a bin are not seen.",
+        source="Naeini et al., AAAI 2015; Guo et al., ICML 2017",
+        function="diagnostics.consistency.calibration.expected_calibration_error",
+    ),
+    definition(
+        "consistency/ece_change",
+        "change of the calibration error",
+        "dECE = ECE under a condition - ECE of clean clips, of the same clips",
+        Scale("share", -1, 1, "lower", 0),
+        pitfalls="The bias of both cancels only at one n.",
+        source="common use",
+        function="diagnostics.consistency.calibration.expected_calibration_error",
+    ),
+    definition(
+        "consistency/brier",
+        "Brier score",
+        "mean over clips of sum_k (p_k - 1[k = y])^2",
+        Scale("score", 0, 2, "lower"),
+        pitfalls="1 - 1/K of a uniform prediction. For two classes many tools print half of this.",
+        source="Brier 1950",
+        function="diagnostics.consistency.calibration.brier",
+    ),
+    definition(
+        "consistency/nll",
+        "negative log-likelihood",
+        "mean of -ln p_y",
+        Scale("nats", 0, None, "lower"),
+        pitfalls="ln K of a uniform prediction. Few confident errors outweigh all else.",
+        source="textbook",
+        function="diagnostics.consistency.calibration.negative_log_likelihood",
+    ),
+    definition(
+        "consistency/overconfidence",
+        "overconfidence",
+        "mean confidence - accuracy",
+        Scale("share", -1, 1, "none", 0),
+        pitfalls="0 is best. Over- and underconfident clips cancel.",
+        source="common use",
+        function="diagnostics.consistency.calibration.overconfidence",
+    ),
+    definition(
+        "consistency/aurc",
+        "area under risk over coverage",
+        "AURC = mean over i = 1 .. N of the error rate among the i most confident clips",
+        Scale("share", 0, 1, "lower"),
+        pitfalls="Falls with the error rate too: compare it at equal accuracy. Without knowledge of its errors a model"
+        " has its error rate.",
+        source="Geifman, Uziel & El-Yaniv, ICLR 2019",
+        function="diagnostics.consistency.calibration.area_under_risk_coverage",
+    ),
+)

@@ -16,6 +16,11 @@ Initializer = Callable[..., jax.Array]
 EMBED, HEADS, HIDDEN, CLASSES, PATCH, TOKEN = "embed", "heads", "hidden", "classes", "patch", "token"
 
 
+def widened(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """In float32 at least, as sums, probabilities and losses are."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
 def named(initializer: Initializer, *axes: str | None) -> Initializer:
     """``initializer`` whose parameter remembers the logical name of each of its axes."""
     return nnx.with_metadata(initializer, axes=axes)
@@ -81,7 +86,7 @@ class SpectralDense(Dense):
 
     def singular_value(self) -> Float[Array, ""]:
         """s, at least 1e-12."""
-        kernel = self.kernel[...].astype(jnp.promote_types(self.kernel.dtype, jnp.float32))
+        kernel = widened(self.kernel[...])
         left = _unit(kernel @ self.direction[...])
         right = _unit(left @ kernel)
         left, right = jax.lax.stop_gradient((left, right))

@@ -15,7 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from avjax.nn.convolution import Conv, masked
-from avjax.nn.dense import CLASSES, EMBED, HIDDEN, Dense
+from avjax.nn.dense import CLASSES, EMBED, HIDDEN, Dense, widened
 from avjax.nn.pooling import max_pool, mean_pool
 from avjax.nn.scoring.normalizers import softmax
 from avjax.streams import Stream
@@ -25,7 +25,7 @@ def softmax_over_valid(
     scores: Float[Array, "*batch N"], valid: Bool[Array, "*batch N"] | None = None
 ) -> Float[Array, "*batch N"]:
     """exp(s_n) / sum over the valid n' of exp(s_n'), in float32; 0 where it is not valid, so all 0 where nothing is."""
-    return softmax(_wide(scores), valid)
+    return softmax(widened(scores), valid)
 
 
 class ChannelAttention(nnx.Module):
@@ -242,7 +242,7 @@ class ModalityMix(nnx.Module):
 def instance_norm(x: Float[Array, "B ... C"], valid: Bool[Array, "B ..."] | None = None) -> Float[Array, "B ... C"]:
     """(x - mean) / sqrt(variance + 1e-5) by example and channel, over the valid places, in float32 (Ulyanov 2016)."""
     places, there = _flat(x, valid)
-    wide = _wide(places)
+    wide = widened(places)
     centred = masked(wide - mean_pool(wide, there)[:, None], there)
     normed = centred * jax.lax.rsqrt(mean_pool(centred**2, there) + 1e-5)[:, None]
     return normed.reshape(x.shape).astype(x.dtype)
@@ -250,13 +250,8 @@ def instance_norm(x: Float[Array, "B ... C"], valid: Bool[Array, "B ..."] | None
 
 def weighted_sum(weights: Float[Array, "B N"], x: Float[Array, "B N C"]) -> Float[Array, "B C"]:
     """sum_n w_n x_n, in float32, as what x is."""
-    total = jnp.einsum("bn,bnc->bc", weights, _wide(x), precision="highest")
+    total = jnp.einsum("bn,bnc->bc", weights, widened(x), precision="highest")
     return total.astype(x.dtype)
-
-
-def _wide(x: Array) -> Array:
-    """In float32 at least."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _flat(x: Array, valid: Array | None) -> tuple[Array, Array]:

@@ -10,7 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from avjax.nn.convolution import BatchNorm, masked
-from avjax.nn.dense import EMBED, HIDDEN, Dense
+from avjax.nn.dense import EMBED, HIDDEN, Dense, widened
 from avjax.nn.scoring import attend_dense
 
 
@@ -37,7 +37,7 @@ class GraphAttention(nnx.Module):
         """w^T tanh(W (h_i * h_j)) / temperature."""
         products = query * jnp.swapaxes(key, 1, 2)
         scores = self.score(jnp.tanh(self.pairs(products)))[..., 0] / self.temperature
-        return scores[:, None].astype(jnp.promote_types(scores.dtype, jnp.float32))
+        return widened(scores[:, None])
 
     def __call__(self, x: Float[Array, "B N Cin"], valid: Bool[Array, "B N"]) -> Float[Array, "B N Cout"]:
         """0 where it is not valid."""

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from avjax.nn.attention import cross_mask
 from avjax.nn.convolution import masked
-from avjax.nn.dense import CLASSES, EMBED, HIDDEN, Dense, layer_norm, learned_tokens, named
+from avjax.nn.dense import CLASSES, EMBED, HIDDEN, Dense, layer_norm, learned_tokens, named, widened
 from avjax.nn.pooling import Classifier, l2_normalise, max_pool, mean_pool
 from avjax.nn.transformer import FeedForward, MultiHeadAttention, Size
 from avjax.streams import Stream
@@ -50,7 +50,7 @@ class RegressionHead(nnx.Module):
     def __call__(self, x: Float[Array, "*batch C"]) -> dict[str, Float[Array, "*batch _"]]:
         """Numbers in float32: head -> [..., n]."""
         x = self.dropout(x if self.hidden is None else nnx.relu(self.hidden(x)))
-        numbers = {head: dense(x).astype(jnp.float32) for head, dense in self.heads.items()}
+        numbers = {head: widened(dense(x)) for head, dense in self.heads.items()}
         if self.bounds is None:
             return numbers
         low, high = self.bounds
@@ -75,7 +75,7 @@ class SegmentHead(nnx.Module):
         x = masked(x, valid)
         event = masked(self.event(x)[..., 0], valid)
         video = masked(self.classify(max_pool(x, valid)), valid.any(1))
-        return {"event": event.astype(jnp.float32), "video": video.astype(jnp.float32)}
+        return {"event": widened(event), "video": widened(video)}
 
 
 def localise(event: Float[Array, "B T"], video: Float[Array, "B K"], valid: Bool[Array, "B T"]) -> Int[Array, "B T"]:
@@ -100,7 +100,7 @@ class WeakSegmentHead(nnx.Module):
 
     def __call__(self, x: Float[Array, "B T C"], valid: Bool[Array, "B T"]) -> dict[str, Float[Array, "B ..."]]:
         """``segment`` [B, T, K], 0 where it is not valid, and ``video`` [B, K]; float32."""
-        segment = masked(self.classify(masked(x, valid)), valid).astype(jnp.float32)
+        segment = widened(masked(self.classify(masked(x, valid)), valid))
         video = mean_pool(segment, valid) if self.pool == "mean" else max_pool(segment, valid)
         return {"segment": segment, "video": video}
 
@@ -119,7 +119,7 @@ class CTCHead(nnx.Module):
 
     def __call__(self, x: Float[Array, "B N C"], valid: Bool[Array, "B N"]) -> Float[Array, "B N K"]:
         """[B, N, labels + 1] in float32, 0 where it is not valid."""
-        return masked(self.classify(masked(x, valid)), valid).astype(jnp.float32)
+        return widened(masked(self.classify(masked(x, valid)), valid))
 
 
 class DecoderLayer(nnx.Module):
@@ -207,7 +207,7 @@ class AttentionDecoder(nnx.Module):
         s = s.astype(clean[self.contexts[0]].values.dtype)
         for layer in self.layers:
             s = layer(s, own, clean)
-        return self.classify(self.norm(s)).astype(jnp.float32)
+        return widened(self.classify(self.norm(s)))
 
 
 def shift_right(labels: Int[Array, "B N"], start: int) -> Int[Array, "B N"]:
@@ -233,9 +233,9 @@ class MatchingHead(nnx.Module):
         """Float32; -1e30 for a candidate that is not ``valid``, so that no softmax chooses it."""
         if valid is not None:
             x, candidates = masked(x, valid.any(1)), masked(candidates, valid)
-        x, candidates = l2_normalise(x.astype(jnp.float32)), l2_normalise(candidates.astype(jnp.float32))
+        x, candidates = l2_normalise(widened(x)), l2_normalise(widened(candidates))
         cosine = jnp.einsum("bc,bnc->bn", x, candidates, precision="highest")
-        scores = jnp.exp(self.log_scale[...].astype(jnp.float32)) * cosine
+        scores = jnp.exp(widened(self.log_scale[...])) * cosine
         return scores if valid is None else jnp.where(valid, scores, -1e30)
 
 

@@ -10,7 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from avjax.nn.convolution import masked
-from avjax.nn.dense import CLASSES, EMBED, Dense
+from avjax.nn.dense import CLASSES, EMBED, Dense, widened
 
 
 def mean_pool(values: Float[Array, "B N C"], valid: Bool[Array, "B N"]) -> Float[Array, "B C"]:
@@ -48,7 +48,7 @@ def mean_of_present(
 
 def l2_normalise(x: Float[Array, "*batch C"]) -> Float[Array, "*batch C"]:
     """x / ||x||_2 over the last axis, in float32 at least; 0 stays 0, and its gradient is finite."""
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    wide = widened(x)
     square = jnp.square(wide).sum(-1, keepdims=True)
     return (wide * jax.lax.rsqrt(jnp.maximum(square, 1e-12))).astype(x.dtype)
 
@@ -74,5 +74,5 @@ class Classifier(nnx.Module):
         )
 
     def __call__(self, x: Float[Array, "B C"]) -> dict[str, Float[Array, "B K"]]:
-        # Float32 from here on: losses and probabilities are not for bfloat16.
-        return {head: dense(x).astype(jnp.float32) for head, dense in self.heads.items()}
+        # In float32 from here on: losses and probabilities are not for bfloat16.
+        return {head: widened(dense(x)) for head, dense in self.heads.items()}

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from avjax.nn.dense import widened
 from avjax.streams import Stream
 
 
@@ -38,8 +39,8 @@ def _segments(stream: Stream, begin: Float[Array, " B"], length: float, count: i
     place = jnp.floor(seconds / length + 1e-4).astype(jnp.int32)
     member = jax.nn.one_hot(place, count, dtype=jnp.float32)
     number = jnp.einsum("bnt,bns->bts", member, valid.astype(jnp.float32))
-    values = jnp.where(valid[..., None], values, 0)
-    total = jnp.einsum("bnt,bnsc->btsc", member, values.astype(jnp.float32), precision="highest")
+    values = widened(jnp.where(valid[..., None], values, 0))
+    total = jnp.einsum("bnt,bnsc->btsc", member, values, precision="highest")
     mean = (total / jnp.maximum(number, 1)[..., None]).astype(stream.values.dtype)
     shape = (rows, count) if cells is None else (rows, count, beside)
     return Stream(mean.reshape(*shape, width), number.reshape(shape) > 0, start=begin, rate=1 / length)

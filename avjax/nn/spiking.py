@@ -20,7 +20,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from avjax.nn.convolution import BatchNorm, Conv, masked
-from avjax.nn.dense import EMBED, HEADS, HIDDEN, Dense
+from avjax.nn.dense import EMBED, HEADS, HIDDEN, Dense, widened
 
 # Picojoules of one operation in 45 nm, 32 bit (Horowitz 2014): an addition; a multiplication and an addition.
 ACCUMULATE, MULTIPLY_ACCUMULATE = 0.9, 4.6
@@ -191,7 +191,7 @@ class SpikingAttention(nnx.Module):
         spikes = self.query(x, x_valid), self.key(y, y_valid), self.value(y, y_valid)
         # float32: they are counted, and bfloat16 counts to 256.
         query, key, value = (
-            part.reshape(*part.shape[:3], self.heads, -1).astype(jnp.promote_types(x.dtype, jnp.float32))
+            widened(part.reshape(*part.shape[:3], self.heads, -1))
             for part in spikes
         )
         # Q (K^T V), which is the same, since nothing is normalised: what is not valid has no spikes.
@@ -257,7 +257,7 @@ class SpikingCrossAttention(nnx.Module):
 
 def mean_over(x: Float[Array, "B T N C"], valid: Bool[Array, "B T N"], *, axis: int) -> Float[Array, "B _ _ C"]:
     """Mean of what is valid along time or places, which stays as an axis of one; 0 where nothing is."""
-    wide = masked(x, valid).astype(jnp.promote_types(x.dtype, jnp.float32))
+    wide = widened(masked(x, valid))
     number = jnp.maximum(valid.sum(axis=axis, keepdims=True), 1)[..., None]
     return (wide.sum(axis=axis, keepdims=True) / number).astype(x.dtype)
 

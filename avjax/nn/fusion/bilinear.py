@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from avjax.nn.dense import CLASSES, EMBED, HIDDEN, Dense
+from avjax.nn.dense import CLASSES, EMBED, HIDDEN, Dense, widened
 from avjax.nn.fusion.vectors import VectorFusion
 from avjax.nn.pooling import l2_normalise, mean_pool
 from avjax.nn.transformer import Constant
@@ -25,7 +25,7 @@ SMALL = 1e-12
 
 def power_norm(z: Float[Array, "*batch C"]) -> Float[Array, "*batch C"]:
     """sign(z) sqrt|z| in float32 (Perronnin et al. 2010), and z / sqrt(1e-12) where |z| < 1e-12."""
-    wide = z.astype(jnp.promote_types(z.dtype, jnp.float32))
+    wide = widened(z)
     size = jnp.abs(wide)
     root = jnp.sign(wide) * jnp.sqrt(jnp.maximum(size, SMALL))
     return jnp.where(size < SMALL, wide / math.sqrt(SMALL), root).astype(z.dtype)
@@ -98,7 +98,7 @@ class AdaptiveBilinear(FactorisedBilinear):
         """w [..., M]; the mean of those present is 1."""
         scores = [score(vector) for score, vector in zip(self.score, vectors, strict=True)]
         known = jnp.concatenate(there, axis=-1)
-        shares = jnp.where(known, nnx.sigmoid(jnp.concatenate(scores, axis=-1).astype(jnp.float32)), 0)
+        shares = jnp.where(known, nnx.sigmoid(widened(jnp.concatenate(scores, axis=-1))), 0)
         total = jnp.maximum(shares.sum(-1, keepdims=True), SMALL)
         return shares / total * known.sum(-1, keepdims=True)
 
@@ -196,8 +196,8 @@ class CompactBilinear(VectorFusion):
 
     def sketch(self, vector: Array, places: Int[Array, " C"], signs: Float[Array, " C"]) -> Array:
         """Psi x, in float32."""
-        empty = jnp.zeros((*vector.shape[:-1], self.outputs))
-        return empty.at[..., places].add(vector.astype(jnp.float32) * signs)
+        signed = widened(vector) * signs
+        return jnp.zeros((*vector.shape[:-1], self.outputs), signed.dtype).at[..., places].add(signed)
 
     def mix(self, vectors: list[Array], there: list[Array]) -> Array:
         spectrum = 1.0

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from avjax.nn.dense import CLASSES, HIDDEN, Dense, Initializer
+from avjax.nn.dense import CLASSES, HIDDEN, Dense, Initializer, widened
 from avjax.nn.gates import softmax_over_valid
 
 Logits = Mapping[str, Float[Array, "B K"]]
@@ -136,7 +136,7 @@ RULES = {"average": average_rule, "product": product_rule, "max": max_rule, "vot
 
 def _stacked(modalities: Sequence[str], logits: Logits, present: Present | None) -> tuple[Array, Array]:
     """Logits [M, B, K] in float32, 0 where missing, and who is there [M, B, 1]."""
-    stacked = jnp.stack([logits[m].astype(jnp.float32) for m in modalities])
+    stacked = widened(jnp.stack([logits[m] for m in modalities]))
     if present is None:
         there = jnp.ones((*stacked.shape[:2], 1), bool)
     else:

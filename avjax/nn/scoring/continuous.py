@@ -21,6 +21,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from avjax.nn.convolution import masked
+from avjax.nn.dense import widened
 from avjax.nn.scoring.densities import Mixture, fit, log_normal, shortest, single
 
 
@@ -61,7 +62,7 @@ class Basis:
         self, values: Float[Array, "B N H Dv"], valid: Bool[Array, "B N"] | None = None
     ) -> Float[Array, "B J H Dv"]:
         """B. What is hidden counts as 0 (ours: G is of all positions, and the release has none hidden)."""
-        values = wide(values if valid is None else masked(values, valid))
+        values = widened(values if valid is None else masked(values, valid))
         return jnp.einsum("nj,bnhv->bjhv", jnp.asarray(self.regression, values.dtype), values, precision="highest")
 
     def gaussian(self, mean: Float[Array, "*rows n"], covariance: Float[Array, "*rows n n"]) -> Float[Array, "*rows J"]:
@@ -119,7 +120,7 @@ class ContinuousAttention(nnx.Module):
         valid: Bool[Array, "B N"] | None = None,
     ) -> Float[Array, "B Nq H Dv"]:
         """``weights`` of any normaliser whose weights are not negative; 0 where hidden."""
-        weights = wide(weights)
+        weights = widened(weights)
         expectation = self.basis.mixture(self.density(weights))
         return context(self.basis.coefficients(values, valid), expectation, weights).astype(values.dtype)
 
@@ -157,11 +158,6 @@ def context(
     """c = B r, and 0 for queries whose weights are all zero."""
     expectation = jnp.where((weights > 0).any(-1, keepdims=True), expectation, 0)
     return jnp.einsum("bhqj,bjhv->bqhv", expectation, coefficients, precision="highest")
-
-
-def wide(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """In float32 at least."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _grid(axes: Sequence[np.ndarray]) -> np.ndarray:

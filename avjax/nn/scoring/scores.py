@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from avjax.nn.dense import EMBED, HIDDEN, Dense
+from avjax.nn.dense import EMBED, HIDDEN, Dense, widened
 
 Scores = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -81,7 +81,7 @@ class Additive(nnx.Module):
         query = jnp.swapaxes(self.query(query), 1, 2)[:, :, :, None]
         key = jnp.swapaxes(self.key(key), 1, 2)[:, :, None]
         scores = self.weight(jnp.tanh(query + key))[..., 0]
-        return scores.astype(_wide(scores.dtype))
+        return widened(scores)
 
 
 class Bilinear(nnx.Module):
@@ -105,17 +105,13 @@ class Bilinear(nnx.Module):
 
 
 def _products(query: jax.Array, key: jax.Array) -> jax.Array:
-    wide = _wide(query.dtype)
+    wide = jnp.promote_types(query.dtype, jnp.float32)
     return jnp.einsum("bqhd,bkhd->bhqk", query, key, precision="highest", preferred_element_type=wide)
-
-
-def _wide(dtype: jnp.dtype) -> jnp.dtype:
-    return jnp.promote_types(dtype, jnp.float32)
 
 
 def _unit(x: jax.Array) -> jax.Array:
     """x / |x|, 0 for 0; neither the length of zero nor its gradient is taken."""
-    x = x.astype(_wide(x.dtype))
+    x = widened(x)
     square = jnp.square(x).sum(-1, keepdims=True)
     nonzero = square > 0
     return jnp.where(nonzero, x * jax.lax.rsqrt(jnp.where(nonzero, square, 1)), 0)

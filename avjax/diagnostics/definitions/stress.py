@@ -134,7 +134,7 @@ ROWS = (
         ACCURACY,
         pitfalls="Where the record has no more sound the edge is empty, which the model may see.",
         source="ours",
-        function="diagnostics.stress.misalignment.Late",
+        function="diagnostics.stress.misalignment.out_of_sync",
     ),
     definition(
         "stress/sync_sensitivity",

@@ -203,7 +203,9 @@ class AttentionDecoder(nnx.Module):
         layout = Layout.of(labels=labels.shape[1])
         own = Mask(layout, layout, causal=True, key_valid=valid)
         clean = {m: contexts[m].replace(values=masked(contexts[m].values, contexts[m].valid)) for m in self.contexts}
-        s = self.embed(jnp.where(valid, labels, 0)) + self.positions[...][: labels.shape[1]]
+        # Its own call would make float32 of whatever the table is.
+        table = self.embed.embedding[...]
+        s = table[jnp.where(valid, labels, 0)] + self.positions[...][: labels.shape[1]]
         s = s.astype(clean[self.contexts[0]].values.dtype)
         for layer in self.layers:
             s = layer(s, own, clean)

@@ -190,10 +190,7 @@ class SpikingAttention(nnx.Module):
             )
         spikes = self.query(x, x_valid), self.key(y, y_valid), self.value(y, y_valid)
         # float32: they are counted, and bfloat16 counts to 256.
-        query, key, value = (
-            widened(part.reshape(*part.shape[:3], self.heads, -1))
-            for part in spikes
-        )
+        query, key, value = (widened(part.reshape(*part.shape[:3], self.heads, -1)) for part in spikes)
         # Q (K^T V), which is the same, since nothing is normalised: what is not valid has no spikes.
         keys, queries = {
             "space": ("btmhd,btmhe->bthde", "btnhd,bthde->btnhe"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
@@ -159,6 +160,23 @@ class Steps:
         loss, parts = self.objective(output, features)
         return self.objective.predictions(output), self._means(loss, parts, features)
 
+    def output(
+        self,
+        state: TrainState,
+        features: Batch,
+        keep: Mapping[str, jax.Array] | None = None,
+        statistics: Sequence[str] = (),
+    ) -> Output:
+        """The model's output as in ``evaluate``, for whoever wants to look into it.
+
+        Args:
+          features: of the front end, without augmentation.
+          keep: modality -> [B, N], False hides a token.
+          statistics: of attention, which ``output.aux["attention"]`` then holds.
+        """
+        params = state.params if state.average is None else state.average
+        return self._forward(params, state.buffers, features, None, keep, statistics or self.statistics)[0]
+
     def _gradients(self, state: TrainState, views: Views, key: jax.Array) -> tuple[nnx.State, Means, nnx.State]:
         """Gradient and metrics of the batch, over microbatches where there are several."""
         gradient = jax.grad(self._loss, has_aux=True)
@@ -222,7 +240,13 @@ class Steps:
         return output, buffers_after
 
     def _forward(
-        self, params: nnx.State, buffers: nnx.State, features: Batch, key: jax.Array | None
+        self,
+        params: nnx.State,
+        buffers: nnx.State,
+        features: Batch,
+        key: jax.Array | None,
+        keep: Mapping[str, jax.Array] | None = None,
+        statistics: Sequence[str] | None = None,
     ) -> tuple[Output, nnx.State]:
         """The model in ``precision``; without a key nothing is random."""
         # Buffers stay float32: a moving average of slow steps stands still in bfloat16.
@@ -238,9 +262,11 @@ class Steps:
             model = nnx.view(model, scan=True)
         # Values alone: bfloat16 would round seconds.
         streams = {name: s.replace(values=self._cast(s.values)) for name, s in features.streams.items()}
-        with placed_on(self.placement), recording(self.statistics) as sites:
-            output = model(features.replace(streams=streams))
-        if self.statistics:
+        features = features.replace(streams=streams)
+        statistics = self.statistics if statistics is None else statistics
+        with placed_on(self.placement), recording(statistics) as sites:
+            output = model(features) if keep is None else model(features, keep)
+        if statistics:
             output = dataclasses.replace(output, aux={**output.aux, "attention": sites})
         _, _, buffers_after, _ = split_model(model)
         return output, jax.tree.map(lambda new, old: new.astype(old.dtype), nnx.as_pure(buffers_after), buffers)

@@ -23,7 +23,7 @@ from avjax.training.checkpoint import CheckpointError, Checkpoints, problem_of
 from avjax.training.evaluate import EvaluateStep, keep, over_crops, predict, task_of
 from avjax.training.on_mesh import DeviceBatches, build_state, jit_evaluate
 from avjax.training.sharding import MeshShape
-from avjax.training.step import TrainState
+from avjax.training.step import Steps, TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +34,7 @@ class Trained:
       run: where it comes from.
       experiment: rebuilt from the run.
       description: of the records that it was trained on.
+      steps: the functions of a step, not compiled.
       state: parameters and all.
       evaluate: the jitted evaluation step.
       on_devices: from rows to the global batch.
@@ -42,6 +43,7 @@ class Trained:
     run: Run
     experiment: Experiment
     description: Description
+    steps: Steps
     state: TrainState
     evaluate: EvaluateStep
     on_devices: DeviceBatches
@@ -87,6 +89,7 @@ class Trained:
             run=run,
             experiment=experiment,
             description=Description(**read_json(run.path / "dataset.json")),
+            steps=steps,
             state=state,
             evaluate=jit_evaluate(steps, mesh),
             on_devices=DeviceBatches(mesh, experiment.training.rules, experiment.data.batch),

@@ -1,0 +1,280 @@
+"""A model as diagnostics see it: logits of one head for raw clips, and what else it can be asked.
+
+``FunctionProbe`` is what any model has, be it a function of another framework: logits. ``ModelProbe`` of a trained run
+also hides tokens, differentiates, and reports its attention.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array, Bool, Float, Num
+
+from avjax.diagnostics.clips import ClipReader, Clips
+from avjax.diagnostics.players import Players
+from avjax.nn.statistics import Site
+from avjax.run import RunError
+from avjax.streams import Batch, Stream
+from avjax.training.trained import Trained
+
+Streams = Mapping[str, Stream]
+Kept = Mapping[str, Bool[Array, "B _"] | Bool[np.ndarray, "B _"]]
+"""Modality -> which of its tokens [B, N] are there; a modality that is not named has all of them."""
+Baseline = Mapping[str, Num[np.ndarray, "..."] | Num[Array, "..."]]
+"""Modality -> what stands in for an absent part, of a row's shape or one that broadcasts to it."""
+
+COALITIONS = 32
+"""Coalitions of one call: a compiled loop over so many masks."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Probe(abc.ABC):
+    """Any model.
+
+    Attributes:
+      modalities: names of the streams.
+      head: what is predicted, a head of classes.
+      classes: their names.
+      batch: rows of one call.
+    """
+
+    modalities: tuple[str, ...]
+    head: str
+    classes: tuple[str, ...]
+    batch: int
+
+    @property
+    def grids(self) -> Mapping[str, tuple[int, ...]]:
+        """Token grid of each modality, time first; empty where tokens cannot be hidden."""
+        return {}
+
+    @abc.abstractmethod
+    def call(self, clips: Clips) -> Num[np.ndarray, "B K"]:
+        """Logits of at most ``batch`` clips."""
+
+    def logits(self, clips: Clips) -> Float[np.ndarray, "B K"]:
+        """Of any number of clips."""
+        parts = []
+        for rows in self.parts(len(clips)):
+            found = np.asarray(self.call(clips.take(rows)), np.float32)
+            if found.shape != (len(rows), len(self.classes)):
+                raise ValueError(f"the model gave logits {found.shape}; {(len(rows), len(self.classes))} were expected")
+            parts.append(found)
+        return np.concatenate(parts)
+
+    def coalitions(
+        self, clips: Clips, kept: Bool[np.ndarray, "S n"], players: Players, baseline: Baseline | None = None
+    ) -> Float[np.ndarray, "S B K"]:
+        """Logits of every clip with the players of each coalition.
+
+        Args:
+          kept: True where a player is present.
+          baseline: what stands in for absent raw players.
+        """
+        if not players.raw:
+            raise ValueError("the tokens of this model cannot be hidden: use raw players")
+        return np.stack([self.logits(clips.replace(_filled(clips.streams, row, players, baseline))) for row in kept])
+
+    def parts(self, rows: int) -> list[np.ndarray]:
+        """Rows of each call, for so many in all."""
+        return [np.arange(begin, min(begin + self.batch, rows)) for begin in range(0, rows, self.batch)]
+
+
+def _filled(streams: Streams, kept: Any, players: Players, baseline: Baseline) -> dict[str, Stream]:
+    """The streams with the baseline in place of absent raw players; of NumPy arrays or JAX's."""
+    filled = {}
+    for modality, where in players.where.items():
+        stream = streams[modality]
+        there = kept[where]
+        there = there.reshape(there.shape + (1,) * (stream.values.ndim - 1 - there.ndim))
+        library = np if isinstance(stream.values, np.ndarray) else jnp
+        filled[modality] = stream.replace(values=library.where(there, stream.values, baseline[modality]))
+    return filled
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FunctionProbe(Probe):
+    """A plain function of raw clips, of any framework (docs/diagnose.md).
+
+    Attributes:
+      function: clips, of which it may look at the streams alone, to logits [B, K].
+    """
+
+    function: Callable[[Clips], Num[np.ndarray, "B K"]]
+
+    def call(self, clips: Clips) -> Num[np.ndarray, "B K"]:
+        return self.function(clips)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ModelProbe(Probe):
+    """A model of the contract, of a trained run.
+
+    Attributes:
+      trained: the run's state and steps.
+    """
+
+    trained: Trained
+
+    @classmethod
+    def of(cls, trained: Trained, head: str | None = None) -> ModelProbe:
+        """Of a head of classes; the only one, unless told.
+
+        Raises:
+          RunError: where there is none, or several and none is named.
+        """
+        experiment = trained.experiment
+        if experiment.objective.task != "classes":
+            raise RunError(
+                f"{trained.run.path} predicts {experiment.objective.task}; diagnose takes a model that tells classes"
+                " (one a clip)"
+            )
+        known = getattr(experiment.model, "classes", trained.description.classes)
+        heads = [name for name in trained.description.classes if name in known]
+        if head is None and len(heads) != 1:
+            raise RunError(f"{trained.run.path} has the heads {', '.join(heads)}: say which with --head")
+        chosen = heads[0] if head is None else head
+        if chosen not in heads:
+            raise RunError(f"{trained.run.path} has no head {chosen!r}; it has {', '.join(heads)}")
+        return cls(
+            tuple(experiment.data.sampling), chosen, tuple(trained.description.classes[chosen]), experiment.data.batch,
+            trained,
+        )  # fmt: skip
+
+    def reader(self, split: str, records: str | None = None) -> ClipReader:
+        """Of the clips as the model sees them."""
+        data = self.trained.experiment.data
+        return ClipReader(data if records is None else dataclasses.replace(data, records=records), split, self.head)
+
+    @functools.cached_property
+    def grids(self) -> Mapping[str, tuple[int, ...]]:
+        found = {}
+        for encoder in self.trained.experiment.model.modalities:
+            grid = tuple(getattr(encoder, "grid", (encoder.tokens,)))
+            found[encoder.modality] = grid if math.prod(grid) == encoder.tokens else (encoder.tokens,)
+        return found
+
+    def forward(self, streams: Streams, kept: Kept | None = None) -> Float[Array, "B K"]:
+        """Logits of the head as a function that JAX can trace and differentiate in the streams' values.
+
+        Front end, model and head; nothing is random.
+        """
+        return self._logits(self.trained.state, streams, kept)
+
+    def attention(self, clips: Clips, names: Sequence[str]) -> dict[str, Site]:
+        """Statistics of every attention: site -> statistic -> [layer, B, H, N, ...], in NumPy.
+
+        Raises:
+          ValueError: where the model has no attention.
+        """
+        report = self._attention(tuple(names))
+        parts = []
+        for rows in self.parts(len(clips)):
+            sites = report(self.trained.state, self._placed(clips.take(self._full(rows))))
+            parts.append(jax.tree.map(lambda x, count=len(rows): np.asarray(x)[:, :count], sites))
+        return jax.tree.map(lambda *of: np.concatenate(of, axis=1), *parts)
+
+    def logits(self, clips: Clips, kept: Kept | None = None) -> Float[np.ndarray, "B K"]:
+        """Of any number of clips, in batches of one compiled size.
+
+        Args:
+          kept: modality -> [B, N], False hides a token from every layer.
+        """
+        if kept is None:
+            return super().logits(clips)
+        kept = {name: np.asarray(kept.get(name, np.ones((len(clips), math.prod(self.grids[name])), bool)))
+                for name in self.grids}  # fmt: skip
+        parts = []
+        for rows in self.parts(len(clips)):
+            full = self._full(rows)
+            hidden = jax.device_put({name: mask[full] for name, mask in kept.items()}, self.trained.on_devices.sharding)
+            found = self._keeping(self.trained.state, self._placed(clips.take(full)), hidden)
+            parts.append(np.asarray(found)[: len(rows)])
+        return np.concatenate(parts)
+
+    def coalitions(
+        self, clips: Clips, kept: Bool[np.ndarray, "S n"], players: Players, baseline: Baseline | None = None
+    ) -> Float[np.ndarray, "S B K"]:
+        value = self._of_coalitions(players)
+        count = len(kept)
+        padded = np.concatenate([kept, np.ones((-count % COALITIONS, len(players)), bool)])
+        whole = {} if baseline is None else {name: jnp.asarray(x, jnp.float32) for name, x in baseline.items()}
+        parts = []
+        for rows in self.parts(len(clips)):
+            streams = self._placed(clips.take(self._full(rows)))
+            found = [
+                np.asarray(value(self.trained.state, streams, whole, padded[begin : begin + COALITIONS]))
+                for begin in range(0, len(padded), COALITIONS)
+            ]
+            parts.append(np.concatenate(found)[:count, : len(rows)])
+        return np.concatenate(parts, axis=1)
+
+    def _features(self, streams: Streams) -> Batch:
+        streams = jax.tree.map(jnp.asarray, dict(streams))
+        rows = next(iter(streams.values())).values.shape[0]
+        batch = Batch(streams, {}, jnp.ones(rows, jnp.float32), jnp.zeros(rows, jnp.int32))
+        return self.trained.steps.frontend(batch, None)
+
+    def _of_features(self, state: Any, features: Batch, kept: Kept | None) -> jax.Array:
+        return self.trained.steps.output(state, features, kept).logits[self.head].astype(jnp.float32)
+
+    def _logits(self, state: Any, streams: Streams, kept: Kept | None = None) -> jax.Array:
+        return self._of_features(state, self._features(streams), kept)
+
+    def call(self, clips: Clips) -> Float[np.ndarray, "B K"]:
+        full = self._full(np.arange(len(clips)))
+        return np.asarray(self._plain(self.trained.state, self._placed(clips.take(full))))[: len(clips)]
+
+    def _full(self, rows: np.ndarray) -> np.ndarray:
+        """Repeated up to the batch's size, so that one program serves all."""
+        return np.resize(rows, self.batch)
+
+    def _placed(self, clips: Clips) -> Streams:
+        return jax.device_put(dict(clips.streams), self.trained.on_devices.sharding)
+
+    @functools.cached_property
+    def _whole(self) -> NamedSharding:
+        return NamedSharding(self.trained.on_devices.sharding.mesh, PartitionSpec())
+
+    @functools.cached_property
+    def _plain(self) -> Callable[..., jax.Array]:
+        return jax.jit(lambda state, streams: self._logits(state, streams), out_shardings=self._whole)
+
+    @functools.cached_property
+    def _keeping(self) -> Callable[..., jax.Array]:
+        return jax.jit(self._logits, out_shardings=self._whole)
+
+    @functools.lru_cache(maxsize=8)  # noqa: B019 - a probe lives as long as its diagnosis
+    def _attention(self, names: tuple[str, ...]) -> Callable[..., dict[str, Site]]:
+        def report(state: Any, streams: Streams) -> dict[str, Site]:
+            return self.trained.steps.output(state, self._features(streams), None, names).aux["attention"]
+
+        return jax.jit(report, out_shardings=self._whole)
+
+    @functools.lru_cache(maxsize=8)  # noqa: B019
+    def _of_coalitions(self, players: Players) -> Callable[..., jax.Array]:
+        """(state, streams [B], baseline, kept [S, n]) to logits [S, B, K], one coalition after the other."""
+        rows = self.batch
+
+        def of_tokens(state: Any, streams: Streams, baseline: Baseline, kept: jax.Array) -> jax.Array:
+            features = self._features(streams)
+
+            def one(row: jax.Array) -> jax.Array:
+                hidden = {m: jnp.broadcast_to(row[where], (rows, len(where))) for m, where in players.where.items()}
+                return self._of_features(state, features, hidden)
+
+            return jax.lax.map(one, kept)
+
+        def of_raw(state: Any, streams: Streams, baseline: Baseline, kept: jax.Array) -> jax.Array:
+            return jax.lax.map(lambda row: self._logits(state, _filled(streams, row, players, baseline)), kept)
+
+        return jax.jit(of_raw if players.raw else of_tokens, out_shardings=self._whole)

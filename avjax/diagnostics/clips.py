@@ -99,16 +99,7 @@ class ClipReader:
         """Record numbers in order: all, or ``number`` of them, as many of each class as there are to have."""
         records = Records(self.data.records).split(self.split)
         label = np.array([self._label(records[place]) for place in range(len(records))])
-        if number is None or number >= len(records):
-            return np.arange(len(records))
-        shuffled = np.random.default_rng(seed).permutation(len(records))
-        # The k-th of every class comes before the (k + 1)-th of any.
-        turn = np.empty(len(records), int)
-        for kind in np.unique(label):
-            own = shuffled[label[shuffled] == kind]
-            turn[own] = np.arange(len(own))
-        chosen = shuffled[np.argsort(turn[shuffled], kind="stable")][:number]
-        return np.sort(chosen)
+        return stratified(label, number, seed=seed)
 
     def read(self, index: Int[np.ndarray, " N"], *, audio_late: float = 0.0) -> Clips:
         """The clips of these record numbers.
@@ -142,6 +133,22 @@ class ClipReader:
                 f"{record.name} has {len(classes)} classes of {self.head!r}; a diagnosis is of heads with one"
             )
         return classes[0]
+
+
+def stratified(label: Int[np.ndarray, " N"], number: int | None, *, seed: int = 0) -> Int[np.ndarray, " R"]:
+    """Places in order: all, or ``number`` of them, as many of each class as there are to have.
+
+    More of them by the same seed have the fewer among them.
+    """
+    if number is None or number >= len(label):
+        return np.arange(len(label))
+    shuffled = np.random.default_rng(seed).permutation(len(label))
+    # The k-th of every class comes before the (k + 1)-th of any.
+    turn = np.empty(len(label), int)
+    for kind in np.unique(label):
+        own = shuffled[label[shuffled] == kind]
+        turn[own] = np.arange(len(own))
+    return np.sort(shuffled[np.argsort(turn[shuffled], kind="stable")][:number])
 
 
 def _floats(stream: Stream) -> Stream:

@@ -39,24 +39,13 @@ class Classification:
 
     def __call__(self, output: Output, batch: Batch) -> tuple[Float[Array, ""], dict[str, Mean]]:
         """The loss and its parts by name: means over rows by their weight, a modality's over the rows that have it."""
-        heads = [name for name in output.logits if "/" not in name]
-        rows, weights = {}, {}
-        for name, logits in output.logits.items():
-            head = name.partition("/")[0]
-            rows[name] = self._rows(logits, batch.target.get(name, batch.target[head]))
-            weights[name] = weight_of(name, output, batch.weight)
-        losses = []
-        for head in heads:
-            own = [name for name in output.logits if name.startswith(f"{head}/")]
-            if not (self.per_modality and own):
-                losses.append(rows[head])
-                continue
-            there = jnp.stack([weights[name] > 0 for name in own])
-            each = jnp.stack([rows[name] for name in own])
-            mean = (each * there).sum(axis=0) / jnp.maximum(there.sum(axis=0), 1)
-            losses.append(rows[head] + self.auxiliary * mean if output.fused else mean)
-        loss = rows_mean(sum(losses) / len(losses), batch.weight)
+        rows, weights = self._by_name(output, batch)
+        loss = rows_mean(self._together(output, rows, weights), batch.weight)
         return loss.value, {f"loss/{name}": rows_mean(rows[name], weights[name]) for name in rows}
+
+    def of_rows(self, output: Output, batch: Batch) -> Float[Array, " B"]:
+        """The loss of each row, of which the loss is the mean."""
+        return self._together(output, *self._by_name(output, batch))
 
     @property
     def task(self) -> str:
@@ -67,6 +56,28 @@ class Classification:
         """The probability of each class, by every head."""
         of = jax.nn.softmax if self.kind == "softmax" else jax.nn.sigmoid
         return {name: of(logits) for name, logits in output.logits.items()}
+
+    def _by_name(self, output: Output, batch: Batch) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Losses [B] and weights [B] of every head and of every modality's own."""
+        rows, weights = {}, {}
+        for name, logits in output.logits.items():
+            head = name.partition("/")[0]
+            rows[name] = self._rows(logits, batch.target.get(name, batch.target[head]))
+            weights[name] = weight_of(name, output, batch.weight)
+        return rows, weights
+
+    def _together(self, output: Output, rows: dict[str, Array], weights: dict[str, Array]) -> Float[Array, " B"]:
+        losses = []
+        for head in (name for name in output.logits if "/" not in name):
+            own = [name for name in output.logits if name.startswith(f"{head}/")]
+            if not (self.per_modality and own):
+                losses.append(rows[head])
+                continue
+            there = jnp.stack([weights[name] > 0 for name in own])
+            each = jnp.stack([rows[name] for name in own])
+            mean = (each * there).sum(axis=0) / jnp.maximum(there.sum(axis=0), 1)
+            losses.append(rows[head] + self.auxiliary * mean if output.fused else mean)
+        return sum(losses) / len(losses)
 
     def _rows(self, logits: Float[Array, "B K"], target: Float[Array, "B K"]) -> Float[Array, " B"]:
         smooth = self.label_smoothing

@@ -28,15 +28,14 @@ Valid = Mapping[str, Bool[np.ndarray, "B _"]]
 class Attack(Protocol):
     """Looks for values of a region that the model gets wrong.
 
-    Traceable by JAX, and hashable: what it does is fixed when it is made. Each row follows from its own key.
+    Traceable by JAX, and hashable: what it does is fixed when it is made. Each row follows from its own key. It is to
+    be called ``turns`` times, on rows that are still right: restarts, or classes to aim at.
     """
 
     @property
     def name(self) -> str: ...
 
-    def turns(self, classes: int) -> int:
-        """How often it is to be called, on rows that are still right: restarts, or classes to aim at."""
-        ...
+    def turns(self, classes: int) -> int: ...
 
     def __call__(
         self, model: Model, region: Region, label: Labels, keys: Key[Array, " B"], turn: Int[Array, ""]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from avjax.diagnostics.measured import Undefined
+from avjax.diagnostics.definitions import line
+from avjax.diagnostics.measured import Condition, Measured, Undefined
 from avjax.diagnostics.stress.attacks.adversary import Attacked, Budget
 
 Attempt = Callable[[Budget], Attacked]
@@ -60,6 +62,31 @@ def frontier(attempt: Attempt, levels: Mapping[str, Sequence[Level]]) -> Frontie
         raise ValueError("the first level of each modality is 0: no change")
     right = [[attempt({one: a, other: b}).right for b in levels[other]] for a in levels[one]]
     return Frontier((one, other), np.array(right))
+
+
+def lines(
+    found: Frontier, names: Mapping[str, Sequence[str]], source: Sequence[str], *, attack: str, seed: int
+) -> list[Measured]:
+    """Accuracy at every pair of levels, and synergy where both are above 0.
+
+    Args:
+      names: modality -> what each level is called, such as "20 dB" or "4/255".
+      source: source video of each row.
+    """
+    clusters, made = np.asarray(source), []
+    one, other = found.modalities
+    for (i, a), (j, b) in itertools.product(enumerate(names[one]), enumerate(names[other])):
+        common = {"estimator": attack, "condition": Condition(f"{one} {a}, {other} {b}", seed=seed)}
+        accuracy = functools.partial(_at, found.accuracy, i, j)
+        made.append(line("stress/adversarial_accuracy", accuracy, clusters, target="label", **common))
+        if i and j:
+            synergy = functools.partial(_at, found.synergy, i, j)
+            made.append(line("stress/attack_synergy", synergy, clusters, target="label", **common))
+    return made
+
+
+def _at(of: Callable[[Rows], Float[np.ndarray, "L M"]], i: int, j: int, rows: Rows) -> float:
+    return float(of(rows)[i, j])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,9 +151,9 @@ def clean_guard(found: Frontier, clean: Bool[np.ndarray, " B"]) -> Guard:
 def radius_guard(found: Frontier, tolerance: float = 0.0) -> Guard:
     """acc(eps_1, eps_2) does not rise with either radius: a wider region holds the narrower."""
     accuracy = found.accuracy()
-    rise = max([0.0, *np.diff(accuracy, axis=0).ravel(), *np.diff(accuracy, axis=1).ravel()])
+    rise = max([0.0, *np.diff(accuracy, axis=0).ravel().tolist(), *np.diff(accuracy, axis=1).ravel().tolist()])
     return Guard(
-        "accuracy does not rise with the radius", rise <= tolerance, float(rise),
+        "accuracy does not rise with the radius", rise <= tolerance, rise,
         "the attack is too weak: more steps, or more restarts",
     )  # fmt: skip
 

@@ -30,7 +30,9 @@ class Linear:
             "audio": rng.uniform(-0.75, 0.75, (50 * rows, *SHAPES["audio"])).astype(np.float32),
             "video": rng.uniform(0.25, 0.75, (50 * rows, *SHAPES["video"])).astype(np.float32),
         }
-        found = cls(weight, rng.normal(size=classes).astype(np.float32), clean, np.zeros(50 * rows, int))
+        found = cls(weight, np.zeros(classes, np.float32), clean, np.zeros(50 * rows, int))
+        # Every class is as likely as any.
+        found = dataclasses.replace(found, bias=-found.logits().mean(axis=0).astype(np.float32))
         ordered = np.sort(found.logits(), axis=1)
         # Within reach of 10 units, so that the box never limits.
         near = found.logits().argmax(axis=1)
@@ -63,7 +65,8 @@ class Linear:
         return jax.tree_util.Partial(_logits, jax.tree.map(jnp.asarray, self.weight), jnp.asarray(self.bias))
 
     def budget(self, units: np.ndarray | float, unit: dict[str, float] = UNIT) -> dict[str, np.ndarray]:
-        return {name: np.asarray(size * units, np.float32) for name, size in unit.items()}
+        rows = np.broadcast_to(units, len(self.label))
+        return {name: (size * rows).astype(np.float32) for name, size in unit.items()}
 
 
 def _flat(x: np.ndarray) -> np.ndarray:

@@ -1,0 +1,135 @@
+"""Cross-modal saliency drift: over severities, over a clip's time, over training."""
+
+from __future__ import annotations
+
+import numpy as np
+from markupsafe import Markup
+
+from avjax.diagnostics.diagnosis import charts, pictures
+from avjax.diagnostics.diagnosis.arrays import ALLOCATION, STEP, TO_FINAL
+from avjax.diagnostics.diagnosis.charts import Bar, Line
+from avjax.diagnostics.diagnosis.panels.panel import JOINT, Panel, Section, colour, commonest, distinct, section
+from avjax.diagnostics.diagnosis.result import Diagnosis
+from avjax.diagnostics.page import environment
+
+MOST_SMALL = 12
+
+
+def severities(diagnosis: Diagnosis) -> Markup | None:
+    """Drift against severity, split into re-allocation and re-localisation: a small chart a corruption."""
+    lines = [line for line in diagnosis.find("drift/cmsd_allocation") if line.value is not None and line.condition]
+    state = commonest(lines)
+    lines = [line for line in lines if line.estimator == state and line.condition.severity is not None]
+    charted = []
+    for (corruption,) in distinct(lines, "corruption"):
+        levels = sorted(line.condition.severity for line in lines if line.condition.corruption == corruption)
+        if len(levels) < 2:
+            continue
+
+        def along(id: str, group: str | None, corruption: str = corruption, levels: list = levels) -> list[float]:
+            found = [diagnosis.value(id, corruption=corruption, severity=level, group=group, estimator=state)
+                     for level in levels]  # fmt: skip
+            return [0.0 if value is None else value for value in [0.0, *found]]
+
+        parts = [("between modalities", along("drift/cmsd_allocation", None), JOINT)]
+        parts += [(f"within {name}", along("drift/cmsd_localisation", name), colour(diagnosis, name))
+                  for name in diagnosis.modalities]  # fmt: skip
+        charted.append((corruption, [0.0, *levels], parts))
+    if not charted:
+        return None
+    charted.sort(key=lambda chart: -sum(part[1][-1] for part in chart[2]))
+    top = max(sum(part[1][k] for part in parts) for _, levels, parts in charted for k in range(len(levels)))
+    small = [
+        (name, charts.stacked(f"Drift under {name} by severity", levels, parts, x="", y="bits", keys=False,
+                              y_range=(0.0, 1.05 * max(top, 1e-6)), x_ticks=[(k, f"{k:g}") for k in levels]))
+        for name, levels, parts in charted[:MOST_SMALL]
+    ]  # fmt: skip
+    keys = [{"name": name, "colour": number, "dash": "solid"} for name, _, number in charted[0][2]]
+    more = len(charted) - len(small)
+    return environment().get_template("diagnosis/parts.html.j2").module.small(small, keys, more)
+
+
+def following(diagnosis: Diagnosis) -> Markup | None:
+    """Whether the model leaves the corrupted modality, corruption by corruption."""
+    lines = diagnosis.find("drift/rfi")
+    if not any(line.value is not None for line in lines):
+        return None
+    rows = [
+        Bar(line.condition.corruption if line.condition else line.group or "all", line.value, line.ci_lo, line.ci_hi,
+            colour(diagnosis, line.group), text="" if line.value is not None else "none")
+        for line in lines
+    ]  # fmt: skip
+    return charts.bars("Reliability-following index of each corruption", rows, axis=(-1.0, 1.0), zero=0.0, filled=True)
+
+
+def headline(diagnosis: Diagnosis) -> Markup | None:
+    """Calibrated drift of each corruption, and how much of it does harm."""
+    rows = []
+    for id, name in (("cmsd_severity", ""), ("cmsd_time", "over time"), ("unexplained", "prediction unchanged"),
+                     ("harmful", "right to wrong"), ("separation", "separation of harm (AUROC)")):  # fmt: skip
+        for line in diagnosis.find(f"drift/{id}"):
+            if line.value is not None:
+                under = line.condition.corruption if line.condition else ""
+                title = ", ".join(word for word in (under, name, line.group) if word) or "all corruptions"
+                number = colour(diagnosis, line.group) if not name else charts.QUIET
+                rows.append(Bar(title, line.value, line.ci_lo, line.ci_hi, number, second=bool(name)))
+    return charts.bars("Calibrated drift", rows, axis=(0.0, 1.0)) if rows else None
+
+
+def timeline(diagnosis: Diagnosis) -> Markup | None:
+    """One clip over time: frames, sound, and where the model looked."""
+    clip = next((clip for clip in diagnosis.clips if clip.allocation is not None), None)
+    if clip is None:
+        return None
+    windows = len(clip.allocation)
+    times = (np.arange(windows) + 0.5) / windows * clip.seconds
+    parts = [(name, clip.allocation[:, k], colour(diagnosis, name)) for k, name in enumerate(diagnosis.modalities)]
+    chart = charts.stacked(f"Saliency mass of each modality over {clip.name}", times, parts, x="seconds", y="mass",
+                           y_range=(0.0, 1.0), form=charts.percent)  # fmt: skip
+    rates = Markup("")
+    if clip.drift is not None and len(clip.drift) > 1:
+        between = (times[1:] + times[:-1]) / 2
+        curve = Line("drift", between, clip.drift, colour=4, dots=True)
+        label = f"Drift from window to window of {clip.name}"
+        rates = charts.lines(label, [curve], x="seconds", y="bits between windows")
+    return environment().get_template("diagnosis/parts.html.j2").module.timeline(pictures.shown(clip), chart, rates)
+
+
+def training(diagnosis: Diagnosis) -> Markup | None:
+    """Where the mass lay over training."""
+    steps, mass = diagnosis.arrays.get(STEP), diagnosis.arrays.get(ALLOCATION)
+    if steps is None or mass is None or len(steps) < 2:
+        return None
+    places = np.log2(np.maximum(np.asarray(steps, np.float64), 1))
+    marks = [(float(place), f"{int(step):,}") for place, step in zip(places, steps, strict=True)]
+    marks = marks[:: max(1, -(-len(marks) // 6))]
+    parts = [(name, mass[:, k], colour(diagnosis, name)) for k, name in enumerate(diagnosis.modalities)]
+    chart = charts.stacked("Saliency mass of each modality over training", places, parts, x="step", y="mass",
+                           y_range=(0.0, 1.0), x_ticks=marks, form=charts.percent)  # fmt: skip
+    final = diagnosis.arrays.get(TO_FINAL)
+    if final is None:
+        return chart
+    curve = Line("to the last", places, final, colour=4, dots=True)
+    return chart + charts.lines("Drift to the last checkpoint", [curve], x="step", y="bits to the last checkpoint",
+                                x_ticks=marks, rule=0.05)  # fmt: skip
+
+
+PANELS = (
+    Panel("Drift against severity", "Raw CMSD in bits, split exactly: between modalities (the model moves attention "
+          "from one to the other) and within each (it looks elsewhere in it). Severity 0 is clean; the same scale "
+          "everywhere, most drift first.", ("drift/cmsd_allocation", "drift/cmsd_localisation"), severities, wide=True),
+    Panel("Does it follow reliability?", "RFI: +1 leaves the corrupted modality as it gets worse, −1 is captured by "
+          "its noise.", ("drift/rfi",), following),
+    Panel("Calibrated drift", "0 is the drift under imperceptible re-encoding, 1 that between different clips. Drift "
+          "is no fault by itself: read it beside RFI and accuracy.", ("drift/cmsd_severity", "drift/cmsd_time"),
+          headline),
+    Panel("One clip over time", "Frames with the cells that count, the sound's envelope with the times that count, and "
+          "the mass of each modality.", ("drift/cmsd_time",), timeline, wide=True),
+    Panel("Over training", "Mass of each modality at checkpoints, and drift to the last one; below the dashed line it "
+          "has settled.", ("drift/cmsd_train", "drift/to_final"), training),
+)  # fmt: skip
+
+
+def drift(diagnosis: Diagnosis) -> Section:
+    lead = "Cross-modal saliency drift (CMSD): how far what the model attends to moves, between and within modalities."
+    return section(diagnosis, "drift", "Saliency drift", lead, PANELS)

@@ -1,0 +1,106 @@
+"""Whether explanations are the model's: deletion and insertion against random order, the randomised model."""
+
+from __future__ import annotations
+
+import numpy as np
+from markupsafe import Markup
+
+from avjax.diagnostics.diagnosis import charts
+from avjax.diagnostics.diagnosis.arrays import CURVE
+from avjax.diagnostics.diagnosis.charts import QUIET, Bar, Line
+from avjax.diagnostics.diagnosis.panels.panel import JOINT, Panel, Section, colour, commonest, distinct, place, section
+from avjax.diagnostics.diagnosis.result import Diagnosis
+
+
+def deletion(diagnosis: Diagnosis) -> Markup | None:
+    """The true class's probability as the most salient cells go."""
+    return _curves(diagnosis, "deletion", "removed")
+
+
+def insertion(diagnosis: Diagnosis) -> Markup | None:
+    """The same as they come back."""
+    return _curves(diagnosis, "insertion", "there")
+
+
+def _curves(diagnosis: Diagnosis, kind: str, done: str) -> Markup | None:
+    found = diagnosis.named(CURVE)
+    curves = []
+    for name in dict.fromkeys(key.rpartition("/")[0] for key in found):
+        own, chance = found.get(f"{name}/{kind}"), found.get(f"{name}/{kind}_random")
+        shade = colour(diagnosis, name)
+        for array, dash, title in ((own, "solid", name), (chance, "dotted", f"{name}, random order")):
+            if array is not None and len(array):
+                cells = np.linspace(0.0, 1.0, array.shape[1])
+                middle, error = array.mean(0), 1.96 * array.std(0) / np.sqrt(len(array))
+                band = (middle - error, middle + error) if dash == "solid" else (None, None)
+                curves.append(Line(title, cells, middle, *band, colour=shade, dash=dash))
+    if not curves:
+        return None
+    label = f"Probability as cells are {done}, most salient first"
+    return charts.lines(label, curves, x=f"share of cells {done}", y="probability over that of the whole",
+                        x_ticks=[(tick, charts.percent(tick)) for tick in (0.0, 0.25, 0.5, 0.75, 1.0)])  # fmt: skip
+
+
+def gaps(diagnosis: Diagnosis) -> Markup | None:
+    """Areas less those of random order, and other tests."""
+    rows = []
+    for id, name in NUMBERS.items():
+        for line in diagnosis.find(f"faithfulness/{id}"):
+            if line.value is not None and line.layer is None:
+                title = ", ".join(word for word in (name, line.estimator, place(line)) if word)
+                rows.append(Bar(title, line.value, line.ci_lo, line.ci_hi, colour(diagnosis, line.group)))
+    return charts.bars("Tests of faithfulness", rows, zero=0.0, filled=True) if rows else None
+
+
+NUMBERS = {
+    "deletion_gap": "least first less most first",
+    "deletion_against_random": "deletion less random",
+    "insertion_against_random": "insertion less random",
+    "comprehensiveness": "comprehensiveness",
+    "sufficiency": "sufficiency",
+    "sensitivity_n": "sensitivity-n",
+    "share_drop_agreement": "share against drop",
+}
+
+
+def cascade(diagnosis: Diagnosis) -> Markup | None:
+    """Likeness of maps to those of the model with its top layers randomised."""
+    lines = [line for line in diagnosis.find("faithfulness/rank_cascade") if line.value is not None]
+    lines = [line for line in lines if line.layer is not None]
+    if not lines:
+        return None
+    layers = [layer for (layer,) in distinct(lines, "layer")]
+    marks = [(float(k), str(layer)) for k, layer in enumerate(layers)][:: max(1, -(-len(layers) // 5))]
+    curves = []
+    for number, (estimator,) in enumerate(distinct(lines, "estimator")):
+        own = {line.layer: line for line in lines if line.estimator == estimator}
+        ordered = [own.get(layer) for layer in layers]
+        curves.append(Line(
+            estimator, range(len(layers)), [line and line.value for line in ordered],
+            [line and line.ci_lo for line in ordered], [line and line.ci_hi for line in ordered],
+            (JOINT, 4, 5, 6, 7)[number % 5], dots=True,
+        ))  # fmt: skip
+    floor = diagnosis.value("faithfulness/random_floor", estimator=commonest(lines))
+    floor = diagnosis.value("faithfulness/random_floor") if floor is None else floor
+    curves += [] if floor is None else [
+        Line("random", [0.0, len(layers) - 1.0], [floor, floor], colour=QUIET, dash="dashed")
+    ]  # fmt: skip
+    return charts.lines("Rank correlation with the model's own maps", curves, x="random down to", y="rank correlation",
+                        x_ticks=marks)  # fmt: skip
+
+
+PANELS = (
+    Panel("Deletion", "Solid: most salient cells first. Dotted: random order; a faithful map falls faster.",
+          ("faithfulness/deletion",), deletion),
+    Panel("Insertion", "Solid: most salient cells first. Dotted: random order; a faithful map rises faster.",
+          ("faithfulness/insertion",), insertion),
+    Panel("Sanity cascade", "Maps of the model with its layers made random from the top down: they must fall to the "
+          "random floor, or they are not of the model.", ("faithfulness/rank_cascade",), cascade),
+    Panel("Against random order, and other tests", "Above 0 is better but for deletion less random and sufficiency, "
+          "which are better low.", ("faithfulness/deletion_gap", "faithfulness/deletion_against_random"), gaps),
+)  # fmt: skip
+
+
+def faithfulness(diagnosis: Diagnosis) -> Section:
+    lead = "Whether the maps above are the model's reasons, or look as if they were."
+    return section(diagnosis, "faithfulness", "Faithfulness of explanations", lead, PANELS)

@@ -1,0 +1,72 @@
+"""Verdicts: what a number means for whoever wants to use the model, and what to try where it is bad.
+
+The rule's light is of the worst of the lines that it asks for:
+
+    good   the value passes ``good``, and the unfavourable end of its interval passes ``warn``
+    bad    the value does not pass ``warn``
+    warn   between, or too uncertain to be good
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from avjax.diagnostics.diagnosis.panels.panel import place, why
+from avjax.diagnostics.diagnosis.result import Diagnosis
+from avjax.diagnostics.diagnosis.rules import RULES, Light, Remedy, Rule
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """One card.
+
+    Attributes:
+      where: of which line it is, such as the modality; empty where there is one.
+      said: the sentence; the reason where the light is unknown.
+      commands: (why, command), where it is not good.
+    """
+
+    rule: Rule
+    light: Light
+    said: str
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    where: str = ""
+    commands: tuple[tuple[str, str], ...] = ()
+
+
+def verdict(diagnosis: Diagnosis, rule: Rule) -> Verdict:
+    """What a rule makes of a diagnosis."""
+    lines = [line for line in diagnosis.find(rule.id) if line.value is not None and rule.which(line)]
+    base = 0.0 if rule.less is None else diagnosis.value(rule.less)
+    if not lines or base is None:
+        return Verdict(rule, "unknown", why(diagnosis, (rule.id,) if not lines else (rule.less,)))
+    worst = (max if rule.lower else min)(lines, key=lambda line: line.value)
+    value, low, high = (None if edge is None else edge - base for edge in (worst.value, worst.ci_lo, worst.ci_hi))
+    light = rule.light(value, low, high)
+    said = rule.words[("good", "warn", "bad").index(light)]
+    if light == "warn" and rule.passes(value, rule.good):
+        said = f"{rule.words[0]} But the interval is too wide to be sure."
+    remedies = () if light == "good" else rule.remedies
+    return Verdict(rule, light, said, value, low, high, place(worst), _commands(diagnosis, remedies))
+
+
+def _commands(diagnosis: Diagnosis, remedies: Sequence[Remedy]) -> tuple[tuple[str, str], ...]:
+    """What may help, with commands; one of the diagnosed experiment needs to know which that is."""
+    own = diagnosis.about["model"].get("experiment")
+    return tuple(
+        (remedy.why, remedy.command.replace("{experiment}", str(own)))
+        for remedy in remedies if own or "{experiment}" not in remedy.command
+    )  # fmt: skip
+
+
+def verdicts(diagnosis: Diagnosis) -> tuple[Verdict, ...]:
+    """Every rule's, in the order of the table."""
+    return tuple(verdict(diagnosis, rule) for rule in RULES)
+
+
+def counts(found: Sequence[Verdict]) -> Mapping[Light, int]:
+    """How many of each light."""
+    return {light: sum(one.light == light for one in found) for light in ("good", "warn", "bad", "unknown")}

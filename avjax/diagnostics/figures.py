@@ -191,7 +191,7 @@ def picture_clip(record: Record) -> ClipPicture:
         heard=min(heard / seconds, 1.0) if seconds else 0.0,
         mels=0 if log_mel is None else log_mel.shape[1],
         band=band,
-        ticks=_ticks(seconds),
+        ticks=ticks(seconds),
     )
 
 
@@ -222,7 +222,7 @@ def _spectrogram(audio: Audio | None) -> Float[np.ndarray, "T F"] | None:
     return np.asarray(_jitted(audio.rate)(stream).values)[0, :frames]
 
 
-def _ticks(seconds: float) -> tuple[tuple[float, str], ...]:
+def ticks(seconds: float) -> tuple[tuple[float, str], ...]:
     """At most seven round times from 0 on, and where they stand."""
     if seconds <= 0:
         return ()

@@ -1,4 +1,4 @@
-"""The command line: avjax prepare | train | eval | predict | compare | launch | plan | bench.
+"""The command line: avjax prepare | train | eval | predict | diagnose | compare | launch | plan | bench.
 
 Each command is one function in one file of ``commands``; ``main`` finds it, and turns errors that a user can mend
 into one line. Results go to standard output (as JSON with --json), everything else to standard error.
@@ -19,6 +19,7 @@ from rich.logging import RichHandler
 from avjax.commands import UsageError, Words, nearest
 from avjax.commands.bench import bench
 from avjax.commands.compare import compare
+from avjax.commands.diagnose import diagnose
 from avjax.commands.evaluate import evaluate
 from avjax.commands.launch import launch
 from avjax.commands.plan import plan
@@ -31,6 +32,7 @@ COMMANDS: dict[str, Callable[[Words], int]] = {
     "train": train,
     "eval": evaluate,
     "predict": predict,
+    "diagnose": diagnose,
     "compare": compare,
     "launch": launch,
     "plan": plan,

@@ -8,6 +8,7 @@ NaN; ``measured`` turns either into a ``Measured``, one flat line of report.json
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import statistics
 from collections.abc import Callable
@@ -137,25 +138,38 @@ def clustered_bootstrap(
       None where there are fewer than two videos, or where more than one draw in twenty has no value.
     """
     _, cluster = np.unique(clusters, return_inverse=True)
-    count = np.bincount(cluster.ravel())
-    if len(count) < 2:
+    drawn = _drawn(cluster.astype(np.int64).tobytes(), samples, seed)
+    if drawn is None:
         return None
-    order, start = np.argsort(cluster.ravel(), kind="stable"), np.cumsum(count) - count
-    random = np.random.default_rng(seed)
     draws = []
-    for _ in range(samples):
-        chosen = random.integers(0, len(count), len(count))
-        length = count[chosen]
-        # Places within each chosen video, moved to where its rows begin.
-        shift = np.repeat(start[chosen] - (np.cumsum(length) - length), length)
+    for rows in drawn:
         try:
-            draws.append(of(order[shift + np.arange(len(shift))]))
+            draws.append(of(rows))
         except Undefined:
             continue
     if len(draws) < (1 - MOST_UNDEFINED_DRAWS) * samples or not draws:
         return None
     low, high = np.quantile(draws, [0.025, 0.975])
     return float(low), float(high)
+
+
+@functools.lru_cache(maxsize=8)
+def _drawn(cluster: bytes, samples: int, seed: int) -> tuple[Rows, ...] | None:
+    """Rows of every draw, the same for all numbers of the same rows; None where there are fewer than two clusters."""
+    of_row = np.frombuffer(cluster, np.int64)
+    count = np.bincount(of_row)
+    if len(count) < 2:
+        return None
+    order, start = np.argsort(of_row, kind="stable"), np.cumsum(count) - count
+    random = np.random.default_rng(seed)
+    found = []
+    for _ in range(samples):
+        chosen = random.integers(0, len(count), len(count))
+        length = count[chosen]
+        # Places within each chosen video, moved to where its rows begin.
+        shift = np.repeat(start[chosen] - (np.cumsum(length) - length), length)
+        found.append(order[shift + np.arange(len(shift))])
+    return tuple(found)
 
 
 def paired_bootstrap(

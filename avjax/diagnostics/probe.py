@@ -17,13 +17,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, Float, Num
+from jaxtyping import Array, Bool, Float, Int, Num
 
 from avjax.diagnostics.clips import ClipReader, Clips
 from avjax.diagnostics.players import Players
+from avjax.nn.encoders import Encoder
 from avjax.nn.statistics import Site
 from avjax.run import RunError
 from avjax.streams import Batch, Stream
+from avjax.training.step import Steps, TrainState
 from avjax.training.trained import Trained
 
 Streams = Mapping[str, Stream]
@@ -52,11 +54,6 @@ class Probe(abc.ABC):
     classes: tuple[str, ...]
     batch: int
 
-    @property
-    def grids(self) -> Mapping[str, tuple[int, ...]]:
-        """Token grid of each modality, time first; empty where tokens cannot be hidden."""
-        return {}
-
     @abc.abstractmethod
     def call(self, clips: Clips) -> Num[np.ndarray, "B K"]:
         """Logits of at most ``batch`` clips."""
@@ -84,6 +81,22 @@ class Probe(abc.ABC):
             raise ValueError("the tokens of this model cannot be hidden: use raw players")
         return np.stack([self.logits(clips.replace(_filled(clips.streams, row, players, baseline))) for row in kept])
 
+    def varied(
+        self, clips: Clips, kept: Bool[np.ndarray, "B n"], players: Players, baseline: Baseline | None = None
+    ) -> Float[np.ndarray, "B K"]:
+        """Logits of every clip with a coalition of its own; otherwise as ``coalitions``."""
+        if not players.raw:
+            raise ValueError("the tokens of this model cannot be hidden: use raw players")
+        parts = []
+        for rows in self.parts(len(clips)):
+            some = clips.take(rows)
+            filled = [
+                _filled(some.take([row]).streams, kept[place], players, baseline) for row, place in enumerate(rows)
+            ]
+            values = {m: np.concatenate([one[m].values for one in filled]) for m in players.where}
+            parts.append(self.logits(some.replace({m: some.streams[m].replace(values=x) for m, x in values.items()})))
+        return np.concatenate(parts)
+
     def parts(self, rows: int) -> list[np.ndarray]:
         """Rows of each call, for so many in all."""
         return [np.arange(begin, min(begin + self.batch, rows)) for begin in range(0, rows, self.batch)]
@@ -99,6 +112,17 @@ def _filled(streams: Streams, kept: Any, players: Players, baseline: Baseline) -
         library = np if isinstance(stream.values, np.ndarray) else jnp
         filled[modality] = stream.replace(values=library.where(there, stream.values, baseline[modality]))
     return filled
+
+
+def reader_of(trained: Trained, head: str, split: str, records: str | None = None) -> ClipReader:
+    """Reads clips as the model of a run sees them; of other records where told."""
+    data = trained.experiment.data
+    return ClipReader(data if records is None else dataclasses.replace(data, records=records), split, head)
+
+
+def _grid(encoder: Encoder) -> tuple[int, ...]:
+    grid = tuple(getattr(encoder, "grid", (encoder.tokens,)))
+    return grid if math.prod(grid) == encoder.tokens else (encoder.tokens,)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -117,17 +141,23 @@ class FunctionProbe(Probe):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ModelProbe(Probe):
-    """A model of the contract, of a trained run.
+    """A model of the contract.
 
     Attributes:
-      trained: the run's state and steps.
+      steps: its functions.
+      state: its parameters and buffers.
+      sharding: of rows over devices.
+      grids: token grid of each modality, time first.
     """
 
-    trained: Trained
+    steps: Steps
+    state: TrainState
+    sharding: NamedSharding
+    grids: Mapping[str, tuple[int, ...]]
 
     @classmethod
     def of(cls, trained: Trained, head: str | None = None) -> ModelProbe:
-        """Of a head of classes; the only one, unless told.
+        """Of a trained run, for a head of classes; the only one, unless told.
 
         Raises:
           RunError: where there is none, or several and none is named.
@@ -147,28 +177,16 @@ class ModelProbe(Probe):
             raise RunError(f"{trained.run.path} has no head {chosen!r}; it has {', '.join(heads)}")
         return cls(
             tuple(experiment.data.sampling), chosen, tuple(trained.description.classes[chosen]), experiment.data.batch,
-            trained,
+            trained.steps, trained.state, trained.on_devices.sharding,
+            {encoder.modality: _grid(encoder) for encoder in experiment.model.modalities},
         )  # fmt: skip
-
-    def reader(self, split: str, records: str | None = None) -> ClipReader:
-        """Of the clips as the model sees them."""
-        data = self.trained.experiment.data
-        return ClipReader(data if records is None else dataclasses.replace(data, records=records), split, self.head)
-
-    @functools.cached_property
-    def grids(self) -> Mapping[str, tuple[int, ...]]:
-        found = {}
-        for encoder in self.trained.experiment.model.modalities:
-            grid = tuple(getattr(encoder, "grid", (encoder.tokens,)))
-            found[encoder.modality] = grid if math.prod(grid) == encoder.tokens else (encoder.tokens,)
-        return found
 
     def forward(self, streams: Streams, kept: Kept | None = None) -> Float[Array, "B K"]:
         """Logits of the head as a function that JAX can trace and differentiate in the streams' values.
 
         Front end, model and head; nothing is random.
         """
-        return self._logits(self.trained.state, streams, kept)
+        return self._logits(self.state, streams, kept)
 
     def attention(self, clips: Clips, names: Sequence[str]) -> dict[str, Site]:
         """Statistics of every attention: site -> statistic -> [layer, B, H, N, ...], in NumPy.
@@ -179,9 +197,27 @@ class ModelProbe(Probe):
         report = self._attention(tuple(names))
         parts = []
         for rows in self.parts(len(clips)):
-            sites = report(self.trained.state, self._placed(clips.take(self._full(rows))))
+            sites = report(self.state, self._placed(clips.take(self._full(rows))))
             parts.append(jax.tree.map(lambda x, count=len(rows): np.asarray(x)[:, :count], sites))
         return jax.tree.map(lambda *of: np.concatenate(of, axis=1), *parts)
+
+    def saliency(
+        self, clips: Clips, target: Int[np.ndarray, " B"]
+    ) -> tuple[dict[str, Float[np.ndarray, "B ..."]], Float[np.ndarray, "B K"]]:
+        """|x df_c/dx| of the features behind the front end (gradient x input), and the logits, in one pass.
+
+        Sound is a spectrogram there, [B, T, F]; of frames and features the channels are added up: [B, T, H, W], [B, T].
+
+        Args:
+          target: class c of each clip.
+        """
+        parts = []
+        for rows in self.parts(len(clips)):
+            full = self._full(rows)
+            wanted = jax.device_put(np.asarray(target)[full], self.sharding)
+            found = self._salient(self.state, self._placed(clips.take(full)), wanted)
+            parts.append(jax.tree.map(lambda x, count=len(rows): np.asarray(x)[:count], found))
+        return jax.tree.map(lambda *of: np.concatenate(of), *parts)
 
     def logits(self, clips: Clips, kept: Kept | None = None) -> Float[np.ndarray, "B K"]:
         """Of any number of clips, in batches of one compiled size.
@@ -196,8 +232,8 @@ class ModelProbe(Probe):
         parts = []
         for rows in self.parts(len(clips)):
             full = self._full(rows)
-            hidden = jax.device_put({name: mask[full] for name, mask in kept.items()}, self.trained.on_devices.sharding)
-            found = self._keeping(self.trained.state, self._placed(clips.take(full)), hidden)
+            hidden = jax.device_put({name: mask[full] for name, mask in kept.items()}, self.sharding)
+            found = self._keeping(self.state, self._placed(clips.take(full)), hidden)
             parts.append(np.asarray(found)[: len(rows)])
         return np.concatenate(parts)
 
@@ -212,42 +248,68 @@ class ModelProbe(Probe):
         for rows in self.parts(len(clips)):
             streams = self._placed(clips.take(self._full(rows)))
             found = [
-                np.asarray(value(self.trained.state, streams, whole, padded[begin : begin + COALITIONS]))
+                np.asarray(value(self.state, streams, whole, padded[begin : begin + COALITIONS]))
                 for begin in range(0, len(padded), COALITIONS)
             ]
             parts.append(np.concatenate(found)[:count, : len(rows)])
         return np.concatenate(parts, axis=1)
 
+    def varied(
+        self, clips: Clips, kept: Bool[np.ndarray, "B n"], players: Players, baseline: Baseline | None = None
+    ) -> Float[np.ndarray, "B K"]:
+        if players.raw:
+            return super().varied(clips, kept, players, baseline)
+        return self.logits(clips, {modality: kept[:, where] for modality, where in players.where.items()})
+
     def _features(self, streams: Streams) -> Batch:
         streams = jax.tree.map(jnp.asarray, dict(streams))
         rows = next(iter(streams.values())).values.shape[0]
         batch = Batch(streams, {}, jnp.ones(rows, jnp.float32), jnp.zeros(rows, jnp.int32))
-        return self.trained.steps.frontend(batch, None)
+        return self.steps.frontend(batch, None)
 
     def _of_features(self, state: Any, features: Batch, kept: Kept | None) -> jax.Array:
-        return self.trained.steps.output(state, features, kept).logits[self.head].astype(jnp.float32)
+        return self.steps.output(state, features, kept).logits[self.head].astype(jnp.float32)
 
     def _logits(self, state: Any, streams: Streams, kept: Kept | None = None) -> jax.Array:
         return self._of_features(state, self._features(streams), kept)
 
     def call(self, clips: Clips) -> Float[np.ndarray, "B K"]:
         full = self._full(np.arange(len(clips)))
-        return np.asarray(self._plain(self.trained.state, self._placed(clips.take(full))))[: len(clips)]
+        return np.asarray(self._plain(self.state, self._placed(clips.take(full))))[: len(clips)]
 
     def _full(self, rows: np.ndarray) -> np.ndarray:
         """Repeated up to the batch's size, so that one program serves all."""
         return np.resize(rows, self.batch)
 
     def _placed(self, clips: Clips) -> Streams:
-        return jax.device_put(dict(clips.streams), self.trained.on_devices.sharding)
+        return jax.device_put(dict(clips.streams), self.sharding)
 
     @functools.cached_property
     def _whole(self) -> NamedSharding:
-        return NamedSharding(self.trained.on_devices.sharding.mesh, PartitionSpec())
+        return NamedSharding(self.sharding.mesh, PartitionSpec())
 
     @functools.cached_property
     def _plain(self) -> Callable[..., jax.Array]:
         return jax.jit(lambda state, streams: self._logits(state, streams), out_shardings=self._whole)
+
+    @functools.cached_property
+    def _salient(self) -> Callable[..., tuple[dict[str, jax.Array], jax.Array]]:
+        def report(state: Any, streams: Streams, target: jax.Array) -> tuple[dict[str, jax.Array], jax.Array]:
+            features = self._features(streams)
+
+            def score(values: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+                changed = {m: features.streams[m].replace(values=x) for m, x in values.items()}
+                logits = self._of_features(state, features.replace(streams=changed), None)
+                return jnp.take_along_axis(logits, target[:, None], axis=1).sum(), logits
+
+            values = {m: stream.values for m, stream in features.streams.items()}
+            slopes, logits = jax.grad(score, has_aux=True)(values)
+            magnitude = {m: jnp.abs(values[m] * slopes[m]) for m in values}
+            # A spectrogram's last axis is frequency; of others it is the channels.
+            heard = {m for m, stream in streams.items() if stream.values.ndim == 2}
+            return {m: x if m in heard else x.sum(axis=-1) for m, x in magnitude.items()}, logits
+
+        return jax.jit(report, out_shardings=self._whole)
 
     @functools.cached_property
     def _keeping(self) -> Callable[..., jax.Array]:
@@ -256,7 +318,7 @@ class ModelProbe(Probe):
     @functools.lru_cache(maxsize=8)  # noqa: B019 - a probe lives as long as its diagnosis
     def _attention(self, names: tuple[str, ...]) -> Callable[..., dict[str, Site]]:
         def report(state: Any, streams: Streams) -> dict[str, Site]:
-            return self.trained.steps.output(state, self._features(streams), None, names).aux["attention"]
+            return self.steps.output(state, self._features(streams), None, names).aux["attention"]
 
         return jax.jit(report, out_shardings=self._whole)
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
@@ -42,17 +43,17 @@ class Site:
       sees: pairs (group of queries, group of keys) that may meet; None is all of them.
     """
 
-    statistics: Mapping[str, Array]
+    statistics: Mapping[str, Array | np.ndarray]
     queries: Layout
     keys: Layout
     in_sight: tuple[int, ...]
     stacked: bool = True
     sees: tuple[tuple[str, str], ...] | None = None
 
-    def __getitem__(self, name: str) -> Array:
+    def __getitem__(self, name: str) -> Array | np.ndarray:
         return self.statistics[name]
 
-    def share(self, modality: str) -> Array:
+    def share(self, modality: str) -> Array | np.ndarray:
         """Attention mass on the tokens of one group of keys: [layer, B, H, N]. Needs ``mass``."""
         return self.statistics["mass"][..., self.keys.names.index(modality)]
 
@@ -146,13 +147,18 @@ def recording(names: Sequence[str]) -> Iterator[dict[str, Site]]:
       ValueError: for statistics that do not exist, and where nothing attended.
     """
     check_names(names)
-    recorder, sites = _Recorder(tuple(names)), {}
+    sites: dict[str, Site] = {}
+    if not names:
+        # What is asked for around it goes on.
+        yield sites
+        return
+    recorder = _Recorder(tuple(names))
     token = _current.set(recorder)
     try:
         yield sites
     finally:
         _current.reset(token)
-    if names and not recorder.records:
+    if not recorder.records:
         raise ValueError(
             "statistics were asked for, but no attention was traced: the model has none, or it was jitted before; put"
             " the recording inside the function that is jitted"

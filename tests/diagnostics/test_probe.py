@@ -11,22 +11,25 @@ import pytest
 import scipy.special
 
 from avjax.diagnostics.players import raw_players, token_players
-from avjax.diagnostics.probe import FunctionProbe, ModelProbe
+from avjax.diagnostics.probe import FunctionProbe, ModelProbe, reader_of
 from avjax.objectives.regression import Regression
 from avjax.run import RunError
 from avjax.training.trained import Trained
 
 
 @pytest.fixture(scope="module")
-def clips(probe):
-    reader = probe.reader("test")
+def reader(run):
+    return reader_of(Trained.load(run.path), "label", "test")
+
+
+@pytest.fixture(scope="module")
+def clips(reader):
     return reader.read(reader.choose(None))
 
 
-def test_logits_are_those_of_evaluation(probe, clips, run):
+def test_logits_are_those_of_evaluation(probe, reader, clips, run):
     said = run.predictions("test")
-    experiment = probe.trained.experiment
-    if experiment.data.test_clips == 1:
+    if reader.data.test_clips == 1:
         np.testing.assert_allclose(
             scipy.special.softmax(probe.logits(clips), axis=1), said["predicted:label"], rtol=1e-4, atol=1e-6
         )
@@ -60,6 +63,8 @@ def test_coalitions(probe, clips, rng, kind):
         if kind == "tokens":
             own = probe.logits(clips, {m: np.tile(row[where], (5, 1)) for m, where in players.where.items()})
             np.testing.assert_allclose(found[number], own, rtol=1e-5, atol=1e-6)
+    own = probe.varied(clips, kept, players, baseline)
+    np.testing.assert_allclose(own, found[np.arange(5), np.arange(5)], rtol=1e-4, atol=1e-5)
     if kind == "raw":
         plain = FunctionProbe(probe.modalities, probe.head, probe.classes, 3, probe.logits)
         np.testing.assert_allclose(plain.coalitions(clips, kept, players, baseline), found, rtol=1e-4, atol=1e-5)
@@ -82,6 +87,18 @@ def test_forward_is_differentiable_in_raw_values(probe, clips):
         assert not found[~valid].any()
 
 
+def test_saliency_is_of_features_and_says_the_logits(probe, clips):
+    clips = clips.take([0, 3, 4])
+    found, logits = probe.saliency(clips, np.array([0, 1, 1]))
+    np.testing.assert_allclose(logits, probe.logits(clips), rtol=1e-4, atol=1e-5)
+    assert found["audio"].ndim == 3
+    assert found["video"].ndim == 4
+    for modality, gone in (("audio", 1), ("video", 2)):
+        # Clip 3 has no sound, clip 4 no pictures.
+        assert (found[modality] >= 0).all()
+        np.testing.assert_array_equal(found[modality].reshape(3, -1).any(axis=1), np.arange(3) != gone)
+
+
 def test_attention_is_that_of_every_clip(probe, clips):
     sites = probe.attention(clips, ("mass",))
     for site in sites.values():
@@ -93,10 +110,9 @@ def test_attention_is_that_of_every_clip(probe, clips):
         np.testing.assert_allclose(some[name]["mass"][:, 0], site["mass"][:, 6], rtol=1e-5, atol=1e-6)
 
 
-def test_late_sound_is_the_clips_own(probe, clips):
+def test_late_sound_is_the_clips_own(reader, clips):
     """Moved by whole samples; where the clip has no sound there is none, and nothing is repeated."""
-    reader = probe.reader("test")
-    rate = probe.trained.experiment.data.audio.rate
+    rate = reader.data.audio.rate
     index = reader.choose(None)
     late, early = (reader.read(index, audio_late=samples / rate).streams["audio"] for samples in (40, -40))
     plain = clips.streams["audio"]
@@ -108,8 +124,7 @@ def test_late_sound_is_the_clips_own(probe, clips):
     assert not late.valid[~with_sound].any()
 
 
-def test_clips_are_chosen_evenly(probe):
-    reader = probe.reader("test")
+def test_clips_are_chosen_evenly(reader):
     chosen = reader.choose(4, seed=1)
     label = reader.read(chosen).label
     assert len(set(chosen)) == 4

@@ -1,0 +1,16 @@
+"""What is measured, on how many clips, in which order: ``avjax diagnose``.
+
+    tiers.py         sample sizes of smoke, standard and full
+    study.py         one model on one set of clips, with what stages share
+    ablation.py      modalities taken away under every fill: contribution, interaction, consistency
+    explanation.py   Shapley values, attention, gradients, and how far they agree
+    corruption.py    the suites at rising severity: accuracy, consistency, saliency drift
+    alignment.py     sound out of sync, of other clips, missing, diluted
+    attack.py        adversarial budgets of each modality
+    faithfulness.py  deletion and insertion by each explanation
+    groups.py        parts of the clips
+    shown.py         the worst clips, as the page shows them
+    diagnose.py      runs the stages, keeps each as it is done, and writes the diagnosis
+
+A stage is a function of a study that returns lines and arrays, ``Found``; it knows of no other stage.
+"""

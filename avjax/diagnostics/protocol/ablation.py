@@ -1,0 +1,308 @@
+"""Modalities taken away, under every fill: what each gives, what they give together, and what answers survive."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from jaxtyping import Int
+
+from avjax.diagnostics.clips import Clips
+from avjax.diagnostics.consistency import agreement, calibration
+from avjax.diagnostics.contribution import interaction, performance
+from avjax.diagnostics.contribution.performance import Subset, subsets
+from avjax.diagnostics.contribution.shapley import coalitions
+from avjax.diagnostics.definitions import skipped
+from avjax.diagnostics.diagnosis.arrays import CLEAN, CONFIDENCE, RIGHT
+from avjax.diagnostics.fills import Fill, absent, others, with_others
+from avjax.diagnostics.measured import Measured
+from avjax.diagnostics.protocol.study import Found, Said, Study, joined
+
+PERMUTATIONS = 5
+MARGINAL_DRAWS = 3
+
+
+def ablation(study: Study) -> Found:
+    """1.6, 1.7, 1.9, 1.10, 1.13 and section 3 of every subset of modalities under every fill of the tier."""
+    found, clips = Found(), study.clips
+    clean = study.clean
+    found.arrays |= {f"{RIGHT}{CLEAN}": clean.right, f"{CONFIDENCE}{CLEAN}": clean.confidence}
+    found.lines += clean_lines(study, clean, clips)
+    for fill in study.tier.fills:
+        said = {subset: study.said(remaining(study, clips, subset, fill)) for subset in subsets(study.modalities)}
+        said[frozenset(study.modalities)] = clean
+        found.lines += _matrix(study, said, fill)
+        found.lines += _contributions(study, said, fill)
+        for modality in study.modalities:
+            rest = said[frozenset(study.modalities) - {modality}]
+            found.lines += changes(study, clips, clean, rest, fill=fill, group=modality)
+            found.arrays[f"{RIGHT}without {modality} ({fill})"] = rest.right
+        if len(study.modalities) > 1:
+            found.lines += _between(study, said, fill)
+    if len(study.modalities) > 1:
+        found.lines += _interactions(study)
+        found.lines += _perception(study)
+    for modality in study.modalities:
+        found.lines.append(
+            skipped(
+                "contribution/utilisation_gap", "it wants a model of each modality alone: --alone MODALITY=RUN",
+                estimator="accuracy", group=modality,
+            )
+        )  # fmt: skip
+    return found
+
+
+def remaining(study: Study, clips: Clips, subset: Subset, fill: Fill, seed: int | None = None) -> Clips:
+    """The clips with these modalities alone."""
+    seed = study.seed if seed is None else seed
+    for modality in study.modalities:
+        if modality not in subset:
+            clips = absent(clips, modality, fill, seed=seed, of=study.moments.get(modality))
+    return clips
+
+
+def clean_lines(study: Study, said: Said, clips: Clips) -> list[Measured]:
+    """Of the clips as they are."""
+
+    def ece(rows: Int[np.ndarray, " R"]) -> float:
+        return calibration.expected_calibration_error(said.confidence[rows], said.right[rows])
+
+    def guess(rows: Int[np.ndarray, " R"]) -> float:
+        return performance.majority(clips.label[rows], len(study.probe.classes))
+
+    def ranked(rows: Int[np.ndarray, " R"]) -> float:
+        return calibration.area_under_risk_coverage(said.confidence[rows], said.right[rows])
+
+    return [
+        study.mean("stress/accuracy", said.right, clips, estimator="argmax"),
+        study.line("contribution/majority_accuracy", guess, clips, estimator="commonest class of these clips"),
+        study.line("consistency/ece", ece, clips, estimator="15 bins of equal width"),
+        study.mean(
+            "consistency/brier", calibration.brier(said.probability, said.label), clips, estimator="all classes"
+        ),
+        study.mean(
+            "consistency/nll", calibration.negative_log_likelihood(said.logits, said.label), clips, estimator="logits"
+        ),
+        study.line("consistency/aurc", ranked, clips, estimator="probability of the predicted class"),
+    ]
+
+
+def changes(study: Study, clips: Clips, before: Said, after: Said, **fields: object) -> list[Measured]:
+    """Section 3: what a condition does to the answers.
+
+    Args:
+      fields: of the lines: fill and group, or condition.
+    """
+    one, other = before, after
+
+    def ece_change(rows: Int[np.ndarray, " R"]) -> float:
+        errors = [
+            calibration.expected_calibration_error(said.confidence[rows], said.right[rows]) for said in (other, one)
+        ]
+        return errors[0] - errors[1]
+
+    def of(function: Callable[..., float], *arrays: np.ndarray) -> Callable[[Int[np.ndarray, " R"]], float]:
+        return lambda rows: float(function(*(array[rows] for array in arrays)))
+
+    common = {"estimator": "argmax", **fields}
+    predicted, right = (one.predicted, other.predicted), (one.right, other.right)
+    return [
+        study.line("consistency/agreement", of(agreement.agreement, *predicted), clips, **common),
+        study.line("consistency/kappa", of(agreement.kappa, *predicted), clips, **common),
+        study.mean(
+            "consistency/soft_agreement", agreement.soft_agreement(one.probability, other.probability), clips,
+            **common | {"estimator": "probabilities"},
+        ),
+        study.line("consistency/negative_flips", of(agreement.negative_flips, *right), clips, **common),
+        study.line("consistency/positive_flips", of(agreement.positive_flips, *right), clips, **common),
+        study.line("consistency/ece_change", ece_change, clips, **common | {"estimator": "15 bins of equal width"}),
+        study.line(
+            "consistency/overconfidence", of(calibration.overconfidence, other.confidence, other.right), clips, **common
+        ),
+    ]  # fmt: skip
+
+
+def _matrix(study: Study, said: Mapping[Subset, Said], fill: Fill) -> list[Measured]:
+    lines = []
+    for subset, one in said.items():
+        fields = {"fill": fill, "group": joined([m for m in study.modalities if m in subset])}
+
+        def ece(rows: Int[np.ndarray, " R"], one: Said = one) -> float:
+            return calibration.expected_calibration_error(one.confidence[rows], one.right[rows])
+
+        nll = calibration.negative_log_likelihood(one.logits, one.label)
+        lines += [
+            study.mean("contribution/ablation_accuracy", one.right, study.clips, estimator="argmax", **fields),
+            study.mean("contribution/ablation_nll", nll, study.clips, estimator="logits", **fields),
+            study.line(
+                "contribution/ablation_ece", ece, study.clips, estimator="15 bins of equal width", **fields
+            ),
+        ]  # fmt: skip
+    return lines
+
+
+def _contributions(study: Study, said: Mapping[Subset, Said], fill: Fill) -> list[Measured]:
+    """SHAPE, necessity, sufficiency and the fine-grained valuation."""
+    right = {subset: one.right for subset, one in said.items()}
+    label, classes = study.clips.label, len(study.probe.classes)
+
+    def table(rows: Int[np.ndarray, " R"]) -> dict[Subset, float]:
+        # Without any modality it is the commonest class, as SHAPE has it, not what the model says of nothing.
+        guess = {frozenset(): performance.majority(label[rows], classes)}
+        return {subset: float(yes[rows].mean()) for subset, yes in right.items()} | guess
+
+    lines = []
+    fields = {"estimator": "accuracy; without any, the commonest class", "fill": fill}
+    measures = {
+        "contribution/shape": performance.shape,
+        "contribution/necessity": performance.necessity,
+        "contribution/sufficiency": performance.sufficiency,
+    }
+    valued = performance.valuation(np.stack(list(right.values())))
+    for place, modality in enumerate(study.modalities):
+        for id, measure in measures.items():
+            lines.append(
+                study.line(
+                    id, lambda rows, f=measure, m=modality: f(table(rows), study.modalities)[m], study.clips,
+                    group=modality, **fields,
+                )
+            )  # fmt: skip
+
+        def normalised(rows: Int[np.ndarray, " R"], modality: str = modality) -> float:
+            own = table(rows)
+            over = performance.denominator(own, study.modalities, "range")
+            return performance.shape(own, study.modalities)[modality] / over
+
+        lines += [
+            study.line(
+                "contribution/shape_normalised", normalised, study.clips, group=modality,
+                **fields | {"estimator": "range"},
+            ),
+            study.mean(
+                "contribution/valuation", valued[:, place], study.clips, estimator="right", fill=fill, group=modality
+            ),
+        ]  # fmt: skip
+    lines.append(
+        study.line(
+            "contribution/cooperation", lambda rows: performance.cooperation(table(rows), study.modalities),
+            study.clips, **fields,
+        )
+    )  # fmt: skip
+    return lines
+
+
+def _between(study: Study, said: Mapping[Subset, Said], fill: Fill) -> list[Measured]:
+    """What each modality says alone, beside the others and beside all together."""
+    alone = {modality: said[frozenset([modality])] for modality in study.modalities}
+    joint = said[frozenset(study.modalities)]
+
+    def confusion(rows: Int[np.ndarray, " R"]) -> dict[str, float]:
+        return agreement.modality_confusion({m: one.right[rows] for m, one in alone.items()}, joint.right[rows])
+
+    def either(rows: Int[np.ndarray, " R"]) -> float:
+        return agreement.any_confusion({m: one.right[rows] for m, one in alone.items()}, joint.right[rows])
+
+    fields = {"fill": fill, "estimator": "argmax"}
+    lines = [
+        study.line(
+            "consistency/modality_confusion", lambda rows, m=m: confusion(rows)[m], study.clips, group=m, **fields
+        )
+        for m in study.modalities
+    ]
+    lines.append(study.line("consistency/any_confusion", either, study.clips, **fields))
+    first, *rest = study.modalities
+    # All classes overlap whatever the model says.
+    most = max(min(5, len(study.probe.classes) - 1), 1)
+    for second in rest:
+        pair = alone[first].probability, alone[second].probability
+        soft, top = agreement.soft_agreement(*pair), agreement.top_overlap(*pair, k=most)
+        group = {"group": joined([first, second]), "fill": fill}
+        lines += [
+            study.mean("consistency/cross_modal", soft, study.clips, estimator="probabilities", **group),
+            study.mean("consistency/top_overlap", top, study.clips, estimator=f"top {most}", **group),
+        ]
+    return lines
+
+
+def _interactions(study: Study) -> list[Measured]:
+    """InterSHAP of whole modalities, the others' values for what is absent.
+
+    Of the logit: a sum of what each modality says is no sum of probabilities any more.
+    """
+    target = study.clean.predicted
+    order = coalitions(len(study.modalities))
+    values = np.zeros((len(order), len(study.clips)))
+    for row, kept in enumerate(order):
+        subset = frozenset(m for m, there in zip(study.modalities, kept, strict=True) if there)
+        draws = 1 if kept.all() else MARGINAL_DRAWS
+        for draw in range(draws):
+            said = study.said(remaining(study, study.clips, subset, "marginal", study.seed + draw))
+            values[row] += said.logits[np.arange(len(target)), target] / draws
+    fields = {"target": "predicted", "fill": "marginal", "estimator": f"logit, {MARGINAL_DRAWS} draws"}
+    lines = [
+        study.line(
+            id, lambda rows, local=local: interaction.intershap(values[:, rows], local=local), study.clips, **fields
+        )
+        for id, local in (("contribution/intershap", False), ("contribution/intershap_local", True))
+    ]
+    pairs = interaction.interactions(values)
+    for one in range(len(study.modalities)):
+        for other in range(one + 1, len(study.modalities)):
+            names = joined([study.modalities[one], study.modalities[other]])
+            # Each pair's interaction is divided between its two entries.
+            lines.append(
+                study.mean("contribution/interaction", 2 * pairs[:, one, other], study.clips, group=names, **fields)
+            )
+    return lines
+
+
+def _perception(study: Study) -> list[Measured]:
+    """Perceptual score: each modality permuted over clips."""
+    clips, right = study.clips, study.clean.right
+    classes, lines = len(study.probe.classes), []
+    for modality in study.modalities:
+        permuted = np.stack([
+            study.said(with_others(clips, modality, others(clips, modality, seed=study.seed + 1 + number))).right
+            for number in range(PERMUTATIONS)
+        ])  # fmt: skip
+        for name in ("model", "task"):
+
+            def score(rows: Int[np.ndarray, " R"], name: str = name, permuted: np.ndarray = permuted) -> float:
+                guess = performance.majority(clips.label[rows], classes)
+                z = float(right[rows].mean()) if name == "model" else 1 - guess
+                return performance.perceptual_score(right[rows], permuted[:, rows], z=z)
+
+            lines.append(
+                study.line(
+                    "contribution/perceptual_score", score, clips, group=modality, fill="marginal",
+                    estimator=f"{name}-normalised, {PERMUTATIONS} permutations",
+                )
+            )  # fmt: skip
+    return lines
+
+
+def additive(study: Study) -> Found:
+    """EMAP (1.8): every clip's sound with every clip's pictures."""
+    rows = study.rows(study.tier.additive)
+    clips, count = study.clips.take(rows), len(rows)
+    first, *rest = study.modalities
+    logits = np.empty((count, count, len(study.probe.classes)), np.float32)
+    for row in range(count):
+        here = np.full(count, row)
+        mixed = clips
+        for modality in rest:
+            mixed = with_others(mixed, modality, np.arange(count))
+        logits[row] = study.probe.logits(with_others(mixed, first, here))
+
+    def accuracy(values: np.ndarray, chosen: Int[np.ndarray, " R"]) -> float:
+        return float((values.argmax(axis=1) == clips.label[chosen]).mean())
+
+    def gap(chosen: Int[np.ndarray, " R"]) -> float:
+        own = logits[np.ix_(chosen, chosen)]
+        return interaction.emap_gap(own, lambda values: accuracy(values, chosen))
+
+    line = study.line(
+        "contribution/emap_gap", gap, clips, estimator=f"accuracy, {count} clips, {first} against the rest",
+        fill="marginal",
+    )  # fmt: skip
+    return Found([line])

@@ -1,0 +1,131 @@
+"""Sound and pictures that do not belong together, are not there, or are diluted (5.4, 5.5, 5.7)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from avjax.diagnostics.clips import Clips
+from avjax.diagnostics.definitions import skipped
+from avjax.diagnostics.measured import Condition, Undefined
+from avjax.diagnostics.protocol.study import Found, Study, joined
+from avjax.diagnostics.stress.imbalance import diluted
+from avjax.diagnostics.stress.misalignment import mismatched, out_of_sync, shifted, sync_sensitivity
+from avjax.diagnostics.stress.missing import area, frames_missing, missing
+
+PATTERNS = ("block", "random")
+FRAME_SHARES = (0.25, 0.5, 0.75)
+SOUND = "audio"
+
+
+def offsets(study: Study) -> Found:
+    """Accuracy over the offset of the sound, with the records' own sound around it and with silence at the edge."""
+    rows, found = study.rows(study.tier.stressed), Found()
+    clips = study.clips.take(rows)
+    if SOUND not in clips.streams or clips.streams[SOUND].values.ndim != 2 or len(study.modalities) < 2:
+        reason = "the model does not take a waveform and another modality"
+        found.lines.append(skipped("stress/offset_accuracy", reason, estimator="argmax"))
+        return found
+    both = sorted({*study.tier.offsets, *(-offset for offset in study.tier.offsets), 0.0})
+    clean = study.clean.take(rows).right
+    ways = {"zero": lambda milliseconds: shifted(clips, milliseconds)}
+    if study.read is not None:
+        ways["real"] = lambda milliseconds: out_of_sync(
+            clips, milliseconds, lambda seconds: study.read(clips.index, seconds)
+        )
+    for fill, move in ways.items():
+        right: dict[float, np.ndarray] = {}
+        for milliseconds in both:
+            moved = move(milliseconds) if milliseconds else clips
+            right[milliseconds] = study.said(moved).right if milliseconds else clean
+            condition = Condition("offset", milliseconds, study.seed)
+            lost = int((~moved.streams[SOUND].valid.any(axis=1) & clips.streams[SOUND].valid.any(axis=1)).sum())
+            estimator = "argmax" if not lost else f"argmax; {lost} of {len(clips)} clips have no sound left"
+            found.lines.append(
+                study.mean("stress/offset_accuracy", right[milliseconds], clips, estimator=estimator, fill=fill,
+                           condition=condition)
+            )  # fmt: skip
+
+        def sensitivity(chosen: np.ndarray, right: Mapping[float, np.ndarray] = right) -> float:
+            return sync_sensitivity({offset: float(yes[chosen].mean()) for offset, yes in right.items()})
+
+        found.lines.append(study.line("stress/sync_sensitivity", sensitivity, clips, estimator="accuracy", fill=fill))
+    return found
+
+
+def mixtures(study: Study) -> Found:
+    """Clips of which some have another clip's sound, or all a share of it."""
+    rows, found = study.rows(study.tier.stressed), Found()
+    clips = study.clips.take(rows)
+    for modality in study.modalities if len(study.modalities) > 1 else ():
+        for same in (True, False):
+            name = "of the same class" if same else "of another class"
+            for rate in study.tier.rates:
+                _add(
+                    study, found, clips, "stress/mismatch_accuracy", Condition(f"mismatch {name}", rate, study.seed),
+                    lambda rate=rate, same=same, m=modality: mismatched(
+                        clips, rate, same_class=same, modality=m, seed=study.seed
+                    ),
+                    group=modality,
+                )  # fmt: skip
+        for weight in study.tier.rates:
+            _add(
+                study, found, clips, "stress/dilution_accuracy", Condition("dilution", weight, study.seed),
+                lambda weight=weight, m=modality: diluted(clips, m, weight, seed=study.seed), group=modality,
+            )  # fmt: skip
+    return found
+
+
+def absences(study: Study) -> Found:
+    """Accuracy over the share of clips that lack a modality, and over the share of steps that every clip lacks."""
+    rows, found = study.rows(study.tier.stressed), Found()
+    clips, fill = study.clips.take(rows), study.tier.fills[0]
+    clean = study.clean.take(rows)
+    patterns = {joined([m]): (m,) for m in study.modalities}
+    if len(study.modalities) > 1:
+        patterns[joined(study.modalities)] = study.modalities
+    for group, lacking in patterns.items():
+        curve = {0.0: clean.right}
+        for rate in study.tier.rates:
+            right = _add(
+                study, found, clips, "stress/missing_accuracy", Condition("missing", rate, study.seed),
+                lambda rate=rate, lacking=lacking: missing(
+                    clips, lacking, rate, fill, seed=study.seed, of=dict(study.moments)
+                ),
+                group=group, fill=fill,
+            )  # fmt: skip
+            if right is not None:
+                curve[rate] = right
+
+        def under(chosen: np.ndarray, curve: Mapping[float, np.ndarray] = curve) -> float:
+            return area(list(curve), np.array([yes[chosen].mean() for yes in curve.values()]))
+
+        if max(curve) == 1:
+            found.lines.append(
+                study.line("stress/missing_area", under, clips, estimator="accuracy", group=group, fill=fill)
+            )
+    for modality in study.modalities:
+        for pattern in PATTERNS:
+            for share in FRAME_SHARES:
+                _add(
+                    study, found, clips, "stress/frame_missing_accuracy", Condition(pattern, share, study.seed),
+                    lambda share=share, pattern=pattern, m=modality: frames_missing(
+                        clips, m, share, pattern, seed=study.seed
+                    ),
+                    group=modality, fill="drop",
+                )  # fmt: skip
+    return found
+
+
+def _add(
+    study: Study, found: Found, clips: Clips, id: str, condition: Condition, make: Callable[[], Clips], **fields: str
+) -> np.ndarray | None:
+    """Accuracy of the clips that ``make`` gives; a line that says why where it gives none."""
+    try:
+        right = study.said(make()).right
+    except Undefined as undefined:
+        found.lines.append(skipped(id, undefined.reason, estimator="argmax", condition=condition, **fields))
+        return None
+    found.lines.append(study.mean(id, right, clips, estimator="argmax", condition=condition, **fields))
+    return right

@@ -1,0 +1,321 @@
+"""Which modality the answer comes from: Shapley values, attention, gradients, and how far they agree."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from avjax.diagnostics.clips import Clips
+from avjax.diagnostics.contribution import gradients, shapley, shares
+from avjax.diagnostics.contribution.relevance import Flow, Traced, chefer_joint, modality_share, rollout
+from avjax.diagnostics.definitions import number, skipped
+from avjax.diagnostics.diagnosis.arrays import AGAINST, ROWS, SHARE
+from avjax.diagnostics.drift.divergence import rank_correlation
+from avjax.diagnostics.measured import Measured, Undefined
+from avjax.diagnostics.players import Players, raw_players, token_players
+from avjax.diagnostics.probe import Baseline, ModelProbe
+from avjax.diagnostics.protocol.study import Found, Study
+from avjax.nn.statistics import Site
+from avjax.streams import Stream
+
+DUMMIES = 4
+STATISTICS = ("mass", "group_output", "entropy")
+TARGET = {"target": "predicted"}
+
+
+def shapley_values(study: Study) -> Found:
+    """MM-SHAP (1.5): the tokens of 16 players of each modality dropped; and windows and cells at the mean."""
+    rows = study.rows(study.tier.shapley)
+    clips = study.clips.take(rows)
+    found = Found()
+    ways: list[tuple[str, str, Players, Baseline | None]] = []
+    if isinstance(probe := study.probe, ModelProbe):
+        ways.append(("mm_shap", "drop", token_players(probe.grids), None))
+    means = {m: np.asarray(one.mean, np.float32) for m, one in study.moments.items()}
+    if set(means) == set(study.modalities):
+        ways.append(("mm_shap_mean" if ways else "mm_shap", "mean", raw_players(clips.streams), means))
+    for name, fill, players, baseline in ways:
+        sampled = sampled_values(study, clips, players, baseline)
+        estimator = (
+            f"{'tokens' if not players.raw else 'windows and cells'}, {len(players)} players,"
+            f" {sampled.permutations} permutations{'' if sampled.converged else ', not converged'}"
+        )
+        found.lines += _shap_lines(study, clips, sampled, {"estimator": estimator, "fill": fill, **TARGET})
+        found.arrays[f"{SHARE}{name}"] = sampled.share
+        found.arrays[f"{ROWS}{SHARE}{name}"] = rows
+    if not ways:
+        reason = "no clip has one of the modalities, and tokens cannot be hidden"
+        found.lines.append(skipped("contribution/mm_shap", reason, estimator="permutations"))
+    return found
+
+
+def sampled_values(study: Study, clips: Clips, players: Players, baseline: Baseline | None) -> shapley.Sampled:
+    """Of the logit of the class that the model predicts for the whole clip."""
+    target = study.said(clips).predicted
+
+    def value(kept: np.ndarray) -> np.ndarray:
+        logits = study.probe.coalitions(clips, kept, players, baseline)
+        return logits[:, np.arange(len(clips)), target]
+
+    least, most = study.tier.permutations
+    return shapley.sampled(
+        value, players.groups, study.modalities, seed=study.seed, permutations=least, most=most,
+        dummies=DUMMIES if len(clips) * least >= 64 else 0,
+    )  # fmt: skip
+
+
+def _shap_lines(study: Study, clips: Clips, sampled: shapley.Sampled, fields: dict[str, str]) -> list[Measured]:
+    lines = []
+    chance = 1 / len(study.modalities)
+    try:
+        parts = {
+            "contribution/mm_shap": sampled.share,
+            "contribution/mm_shap_corrected": sampled.corrected_share,
+            "contribution/mm_shap_net": sampled.net,
+        }
+        error = sampled.share_error
+    except Undefined as undefined:
+        return [skipped("contribution/mm_shap", undefined.reason, n=len(clips), **fields)]
+    for place, modality in enumerate(study.modalities):
+        for id, values in parts.items():
+            own = {} if id.endswith("net") else {"null_baseline": chance}
+            lines.append(study.mean(id, values[:, place], clips, group=modality, **fields, **own))
+        lines.append(
+            number(
+                "contribution/mm_shap_error", lambda place=place: error[place], n=len(clips), group=modality, **fields
+            )
+        )
+    return lines
+
+
+def attention(study: Study) -> Found:
+    """1.1 from the kernel's statistics, by site, layer, head and tokens that ask; 1.2 and 1.3 matrix-free."""
+    rows = study.rows(study.tier.attention)
+    clips, probe, found = study.clips.take(rows), study.probe, Found()
+    if not isinstance(probe, ModelProbe):
+        reason = "a plain function does not tell its attention"
+        found.lines.append(skipped("contribution/attention_share", reason, estimator="kernel statistics"))
+        return found
+    try:
+        sites = probe.attention(clips, STATISTICS)
+    except ValueError as error:
+        found.lines.append(skipped("contribution/attention_share", str(error), estimator="kernel statistics"))
+        return found
+    by_estimator: dict[str, list[np.ndarray]] = {"attention_share": [], "output_share": []}
+    for name, site in sites.items():
+        for layer in range(len(site["mass"])):
+            found.lines += _site_lines(study, clips, name, site, layer, by_estimator)
+    for estimator, layers in by_estimator.items():
+        if layers:
+            # Mean over layers and over the tokens that ask, of what asks at least two modalities.
+            found.arrays[f"{SHARE}{estimator}"] = np.mean(layers, axis=0)
+            found.arrays[f"{ROWS}{SHARE}{estimator}"] = rows
+    _relevances(study, clips, rows, found)
+    return found
+
+
+def _site_lines(
+    study: Study, clips: Clips, name: str, site: Site, layer: int, by_estimator: dict[str, list[np.ndarray]]
+) -> list[Measured]:
+    """Means over heads and tokens that ask; by head the lift, which the page shows as a map."""
+    lines = []
+    sizes = np.array(site.keys.lengths)
+    for group, (begin, end) in zip(site.queries.names, site.queries.ranges, strict=True):
+        mass = np.asarray(site["mass"][layer][:, :, begin:end], np.float64)
+        asked = mass.sum(axis=(0, 1, 2)) > 0
+        if asked.sum() < 2:
+            continue
+        queries = mass.sum(axis=-1) > 0
+        there = queries.any(axis=(1, 2))
+        if not there.any():
+            continue
+        some = clips.take(np.flatnonzero(there))
+        attended = shares.attention_share(mass[there], queries[there])
+        parts = np.asarray(site["group_output"][layer][:, :, begin:end], np.float64)[there].mean(axis=2)
+        weight = _output_shares(parts)
+        seen = np.flatnonzero(asked)
+        where = {"layer": f"{name} {layer}: {group}"}
+        for column in seen:
+            key = site.keys.names[column]
+            values = attended[..., column]
+            lines.append(
+                study.mean(
+                    "contribution/attention_share", values.mean(axis=1), some, estimator="mean of heads", group=key,
+                    null_baseline=float(sizes[column] / sizes[seen].sum()), **where,
+                )
+            )  # fmt: skip
+            lines.append(
+                study.mean(
+                    "contribution/output_share", weight[..., column].mean(axis=1), some, estimator="mean of heads",
+                    group=key, **where,
+                )
+            )  # fmt: skip
+            place = int(np.flatnonzero(seen == column)[0])
+            for head in range(values.shape[1]):
+                lines.append(
+                    number(
+                        "contribution/attention_lift",
+                        functools.partial(_lift, attended[:, head][:, seen].mean(axis=0), sizes[seen], place),
+                        estimator="mean of clips", n=len(some), group=key, head=head, **where,
+                    )
+                )  # fmt: skip
+        entropy = np.asarray(site["entropy"][layer][:, :, begin:end], np.float64)
+        lines.append(
+            study.mean("contribution/attention_entropy", entropy[there].mean(axis=(1, 2)), some,
+                       estimator="mean of heads and tokens", group=group, layer=f"{name} {layer}")
+        )  # fmt: skip
+        columns = [site.keys.names.index(m) for m in study.modalities if m in site.keys.names]
+        if len(columns) == len(study.modalities) and there.all() and asked[columns].all():
+            for estimator, values in (("attention_share", attended), ("output_share", weight)):
+                by_estimator[estimator].append(values.mean(axis=1)[:, columns])
+    return lines
+
+
+def _lift(mean: np.ndarray, sizes: np.ndarray, place: int) -> float:
+    return float(shares.lift(mean, sizes)[place])
+
+
+def _output_shares(parts: np.ndarray) -> np.ndarray:
+    """[B, H, G] of parts [B, H, G, D]; equal where the whole output is 0, which nothing can share."""
+    try:
+        return shares.output_share(parts)
+    except Undefined:
+        none = np.linalg.norm(parts.sum(axis=-2), axis=-1) == 0
+        safe = np.where(none[..., None, None], 1.0, parts)
+        return shares.output_share(safe)
+
+
+def _relevances(study: Study, clips: Clips, rows: np.ndarray, found: Found) -> None:
+    """Rollout and Chefer's rule, where relevance can be carried through the model."""
+    probe = study.probe
+    assert isinstance(probe, ModelProbe)
+    target = jax.nn.one_hot(study.said(clips).predicted, len(probe.classes))
+    tokens = {m: int(np.prod(grid)) for m, grid in probe.grids.items()}
+
+    def score(streams: dict[str, Stream], wanted: jax.Array) -> jax.Array:
+        return (probe.forward(streams) * wanted).sum(axis=1)
+
+    def padded(part: np.ndarray) -> tuple[dict[str, Stream], jax.Array]:
+        full = np.resize(part, probe.batch)
+        return dict(clips.take(full).streams), target[full]
+
+    estimators = {"chefer_share": chefer_joint, "rollout_share": rollout}
+    try:
+        complete = np.flatnonzero(
+            [all(s.valid[row].any() for s in clips.streams.values()) for row in range(len(clips))]
+        )
+        if not len(complete):
+            raise Undefined("no clip has every modality")
+        streams, wanted = padded(complete[:1])
+        flow = Flow.of(score, jax.tree.map(jnp.asarray, streams), wanted)
+
+        @jax.jit
+        def relevance(streams: dict[str, Stream], wanted: jax.Array) -> dict[str, dict[str, jax.Array]]:
+            traced = Traced.of(flow, score, streams, wanted)
+            return {name: of(traced) for name, of in estimators.items()}
+
+        parts = []
+        for part in probe.parts(len(clips)):
+            got = relevance(*padded(part))
+            parts.append({n: {k: np.asarray(v)[: len(part)] for k, v in one.items()} for n, one in got.items()})
+        for name in estimators:
+            whole = {k: np.concatenate([part[name][k] for part in parts]) for k in parts[0][name]}
+            share = modality_share(whole, {m: tokens[m] for m in study.modalities})
+            found.arrays[f"{SHARE}{name}"], found.arrays[f"{ROWS}{SHARE}{name}"] = share, rows
+            for place, modality in enumerate(study.modalities):
+                found.lines.append(
+                    study.mean(f"contribution/{name}", share[:, place], clips, estimator="through all layers",
+                               group=modality, **(TARGET if name == "chefer_share" else {}))
+                )  # fmt: skip
+    except Undefined as undefined:
+        for name in estimators:
+            found.lines.append(skipped(f"contribution/{name}", undefined.reason, estimator="through all layers"))
+
+
+def by_gradients(study: Study) -> Found:
+    """Gradient x input and integrated gradients of raw clips (1.4), from silence and the mean frame."""
+    rows = study.rows(study.tier.gradients)
+    clips, probe, found = study.clips.take(rows), study.probe, Found()
+    if not isinstance(probe, ModelProbe):
+        reason = "a plain function has no gradients here"
+        found.lines.append(skipped("contribution/gradient_x_input", reason, estimator="raw clips"))
+        return found
+    target = study.said(clips).predicted
+    rates = {m: s.rate for m, s in clips.streams.items()}
+
+    def score(values: dict[str, jax.Array], rest: dict[str, tuple[jax.Array, jax.Array]], wanted: jax.Array):
+        streams = {m: Stream(values[m], *rest[m], rates[m]) for m in rates}
+        return (probe.forward(streams) * wanted).sum(axis=1)
+
+    amounts: dict[str, list[np.ndarray]] = {"gradient_x_input": [], "integrated_gradients": []}
+    nets: dict[str, list[np.ndarray]] = {"gradient_x_input": [], "integrated_gradients": []}
+    errors = []
+    for part in probe.parts(len(clips)):
+        full = np.resize(part, probe.batch)
+        some = clips.take(full)
+        values = {m: s.values for m, s in some.streams.items()}
+        rest = {m: (jnp.asarray(s.valid), jnp.asarray(s.start)) for m, s in some.streams.items()}
+        arguments = (rest, jax.nn.one_hot(target[full], len(probe.classes)))
+        baseline = {m: np.broadcast_to(_baseline(study, m), values[m].shape).astype(np.float32) for m in values}
+        integrated = gradients.integrated_gradients(score, values, baseline, arguments, steps=32, most_steps=256)
+        errors.append(integrated.error[: len(part)])
+        for name, attribution in (
+            ("gradient_x_input", gradients.gradient_times_input(score, values, arguments)),
+            ("integrated_gradients", integrated.attribution),
+        ):
+            own = [np.asarray(attribution[m], np.float64)[: len(part)].reshape(len(part), -1) for m in study.modalities]
+            amounts[name].append(np.stack([np.abs(one).sum(axis=1) for one in own], axis=1))
+            nets[name].append(np.stack([one.sum(axis=1) for one in own], axis=1))
+    for name in amounts:
+        try:
+            share = shares.share(np.concatenate(amounts[name]))
+        except Undefined as undefined:
+            found.lines.append(skipped(f"contribution/{name}", undefined.reason, estimator="raw clips"))
+            continue
+        found.arrays[f"{SHARE}{name}"], found.arrays[f"{ROWS}{SHARE}{name}"] = share, rows
+        net, fill = np.concatenate(nets[name]), {"fill": "mean"} if name == "integrated_gradients" else {}
+        for place, modality in enumerate(study.modalities):
+            fields = {"estimator": "raw clips", "group": modality, **fill, **TARGET}
+            found.lines.append(study.mean(f"contribution/{name}", share[:, place], clips, **fields))
+            found.lines.append(study.mean(f"contribution/{name}_net", net[:, place], clips, **fields))
+    found.lines.append(
+        study.mean("faithfulness/completeness_error", np.concatenate(errors), clips,
+                   estimator="integrated gradients, 32 to 256 steps", fill="mean", **TARGET)
+    )  # fmt: skip
+    return found
+
+
+def _baseline(study: Study, modality: str) -> np.ndarray | float:
+    """Silence; the mean frame; the mean of features."""
+    moments = study.moments.get(modality)
+    return 0.0 if moments is None or study.clips.streams[modality].values.ndim == 2 else moments.mean
+
+
+def agreement(study: Study, arrays: dict[str, np.ndarray]) -> Found:
+    """Whether the estimators rank clips alike (1.14), by their shares of the first modality, where they met."""
+    found = Found()
+    names = [name.removeprefix(SHARE) for name in arrays if name.startswith(SHARE)]
+    for one, other in itertools.combinations(names, 2):
+        _, first, second = np.intersect1d(
+            arrays[f"{ROWS}{SHARE}{one}"], arrays[f"{ROWS}{SHARE}{other}"], return_indices=True
+        )
+        left = arrays[SHARE + one][first, 0].astype(np.float64)
+        right = arrays[SHARE + other][second, 0].astype(np.float64)
+        rows = arrays[f"{ROWS}{SHARE}{one}"][first]
+        fields = {"estimator": f"{one}{AGAINST}{other}", "group": study.modalities[0]}
+        if len(rows) < 3:
+            reason = f"{len(rows)} clips have both"
+            found.lines.append(skipped("contribution/estimator_agreement", reason, n=len(rows), **fields))
+            continue
+        found.lines.append(
+            study.line(
+                "contribution/estimator_agreement",
+                lambda chosen, left=left, right=right: float(rank_correlation(left[chosen], right[chosen])),
+                study.clips.take(rows), **fields,
+            )
+        )  # fmt: skip
+    return found

@@ -1,0 +1,122 @@
+"""One model on one set of clips: what the stages of a diagnosis share."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from avjax.diagnostics.clips import Clips, stratified
+from avjax.diagnostics.consistency.calibration import probabilities
+from avjax.diagnostics.definitions import line
+from avjax.diagnostics.fills import Moments, moments
+from avjax.diagnostics.measured import SAMPLES, Measured, OfRows, Undefined
+from avjax.diagnostics.probe import Probe
+from avjax.diagnostics.protocol.tiers import Tier
+
+Read = Callable[[Int[np.ndarray, " N"], float], Clips]
+"""Record numbers, and seconds by which the sound is late, to clips."""
+
+
+@dataclasses.dataclass
+class Found:
+    """What a stage has found.
+
+    Attributes:
+      lines: of report.json.
+      arrays: of samples.npz (``diagnosis/arrays.py`` has the names).
+    """
+
+    lines: list[Measured] = dataclasses.field(default_factory=list)
+    arrays: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Said:
+    """What the model says of some clips under some condition."""
+
+    logits: Float[np.ndarray, "N K"]
+    label: Int[np.ndarray, " N"]
+
+    @functools.cached_property
+    def probability(self) -> Float[np.ndarray, "N K"]:
+        return probabilities(self.logits)
+
+    @property
+    def predicted(self) -> Int[np.ndarray, " N"]:
+        return self.logits.argmax(axis=1)
+
+    @property
+    def right(self) -> Bool[np.ndarray, " N"]:
+        return self.predicted == self.label
+
+    @property
+    def confidence(self) -> Float[np.ndarray, " N"]:
+        return self.probability.max(axis=1)
+
+    def take(self, rows: Int[np.ndarray, " R"]) -> Said:
+        return Said(self.logits[rows], self.label[rows])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Study:
+    """Attributes:
+    probe: the model.
+    clips: at most as many as the tier takes.
+    tier: sample sizes.
+    read: reads clips of the same split anew, with late sound; None where nothing can be read.
+    seed: of everything random.
+    resamples: of every bootstrap.
+    """
+
+    probe: Probe
+    clips: Clips
+    tier: Tier
+    read: Read | None = None
+    seed: int = 0
+    resamples: int = SAMPLES
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        return self.probe.modalities
+
+    @functools.cached_property
+    def clean(self) -> Said:
+        """Of all clips, as they are."""
+        return self.said(self.clips)
+
+    @functools.cached_property
+    def moments(self) -> Mapping[str, Moments]:
+        """Modality -> mean and deviation over all clips; without those that no clip has."""
+        found = {}
+        for modality in self.modalities:
+            try:
+                found[modality] = moments(self.clips, modality)
+            except Undefined:
+                continue
+        return found
+
+    def said(self, clips: Clips) -> Said:
+        return Said(self.probe.logits(clips), clips.label)
+
+    def rows(self, number: int | None) -> Int[np.ndarray, " R"]:
+        """Places of so many clips, as many of each class as there are to have; all for None."""
+        return stratified(self.clips.label, number, seed=self.seed)
+
+    def line(self, id: str, of: OfRows, clips: Clips, *, estimator: str, **fields: Any) -> Measured:
+        """With its interval over the clips' source videos."""
+        return line(id, of, np.array(clips.source), estimator=estimator, samples=self.resamples, **fields)
+
+    def mean(self, id: str, values: np.ndarray, clips: Clips, *, estimator: str, **fields: Any) -> Measured:
+        """The mean of one number a clip."""
+        values = np.asarray(values, np.float64)
+        return self.line(id, lambda rows: float(values[rows].mean()), clips, estimator=estimator, **fields)
+
+
+def joined(modalities: Sequence[str]) -> str:
+    """A set of modalities in a line's group."""
+    return "+".join(modalities) or "none"

@@ -1,0 +1,72 @@
+"""Sample sizes of the tiers. All draw their clips in the same order, so that a small one is part of a large one."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from avjax.diagnostics.fills import Fill
+
+
+@dataclasses.dataclass(frozen=True)
+class Tier:
+    """How much is measured. Sizes are of clips; None is the whole split, 0 leaves a stage out.
+
+    Attributes:
+      name: smoke, standard or full.
+      clips: of ablation, missing modalities, groups.
+      shapley, attention, gradients, additive, faithful: of those stages.
+      stressed: of corruptions, offsets and dilution.
+      attacked: of adversarial attacks.
+      permutations: of Shapley values, at first and at most.
+      fills: ways in which a modality is made absent.
+      corruptions: names in the suite; () for all that apply.
+      severities: of those.
+      drift: whether saliency is looked at under corruption.
+      offsets: of the sound, milliseconds, on either side.
+      rates: of missing modalities and of dilution.
+      attack_steps: of PGD; ``auto`` runs AutoAttack as well.
+    """
+
+    name: str
+    clips: int | None
+    shapley: int | None
+    attention: int | None
+    gradients: int | None
+    additive: int
+    faithful: int | None
+    stressed: int | None
+    attacked: int | None
+    permutations: tuple[int, int]
+    fills: tuple[Fill, ...]
+    corruptions: tuple[str, ...]
+    severities: tuple[int, ...]
+    drift: bool
+    offsets: tuple[float, ...]
+    rates: tuple[float, ...]
+    attack_steps: int
+    auto: bool = False
+
+
+# Six of each kind: noise, loss, and what a channel or a camera does.
+AUDIBLE = tuple(f"audio/{n}" for n in ("white_noise", "babble", "low_pass", "dropout", "reverberation", "clipping"))
+VISIBLE = tuple(f"video/{n}" for n in ("gaussian_noise", "defocus_blur", "low_light", "jpeg", "freeze", "occlusion"))
+TOGETHER = tuple(f"joint/{n}" for n in ("gaussian", "compression", "rain", "wind", "crowd", "interference"))
+
+SMOKE = Tier(
+    name="smoke", clips=64, shapley=8, attention=32, gradients=8, additive=0, faithful=4, stressed=32, attacked=0,
+    permutations=(8, 8), fills=("drop", "mean"), corruptions=(AUDIBLE[0], VISIBLE[0], TOGETHER[0]), severities=(3,),
+    drift=False, offsets=(), rates=(0.5,), attack_steps=0,
+)  # fmt: skip
+STANDARD = Tier(
+    name="standard", clips=1000, shapley=32, attention=128, gradients=32, additive=64, faithful=16, stressed=96,
+    attacked=64, permutations=(32, 64), fills=("drop", "zero", "mean", "noise", "marginal"),
+    corruptions=(*AUDIBLE, *VISIBLE, *TOGETHER), severities=(1, 2, 3, 4, 5), drift=True,
+    offsets=(40.0, 80.0, 160.0, 320.0, 640.0), rates=(0.25, 0.5, 0.75, 1.0), attack_steps=20,
+)  # fmt: skip
+FULL = Tier(
+    name="full", clips=None, shapley=None, attention=None, gradients=None, additive=500, faithful=200, stressed=None,
+    attacked=1000, permutations=(32, 256), fills=("drop", "zero", "mean", "noise", "marginal"), corruptions=(),
+    severities=(1, 2, 3, 4, 5), drift=True, offsets=(40.0, 80.0, 160.0, 320.0, 640.0, 1280.0),
+    rates=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0), attack_steps=50, auto=True,
+)  # fmt: skip
+TIERS = {tier.name: tier for tier in (SMOKE, STANDARD, FULL)}

@@ -77,17 +77,16 @@ def attention_outliers(mass: Num[np.ndarray, "B G"], predicted: Classes) -> Scor
 
 
 def spectral_signature(features: Num[np.ndarray, "B D"], predicted: Classes) -> Scores:
-    """<r_i - mean_c r, v_c>^2 / mean of it over the class, v_c the first right singular vector of the class's centred
-    features (Tran, Li & Madry 2018).
+    """<r_i - mean_c r, v_c>^2, v_c the first right singular vector of the class's centred features (Tran, Li & Madry
+    2018, who then drop the highest of each class).
 
-    The division is ours: it makes scores of different classes comparable. 0 where a class has fewer than four clips, or
-    no variance.
+    In the features' unit, squared: normalise features whose scale differs between classes. 0 where a class has fewer
+    than four clips.
     """
     features, score = np.asarray(features, np.float64), np.zeros(len(features))
     for rows in _of_classes(predicted):
         centred = features[rows] - features[rows].mean(axis=0)
-        along = (centred @ np.linalg.svd(centred, full_matrices=False)[2][0]) ** 2
-        score[rows] = along / along.mean() if along.mean() > 0 else 0
+        score[rows] = (centred @ np.linalg.svd(centred, full_matrices=False)[2][0]) ** 2
     return score
 
 
@@ -95,10 +94,11 @@ def activation_clustering(features: Num[np.ndarray, "B D"], predicted: Classes, 
     """Two means of each class's features; of the smaller cluster's clips how much nearer to its centre they are
     (after Chen et al. 2018).
 
-        s_i = (1 - 2 n_small / n) (||r_i - mu_large||^2 - ||r_i - mu_small||^2) / ||mu_large - mu_small||^2
+        s_i = R^2 (1 - 2 n_small / n) (||r_i - mu_large||^2 - ||r_i - mu_small||^2) / ||mu_large - mu_small||^2
 
-    in [-1, 1] about where clusters are round, 0 for a class that falls into halves, as clean ones do. The paper
-    compares the clusters' sizes and leaves the clip's score open; this one, and principal components where it takes
+    R^2 is the share of the class's variance that lies between the clusters. In [-1, 1] about where clusters are round;
+    near 0 for a class without clusters, or one that falls into halves, as clean ones do. The paper compares clusters by
+    their sizes and silhouettes and leaves the clip's score open; this one, and principal components where it takes
     independent ones, are ours.
 
     Args:
@@ -114,8 +114,10 @@ def activation_clustering(features: Num[np.ndarray, "B D"], predicted: Classes, 
         second = _two_means(reduced)
         small = second if second.mean() <= 0.5 else ~second
         of_small, of_large = reduced[small].mean(axis=0), reduced[~small].mean(axis=0)
+        apart, share = ((of_small - of_large) ** 2).sum(), small.mean()
         nearer = ((reduced - of_large) ** 2).sum(axis=1) - ((reduced - of_small) ** 2).sum(axis=1)
-        score[rows] = (1 - 2 * small.mean()) * nearer / ((of_small - of_large) ** 2).sum()
+        explained = share * (1 - share) * apart / (reduced**2).sum(axis=1).mean()
+        score[rows] = explained * (1 - 2 * share) * nearer / apart
     return score
 
 

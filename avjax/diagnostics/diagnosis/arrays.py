@@ -28,8 +28,10 @@ Arrays of samples.npz; N clips, M modalities in the model's order. Those of N ro
                                                 share/mm_shap
     drift/score/CORRUPTION [S, N]               calibrated drift at each severity
     training/step [K], training/allocation [K, M], training/to_final [K]   checkpoints: mass of modalities, drift
-    attack/NAME/audio [A], attack/NAME/video [V], attack/NAME/accuracy [A, V]   budgets, and accuracy under them
-    curve/RANKING/{deletion,deletion_random,insertion,insertion_random} [N, Q]  p_c over shares q = 0 .. 1 of the cells;
+    attack/NAME/audio [A], attack/NAME/video [V], attack/NAME/accuracy [A, V]   budgets of the first two modalities, as
+                                                text or numbers, and accuracy under them
+    rows/ARRAY [n]                              places among the N clips of the n that an array of fewer clips has
+    curve/RANKING/{deletion,deletion_random,insertion,insertion_random} [N, Q]  p_c at shares q = 0 .. 1 of the cells;
                                                 RANKING "joint", "audio", "video"
 """
 

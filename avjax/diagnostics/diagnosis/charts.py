@@ -35,7 +35,6 @@ class Line:
       colour: number of the page's colour.
       dash: solid, dashed or dotted.
       dots: marks its points.
-      drawn: whether the curve itself is drawn, not its band alone.
     """
 
     name: str
@@ -46,7 +45,6 @@ class Line:
     colour: int = 1
     dash: str = "solid"
     dots: bool = False
-    drawn: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,13 +98,12 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
     return [round(step * k, 12) for k in range(first, last + 1)]
 
 
-def spread(values: Values, *, within: Range | None = None) -> Range:
-    """A range that holds the values with some air; ``within`` bounds it."""
+def spread(values: Values) -> Range:
+    """A range that holds the values with some air."""
     found = _finite(values)
     low, high = (min(found), max(found)) if found else (0.0, 1.0)
     air = 0.06 * (high - low) or 0.5 * abs(high) or 0.5
-    low, high = low - air, high + air
-    return (max(low, within[0]), min(high, within[1])) if within else (low, high)
+    return low - air, high + air
 
 
 def lines(
@@ -141,27 +138,22 @@ def lines(
     bottom, top = y_range or spread(levels)
     marks = [(tick, number(tick)) for tick in ticks(left, right, 6)] if x_ticks is None else x_ticks
 
-    def across(value: float) -> float:
-        return 100 * (value - left) / (right - left)
-
-    def down(value: float) -> float:
-        return 100 - 100 * (min(max(value, bottom), top) - bottom) / (top - bottom)
-
-    grid = [(down(tick), form(tick)) for tick in ticks(bottom, top)]
-    drawn = [
-        {
-            "colour": curve.colour,
-            "dash": curve.dash,
-            "band": _band(curve, across, down),
-            "path": _path(curve.x, curve.y, across, down) if curve.drawn else "",
-            "dots": _dots(curve.x, curve.y, across, down) if curve.dots else "",
-        }
-        for curve in curves
-    ]
-    return _macro("plot")(
-        label, drawn, grid, [(across(float(place)), word) for place, word in marks], x, y,
-        rule=None if rule is None else down(rule), keys=_keys(curves) if keys else [], tall=tall,
-    )  # fmt: skip
+    drawn = []
+    for curve in curves:
+        x_places, y_places = _placed(curve.x, left, right), _downwards(curve.y, bottom, top)
+        band = ""
+        if curve.low is not None and curve.high is not None:
+            band = _band(x_places, _downwards(curve.low, bottom, top), _downwards(curve.high, bottom, top))
+        drawn.append({
+            "colour": curve.colour, "dash": curve.dash, "band": band,
+            "path": _path(x_places, y_places),
+            "dots": _dots(x_places, y_places) if curve.dots else "",
+        })  # fmt: skip
+    levels = ticks(bottom, top)
+    grid = [*zip(_downwards(levels, bottom, top), map(form, levels), strict=True)]
+    words = [*zip(_placed([place for place, _ in marks], left, right), [word for _, word in marks], strict=True)]
+    rules = _downwards([] if rule is None else [rule], bottom, top)
+    return _macro("plot")(label, drawn, grid, words, x, y, rules, _keys(curves) if keys else [], tall)
 
 
 def stacked(label: str, at: Values, parts: Sequence[tuple[str, Values, int]], **axes: object) -> Markup:
@@ -172,7 +164,7 @@ def stacked(label: str, at: Values, parts: Sequence[tuple[str, Values, int]], **
         above = below + np.asarray(values, np.float64)
         curves.append(Line(name, at, above, below, above, colour))
         below = above
-    return lines(label, curves, **{"y_range": (0.0, float(max(below.max(), 1e-9)) * 1.06), **axes})
+    return lines(label, curves, **axes)
 
 
 def bars(
@@ -194,7 +186,6 @@ def bars(
     """
     edges = [edge for row in rows for edge in (row.value, row.low, row.high)] + [mark]
     low, high = axis or spread([*_finite(edges), *([] if zero is None else [zero])])
-
     if form is None:
         digits = 2 if max((abs(row.value) for row in rows if row.value is not None), default=1.0) >= 0.1 else 3
         form = functools.partial(_decimals, digits=digits)
@@ -202,19 +193,20 @@ def bars(
     else:
         tick_form = form
 
-    def across(value: float | None) -> float | None:
-        return None if value is None else 100 * (min(max(value, low), high) - low) / (high - low)
-
+    at, lows, highs = (
+        _placed([getattr(row, edge) for row in rows], low, high, clipped=True) for edge in ("value", "low", "high")
+    )
     shown = [
         {
-            "name": row.name, "second": row.second, "colour": row.colour, "at": across(row.value),
-            "low": across(row.low), "high": across(row.high),
+            "name": row.name, "second": row.second, "colour": row.colour, "at": at[k], "low": lows[k], "high": highs[k],
             "text": row.text or ("–" if row.value is None else form(row.value)),
         }
-        for row in rows
+        for k, row in enumerate(rows)
     ]  # fmt: skip
-    scale = [(across(tick), tick_form(tick)) for tick in ticks(low, high, 4)]
-    return _macro("bars")(label, shown, scale, across(zero) if filled else None, across(mark))
+    scale = ticks(low, high, 4)
+    places = [*zip(_placed(scale, low, high), map(tick_form, scale), strict=True)]
+    start, marked = _placed([zero if filled else None, mark], low, high, clipped=True)
+    return _macro("bars")(label, shown, places, start, marked)
 
 
 def heat(
@@ -238,8 +230,8 @@ def heat(
     """
     low, high = axis
 
-    def cell(value: float | None, note: str) -> dict[str, object]:
-        if value is None:
+    def cell(value: float | int | None, note: str) -> dict[str, object]:
+        if value is None or not math.isfinite(value):
             return {"text": note or "–", "note": "", "strength": 0.0, "below": False, "none": True}
         base = low if middle is None else middle
         reach = max((high - base) if value >= base else (base - low), 1e-12)
@@ -267,10 +259,6 @@ def violin(
     levels = np.linspace(low, high, 81)
     width = 100 / max(len(groups), 1)
     shapes, columns = [], []
-
-    def down(value: float) -> float:
-        return 100 - 100 * (min(max(value, low), high) - low) / (high - low)
-
     for place, (name, values, colour) in enumerate(groups):
         centre = (place + 0.5) * width
         columns.append((centre, name))
@@ -280,13 +268,16 @@ def violin(
             bell = max(1.06 * found.std() * len(found) ** -0.2, (high - low) / 100)  # Silverman's rule
             density = np.exp(-0.5 * ((levels[:, None] - found) / bell) ** 2).sum(1)
             half = 0.42 * width * density / density.max()
-            edge = [*zip(centre + half, levels, strict=True), *reversed([*zip(centre - half, levels, strict=True)])]
-            outline = "M" + "L".join(f"{x:.2f} {down(level):.2f}" for x, level in edge) + "Z"
-            first, median, third = (down(q) for q in np.quantile(found, [0.25, 0.5, 0.75]))
+            heights = 100 - 100 * (levels - low) / (high - low)
+            right = [f"{x:.2f} {y:.2f}" for x, y in zip(centre + half, heights, strict=True)]
+            left = [f"{x:.2f} {y:.2f}" for x, y in zip(centre - half, heights, strict=True)]
+            outline = "M" + "L".join(right + left[::-1]) + "Z"
+            first, median, third = _downwards(np.quantile(found, [0.25, 0.5, 0.75]), low, high)
             shapes.append({"colour": colour, "outline": outline, "box": f"M{centre:.2f} {first:.2f}V{third:.2f}",
                            "median": f"M{centre:.2f} {median:.2f}h0"})  # fmt: skip
-    grid = [(down(tick), form(tick)) for tick in ticks(low, high)]
-    return _macro("violin")(label, shapes, grid, columns, y, None if rule is None else down(rule))
+    marks = ticks(low, high)
+    grid = [*zip(_downwards(marks, low, high), map(form, marks), strict=True)]
+    return _macro("violin")(label, shapes, grid, columns, y, _downwards([] if rule is None else [rule], low, high))
 
 
 def _macro(name: str) -> Callable[..., Markup]:
@@ -297,33 +288,45 @@ def _finite(values: Values) -> list[float]:
     return [float(value) for value in values if value is not None and math.isfinite(value)]
 
 
-def _runs(*edges: Values) -> list[list[tuple[float, ...]]]:
+def _placed(values: Values, low: float, high: float, *, clipped: bool = False) -> list[float | None]:
+    """Places along an axis of 100; None where there is no number."""
+    found = np.array([math.nan if value is None else value for value in values], np.float64)
+    if clipped:
+        found = np.clip(found, low, high)
+    places = 100 * (found - low) / (high - low)
+    return [place if math.isfinite(place) else None for place in places.tolist()]
+
+
+def _downwards(values: Values, low: float, high: float) -> list[float | None]:
+    """Places from the top, no farther out than the axis."""
+    return [None if place is None else 100 - place for place in _placed(values, low, high, clipped=True)]
+
+
+def _runs(*edges: list[float | None]) -> list[list[tuple[float, ...]]]:
     """Unbroken stretches in which every edge is a number."""
     found: list[list[tuple[float, ...]]] = [[]]
     for point in zip(*edges, strict=True):
-        if len(_finite(point)) == len(point):
-            found[-1].append(tuple(float(value) for value in point))
+        if None not in point:
+            found[-1].append(point)
         elif found[-1]:
             found.append([])
     return [run for run in found if run]
 
 
-def _path(x: Values, y: Values, across: Callable[[float], float], down: Callable[[float], float]) -> str:
-    return "".join("M" + "L".join(f"{across(a):.2f} {down(b):.2f}" for a, b in run) for run in _runs(x, y))
+def _path(x: list[float | None], y: list[float | None]) -> str:
+    return "".join("M" + "L".join(f"{a:.2f} {b:.2f}" for a, b in run) for run in _runs(x, y))
 
 
-def _dots(x: Values, y: Values, across: Callable[[float], float], down: Callable[[float], float]) -> str:
+def _dots(x: list[float | None], y: list[float | None]) -> str:
     """Strokes without length, whose round ends are dots of one size however the drawing is stretched."""
-    return "".join(f"M{across(a):.2f} {down(b):.2f}h0" for run in _runs(x, y) for a, b in run)
+    return "".join(f"M{a:.2f} {b:.2f}h0" for run in _runs(x, y) for a, b in run)
 
 
-def _band(curve: Line, across: Callable[[float], float], down: Callable[[float], float]) -> str:
-    if curve.low is None or curve.high is None:
-        return ""
+def _band(x: list[float | None], low: list[float | None], high: list[float | None]) -> str:
     found = ""
-    for run in _runs(curve.x, curve.low, curve.high):
-        edge = [(a, high) for a, _, high in run] + [(a, low) for a, low, _ in reversed(run)]
-        found += "M" + "L".join(f"{across(a):.2f} {down(b):.2f}" for a, b in edge) + "Z"
+    for run in _runs(x, low, high):
+        edge = [(a, above) for a, _, above in run] + [(a, below) for a, below, _ in reversed(run)]
+        found += "M" + "L".join(f"{a:.2f} {b:.2f}" for a, b in edge) + "Z"
     return found
 
 

@@ -39,11 +39,11 @@ def write(diagnosis: Diagnosis, out: Path, *, versus: Versus | None = None) -> N
     arrays = {name: _storable(name, array) for name, array in diagnosis.arrays.items()}
     for place, clip in enumerate(diagnosis.clips):
         arrays |= {f"{_SHOWN}/{place}/{name}": _storable(name, array) for name, array in clip.pictures.items()}
-    out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(report, indent=1, allow_nan=False, ensure_ascii=False)
-    _write_whole(out / "report.json", f"{text}\n".encode())
     packed = io.BytesIO()
     np.savez_compressed(packed, **arrays)
+    out.mkdir(parents=True, exist_ok=True)
+    _write_whole(out / "report.json", f"{text}\n".encode())
     _write_whole(out / "samples.npz", packed.getvalue())
     write_page("diagnosis/report.html.j2", page(diagnosis, versus), out / "report.html")
 

@@ -90,7 +90,8 @@ def _bound(entry: Any, where: str) -> Bound:
     if entry.get("on", "value") not in ("value", "ci"):
         raise GateError(f"{where}: on is value or ci")
     fields = {name: entry[name] for name in FIELDS if name in entry}
-    return Bound(entry["id"], fields, *edges, entry.get("on", "value"))
+    least, most = (None if edge is None else float(edge) for edge in edges)
+    return Bound(entry["id"], fields, least, most, entry.get("on", "value"))
 
 
 def violations(diagnosis: Diagnosis, bounds: Sequence[Bound]) -> list[str]:

@@ -55,7 +55,7 @@ def headline(diagnosis: Diagnosis) -> tuple[Headline, ...]:
     rows += [
         ("confusion", None if confusion is None else confusion / 100, True, "one alone knows better"),
         ("cooperation", mean("contribution/cooperation"), False, "SHAPE"),
-        (f"{names[0]} share", mean("contribution/mm_shap", group(names[0])), True, "MM-SHAP"),
+        (f"{names[0]} share", diagnosis.value("contribution/mm_shap", group=names[0]), True, "MM-SHAP"),
     ]
     rows += [(f"retention, {name}", mean("stress/chance_adjusted_retention", group(name)), True, "above chance")
              for name in (*names, *([whole] if several else []))]  # fmt: skip

@@ -11,11 +11,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from jaxtyping import Shaped
 
 from avjax.diagnostics.consistency.calibration import expected_calibration_error
 from avjax.diagnostics.consistency.robustness import mean_corruption_error
-from avjax.diagnostics.diagnosis.arrays import CONFIDENCE, DRIFT, RIGHT, SHARE
+from avjax.diagnostics.diagnosis.arrays import CONFIDENCE, DRIFT, RIGHT, ROWS, SHARE
 from avjax.diagnostics.diagnosis.panels.panel import place
 from avjax.diagnostics.diagnosis.result import INDEX, SOURCE, Diagnosis
 from avjax.diagnostics.measured import SAMPLES, OfRows, Undefined, paired_bootstrap
@@ -97,31 +96,40 @@ def compare(one: Diagnosis, other: Diagnosis, *, samples: int = SAMPLES) -> Vers
         raise VersusError(f"the two are of other records: {marks[0]} and {marks[1]}")
     if one.modalities != other.modalities:
         raise VersusError(f"the two have other modalities: {one.modalities} and {other.modalities}")
-    rows = _rows(one, other)
-    clusters = one.arrays[SOURCE][rows[0]]
-    if len(np.unique(clusters)) < 2:
-        raise VersusError(f"the two share {len(clusters)} clips of fewer than two source videos: nothing to resample")
-    paired = tuple(_paired(one, other, rows, clusters, samples))
+    sources = _clusters(one, *_rows(one, other, "")[:1])
+    if len(np.unique(sources)) < 2:
+        raise VersusError(f"the two share {len(sources)} clips of fewer than two source videos: nothing to resample")
+    paired = tuple(_paired(one, other, samples))
     names = [str(diagnosis.about["model"]["name"]) for diagnosis in (one, other)]
-    return Versus(*names, len(clusters), paired, tuple(_lines(one, other)))
+    return Versus(*names, len(sources), paired, tuple(_lines(one, other)))
 
 
-def _rows(one: Diagnosis, other: Diagnosis) -> tuple[np.ndarray, np.ndarray]:
-    """Places of the clips that both have, in one order."""
+def _rows(one: Diagnosis, other: Diagnosis, name: str) -> Pair:
+    """Places, in an array of both, of the clips that both have in it, in one order; of all clips where it has none."""
+    keys = []
     for diagnosis in (one, other):
-        missing = [name for name in (INDEX, SOURCE) if name not in diagnosis.arrays]
+        missing = [array for array in (INDEX, SOURCE) if array not in diagnosis.arrays]
         if missing:
             raise VersusError(f"{diagnosis.about['model']['name']} has no array {missing[0]}")
-    _, first, second = np.intersect1d(one.arrays[INDEX], other.arrays[INDEX], return_indices=True)
-    same = one.arrays[SOURCE][first] == other.arrays[SOURCE][second]
+        rows = diagnosis.arrays.get(ROWS + name, np.arange(len(diagnosis.arrays[INDEX])))
+        keys.append((diagnosis.arrays[INDEX][rows], diagnosis.arrays[SOURCE][rows]))
+    _, first, second = np.intersect1d(keys[0][0], keys[1][0], return_indices=True)
+    same = keys[0][1][first] == keys[1][1][second]
     return first[same], second[same]
 
 
-def _paired(
-    one: Diagnosis, other: Diagnosis, rows: Pair, clusters: Shaped[np.ndarray, " N"], samples: int
-) -> Iterator[Difference]:
-    def row(id: str, name: str, arrays: tuple[Any, Any], of: Callable[[Any], OfRows], better: str) -> Iterator:
-        first, second = (of(array) for array in arrays)
+def _clusters(one: Diagnosis, places: np.ndarray, name: str = "") -> np.ndarray:
+    """Source videos of places in an array of ``one``."""
+    rows = one.arrays.get(ROWS + name)
+    return one.arrays[SOURCE][places if rows is None else rows[places]]
+
+
+def _paired(one: Diagnosis, other: Diagnosis, samples: int) -> Iterator[Difference]:
+    def row(
+        id: str, name: str, array: str, taken: tuple[Any, Any], of: Callable[[Any], OfRows], better: str
+    ) -> Iterator:
+        first, second = (of(values) for values in taken)
+        clusters = _clusters(one, _rows(one, other, array)[0], array)
         everything = np.arange(len(clusters))
         try:
             values = float(first(everything)), float(second(everything))
@@ -130,28 +138,40 @@ def _paired(
         low, high = paired_bootstrap(first, second, clusters, samples=samples) or (None, None)
         yield Difference(id, name, *values, low, high, len(clusters), better)
 
-    for name in _both(one, other, RIGHT):
-        right = _taken(one, other, RIGHT + name, rows)
+    for name, arrays in _conditions(one, other).items():
+        right = tuple(np.mean(parts, axis=0) for parts in zip(*(_taken(one, other, a) for a in arrays), strict=True))
         id = "stress/accuracy" if "without" not in name else "contribution/ablation_accuracy"
-        yield from row(id, name, right, _mean, "higher")
-        if CONFIDENCE + name in one.arrays and CONFIDENCE + name in other.arrays:
-            confidence = _taken(one, other, CONFIDENCE + name, rows)
-            both = tuple(zip(confidence, right, strict=True))
-            yield from row("consistency/ece", name, both, _calibration, "lower")
+        yield from row(id, name, arrays[0], right, _mean, "higher")
+        array = CONFIDENCE + name
+        if array in one.arrays and array in other.arrays and arrays == [RIGHT + name]:
+            both = tuple(zip(_taken(one, other, array), right, strict=True))
+            yield from row("consistency/ece", name, arrays[0], both, _calibration, "lower")
     for name in _both(one, other, SHARE):
-        found = _taken(one, other, SHARE + name, rows)
+        found = _taken(one, other, SHARE + name)
         for k, modality in enumerate(one.modalities):
-            yield from row(f"contribution/{name}", modality, tuple(array[:, k] for array in found), _mean, "none")
+            own = tuple(array[:, k] for array in found)
+            yield from row(f"contribution/{name}", modality, SHARE + name, own, _mean, "none")
     for name in _both(one, other, DRIFT):
+        rows = _rows(one, other, DRIFT + name)
         found = tuple(diagnosis.arrays[DRIFT + name][:, rows[k]].mean(0) for k, diagnosis in enumerate((one, other)))
-        yield from row("drift/cmsd_severity", name, found, _mean, "none")
+        yield from row("drift/cmsd_severity", name, DRIFT + name, found, _mean, "none")
+
+
+def _conditions(one: Diagnosis, other: Diagnosis) -> dict[str, list[str]]:
+    """Name -> arrays of what is right under it: severities of one corruption are of the same clips, and are one."""
+    found: dict[str, list[str]] = {}
+    for name in _both(one, other, RIGHT):
+        corruption, _, severity = name.rpartition(" ")
+        found.setdefault(corruption if severity.isdigit() else name, []).append(RIGHT + name)
+    return found
 
 
 def _both(one: Diagnosis, other: Diagnosis, prefix: str) -> list[str]:
     return [name for name in one.named(prefix) if name in other.named(prefix)]
 
 
-def _taken(one: Diagnosis, other: Diagnosis, name: str, rows: Pair) -> Pair:
+def _taken(one: Diagnosis, other: Diagnosis, name: str) -> Pair:
+    rows = _rows(one, other, name)
     return one.arrays[name][rows[0]], other.arrays[name][rows[1]]
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 from markupsafe import Markup
 
 from avjax.diagnostics.consistency.calibration import reliability
 from avjax.diagnostics.diagnosis import charts
 from avjax.diagnostics.diagnosis.arrays import CLEAN, CONFIDENCE, RIGHT
 from avjax.diagnostics.diagnosis.charts import QUIET, Bar, Line
-from avjax.diagnostics.diagnosis.panels.panel import JOINT, Panel, Section, colour, place, section
+from avjax.diagnostics.diagnosis.panels.panel import JOINT, Panel, Section, at_worst, colour, place, section
 from avjax.diagnostics.diagnosis.result import Diagnosis
 
 COLUMNS = {
@@ -23,7 +24,7 @@ def grid(diagnosis: Diagnosis) -> Markup | None:
     """Agreement with the clean prediction under every condition."""
     found: dict[str, dict[str, float]] = {}
     for id in COLUMNS:
-        for line in diagnosis.find(f"consistency/{id}"):
+        for line in at_worst(diagnosis.find(f"consistency/{id}")):
             if line.value is not None and place(line):
                 found.setdefault(place(line), {})[id] = line.value
     if not found:
@@ -44,7 +45,7 @@ def diagram(diagnosis: Diagnosis) -> Markup | None:
     for number, name in enumerate(names[:MOST_CURVES]):
         if not len(right[name]):
             continue
-        found = reliability(confidence[name], right[name].astype(bool))
+        found = reliability(np.clip(confidence[name], 0.0, 1.0), right[name].astype(bool))
         some = found.count > 0
         shade = (JOINT, *(colour(diagnosis, modality) for modality in diagnosis.modalities), 4, 5, 6, 7)[number]
         curves.append(Line(name, found.confidence[some], found.accuracy[some], colour=shade, dots=True))
@@ -58,7 +59,7 @@ def diagram(diagnosis: Diagnosis) -> Markup | None:
 def flips(diagnosis: Diagnosis) -> Markup | None:
     """Right to wrong, and wrong to right."""
     rows = []
-    for line in diagnosis.find("consistency/negative_flips"):
+    for line in at_worst(diagnosis.find("consistency/negative_flips")):
         if line.value is None:
             continue
         rows.append(Bar(f"spoiled: {place(line)}", line.value, line.ci_lo, line.ci_hi, 7))
@@ -94,7 +95,8 @@ def calibration(diagnosis: Diagnosis) -> Markup | None:
 
 PANELS = (
     Panel("Without a modality, and under corruption", "Agreement with the clean prediction: plain, above chance, of "
-          "the whole distribution; change of the calibration error; share of clips spoiled and mended.",
+          "the whole distribution; change of the calibration error; share of clips spoiled and mended. Corruption at "
+          "its greatest severity.",
           ("consistency/agreement", "consistency/kappa"), grid, wide=True),
     Panel("Reliability", "Accuracy of the clips of each confidence; on the diagonal confidence may be believed.",
           ("consistency/ece",), diagram),

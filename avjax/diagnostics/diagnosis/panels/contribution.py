@@ -74,10 +74,21 @@ def estimates(diagnosis: Diagnosis) -> Markup | None:
     for id, name in SHARES.items():
         lines = [line for line in diagnosis.find(id, layer=None, head=None) if line.value is not None]
         lines = [line for line in lines if line.group in diagnosis.modalities and line.condition is None]
-        several = len({line.estimator for line in lines}) > 1
+        several = len({(line.estimator, line.fill) for line in lines}) > 1
         for line in lines:
-            title = f"{name} ({line.estimator}): {line.group}" if several else f"{name}: {line.group}"
+            title = f"{name} ({line.fill or line.estimator}): {line.group}" if several else f"{name}: {line.group}"
             rows.append(Bar(title, line.value, line.ci_lo, line.ci_hi, colour(diagnosis, line.group)))
+        # Of attention there are lines by layer; the arrays hold the mean over layers.
+        means = diagnosis.arrays.get(SHARE + id.split("/")[1])
+        if not lines and means is not None and len(means):
+            rows += [
+                Bar(
+                    f"{name}, mean of layers: {modality}",
+                    float(np.mean(means[:, k])),
+                    colour=colour(diagnosis, modality),
+                )
+                for k, modality in enumerate(diagnosis.modalities)
+            ]
     axis = charts.spread([0.0, 1.0, *(row.value for row in rows)]) if rows else (0.0, 1.0)
     even = 1 / max(len(diagnosis.modalities), 1)
     return charts.bars("Share of each modality by every estimator", rows, axis=axis, form=charts.percent, mark=even) \
@@ -101,8 +112,18 @@ def lift(diagnosis: Diagnosis) -> Markup | None:
 
 
 def output_share(diagnosis: Diagnosis) -> Markup | None:
-    """Output share by layer and head."""
-    return _by_head(diagnosis, "contribution/output_share", (-0.25, 1.25), 0.5)
+    """Output share by layer, and by head where there are lines of heads."""
+    heads = _by_head(diagnosis, "contribution/output_share", (-0.25, 1.25), 0.5)
+    if heads:
+        return heads
+    lines = [line for line in diagnosis.find("contribution/output_share") if line.layer is not None]
+    own = {(line.layer, line.group): line.value for line in lines}
+    if not any(value is not None for value in own.values()):
+        return None
+    layers, groups = (list(dict.fromkeys(key[k] for key in own)) for k in range(2))
+    values = [[own.get((layer, group)) for group in groups] for layer in layers]
+    return charts.heat("Output share by layer", [str(layer) for layer in layers], [str(group) for group in groups],
+                       values, axis=(-0.25, 1.25), middle=0.5, form=lambda value: f"{value:.2f}")  # fmt: skip
 
 
 def _by_head(diagnosis: Diagnosis, id: str, axis: tuple[float, float], middle: float) -> Markup | None:
@@ -173,7 +194,7 @@ PANELS = (
           "read. Dashed: even shares.", tuple(SHARES), estimates, wide=True),
     Panel("Lift by layer and head", "Rows are layers, columns heads. Above 0 a modality gets more attention than its "
           "tokens' share.", ("contribution/attention_lift",), lift),
-    Panel("Output share by layer and head", "The part of the attention's output that comes through a modality; below "
+    Panel("Output share by layer", "The part of the attention's output that comes through a modality; below "
           "0 it opposes the update.", ("contribution/output_share",), output_share),
     Panel("Do the estimators agree?", "Spearman correlation over clips. Attention against MM-SHAP says whether "
           "attention may be read in this model at all.", ("contribution/estimator_agreement",), agreement),

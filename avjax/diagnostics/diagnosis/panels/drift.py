@@ -8,7 +8,7 @@ from markupsafe import Markup
 from avjax.diagnostics.diagnosis import charts, pictures
 from avjax.diagnostics.diagnosis.arrays import ALLOCATION, STEP, TO_FINAL
 from avjax.diagnostics.diagnosis.charts import Bar, Line
-from avjax.diagnostics.diagnosis.panels.panel import JOINT, Panel, Section, colour, commonest, distinct, section
+from avjax.diagnostics.diagnosis.panels.panel import JOINT, Panel, Section, colour, commonest, distinct, kinds, section
 from avjax.diagnostics.diagnosis.result import Diagnosis
 from avjax.diagnostics.page import environment
 
@@ -64,15 +64,20 @@ def following(diagnosis: Diagnosis) -> Markup | None:
 
 def headline(diagnosis: Diagnosis) -> Markup | None:
     """Calibrated drift of each corruption, and how much of it does harm."""
-    rows = []
-    for id, name in (("cmsd_severity", ""), ("cmsd_time", "over time"), ("unexplained", "prediction unchanged"),
+    rows, kind = [], kinds(diagnosis)
+    for line in diagnosis.find("drift/cmsd_severity"):
+        if line.value is not None:
+            under = line.condition.corruption if line.condition else "all corruptions"
+            shade = colour(diagnosis, kind.get(under, line.group))
+            rows.append(Bar(under, line.value, line.ci_lo, line.ci_hi, shade))
+    for id, name in (("cmsd_time", "over time"), ("unexplained", "prediction unchanged"),
                      ("harmful", "right to wrong"), ("separation", "separation of harm (AUROC)")):  # fmt: skip
-        for line in diagnosis.find(f"drift/{id}"):
-            if line.value is not None:
-                under = line.condition.corruption if line.condition else ""
-                title = ", ".join(word for word in (under, name, line.group) if word) or "all corruptions"
-                number = colour(diagnosis, line.group) if not name else charts.QUIET
-                rows.append(Bar(title, line.value, line.ci_lo, line.ci_hi, number, second=bool(name)))
+        lines = [line for line in diagnosis.find(f"drift/{id}") if line.value is not None]
+        if len(lines) == 1:
+            rows.append(Bar(name, lines[0].value, lines[0].ci_lo, lines[0].ci_hi, charts.QUIET, second=True))
+        elif lines:
+            middle = float(np.mean([line.value for line in lines]))
+            rows.append(Bar(f"{name}, mean of {len(lines)}", middle, colour=charts.QUIET, second=True))
     return charts.bars("Calibrated drift", rows, axis=(0.0, 1.0)) if rows else None
 
 

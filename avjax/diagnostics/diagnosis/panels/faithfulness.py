@@ -8,7 +8,7 @@ from markupsafe import Markup
 from avjax.diagnostics.diagnosis import charts
 from avjax.diagnostics.diagnosis.arrays import CURVE
 from avjax.diagnostics.diagnosis.charts import QUIET, Bar, Line
-from avjax.diagnostics.diagnosis.panels.panel import JOINT, Panel, Section, colour, commonest, distinct, place, section
+from avjax.diagnostics.diagnosis.panels.panel import JOINT, Panel, Section, colour, commonest, distinct, section
 from avjax.diagnostics.diagnosis.result import Diagnosis
 
 
@@ -37,7 +37,7 @@ def _curves(diagnosis: Diagnosis, kind: str, done: str) -> Markup | None:
     if not curves:
         return None
     label = f"Probability as cells are {done}, most salient first"
-    return charts.lines(label, curves, x=f"share of cells {done}", y="probability over that of the whole",
+    return charts.lines(label, curves, x=f"share of cells {done}", y="probability of the class",
                         x_ticks=[(tick, charts.percent(tick)) for tick in (0.0, 0.25, 0.5, 0.75, 1.0)])  # fmt: skip
 
 
@@ -47,7 +47,7 @@ def gaps(diagnosis: Diagnosis) -> Markup | None:
     for id, name in NUMBERS.items():
         for line in diagnosis.find(f"faithfulness/{id}"):
             if line.value is not None and line.layer is None:
-                title = ", ".join(word for word in (name, line.estimator, place(line)) if word)
+                title = f"{name}, {line.estimator}"
                 rows.append(Bar(title, line.value, line.ci_lo, line.ci_hi, colour(diagnosis, line.group)))
     return charts.bars("Tests of faithfulness", rows, zero=0.0, filled=True) if rows else None
 

@@ -11,6 +11,15 @@ from avjax.diagnostics.diagnosis.result import Diagnosis, field
 from avjax.diagnostics.measured import Measured
 
 Draw = Callable[[Diagnosis], Markup | None]
+STAGES = {
+    "contribution/emap_gap": "additive",
+    "contribution/mm_shap": "shapley",
+    "stress/offset_accuracy": "offsets",
+    "stress/mismatch_accuracy": "mixtures",
+    "stress/dilution_accuracy": "mixtures",
+    "stress/adversarial_accuracy": "attacks",
+}
+"""Definition -> the stage that measures it, where a tier may leave it out."""
 JOINT = 3
 """Colour of what is of all modalities together."""
 
@@ -64,13 +73,16 @@ def section(diagnosis: Diagnosis, name: str, title: str, lead: str, panels: Iter
 
 def why(diagnosis: Diagnosis, ids: Sequence[str]) -> str:
     """Why there is no number of these definitions: in the words of a line, of a stage, or of the tier."""
-    reasons = [line.reason for id in ids for line in diagnosis.find(id) if line.reason]
+    lines = [line for id in ids for line in diagnosis.find(id)]
+    reasons = [line.reason for line in lines if line.reason]
     if reasons:
         return reasons[0]
-    names = {id.split("/")[0] for id in ids}
+    names = {name for id in ids for name in (id.split("/")[0], STAGES.get(id))}
     for stage in diagnosis.about["protocol"].get("stages", []):
-        if stage["reason"] and stage["name"].split("/")[0] in names:
+        if stage["reason"] and stage["name"] in names:
             return stage["reason"]
+    if lines:
+        return "what is to be drawn was not kept"
     return f"not measured by the tier {diagnosis.about['protocol']['tier']}"
 
 
@@ -94,9 +106,29 @@ def commonest(lines: Sequence[Measured]) -> str | None:
     return max(dict.fromkeys(names), key=names.count, default=None)
 
 
+def at_worst(lines: Iterable[Measured]) -> list[Measured]:
+    """Without the severities of a corruption below its greatest."""
+    lines = list(lines)
+    greatest: dict[str, float] = {}
+    for line in lines:
+        if line.condition is not None and line.condition.severity is not None:
+            name = line.condition.corruption
+            greatest[name] = max(line.condition.severity, greatest.get(name, line.condition.severity))
+    return [
+        line for line in lines
+        if line.condition is None or line.condition.severity in (None, greatest.get(line.condition.corruption))
+    ]  # fmt: skip
+
+
+def kinds(diagnosis: Diagnosis) -> dict[str, str | None]:
+    """Corruption -> what it corrupts."""
+    return {line.condition.corruption: line.group for line in diagnosis.find("stress/accuracy") if line.condition}
+
+
 def place(line: Measured) -> str:
     """What sets a line apart among those of its definition, in words."""
-    words = [line.group or "", line.fill or ""]
+    words = [f"without {line.group}" if line.id.startswith("consistency/") and line.fill else line.group or ""]
+    words.append(line.fill or "")
     if line.condition is not None:
         words.append(line.condition.corruption)
         if line.condition.severity is not None:

@@ -8,10 +8,10 @@ from avjax.diagnostics.diagnosis import charts
 from avjax.diagnostics.diagnosis.arrays import ATTACK
 from avjax.diagnostics.diagnosis.charts import Bar, Line
 from avjax.diagnostics.diagnosis.panels.panel import JOINT, Panel, Section, colour, distinct, section
-from avjax.diagnostics.diagnosis.result import Diagnosis
+from avjax.diagnostics.diagnosis.result import Diagnosis, field
 from avjax.diagnostics.measured import Measured
 
-SERIES = (1, 2, 3, 4, 5, 6, 7, 8)
+SERIES = (4, 5, 6, 7, 1, 2, 3)
 
 
 def corruptions(diagnosis: Diagnosis) -> Markup | None:
@@ -42,86 +42,85 @@ def _half(line: Measured | None) -> str:
 
 def offsets(diagnosis: Diagnosis) -> Markup | None:
     """Accuracy by the sound's delay."""
-    lines = _along(diagnosis, "stress/offset_accuracy", "fill")
-    curves = [_curve(f"{fill} sound at the edge" if fill else "accuracy", own, number)
-              for number, (fill, own) in enumerate(lines.items())]  # fmt: skip
-    if not curves:
-        return None
-    clean = diagnosis.value("stress/accuracy", condition=None)
-    return charts.lines("Accuracy by the delay of the sound", curves, x="sound early  ←  milliseconds  →  sound late",
-                        y="accuracy", form=charts.percent, rule=clean)  # fmt: skip
+    return _along(diagnosis, "stress/offset_accuracy", ("fill",), "sound early  ←  milliseconds  →  sound late")
 
 
 def missing(diagnosis: Diagnosis) -> Markup | None:
     """Accuracy by the share of clips without a modality."""
-    lines = _along(diagnosis, "stress/missing_accuracy", "group")
-    curves = [_curve(str(group or "missing"), own, number, colour(diagnosis, group))
-              for number, (group, own) in enumerate(lines.items())]  # fmt: skip
-    return charts.lines("Accuracy by missing rate", curves, x="share of clips without", y="accuracy",
-                        form=charts.percent) if curves else None  # fmt: skip
+    return _along(diagnosis, "stress/missing_accuracy", ("group",), "share of clips without")
+
+
+def steps_missing(diagnosis: Diagnosis) -> Markup | None:
+    """Accuracy by the share of a modality's steps that are missing."""
+    return _along(diagnosis, "stress/frame_missing_accuracy", ("group", "corruption"), "share of steps without")
+
+
+def mismatch(diagnosis: Diagnosis) -> Markup | None:
+    """Accuracy by the share of clips with another clip's modality."""
+    return _along(diagnosis, "stress/mismatch_accuracy", ("group", "corruption"), "share of clips mismatched")
 
 
 def dilution(diagnosis: Diagnosis) -> Markup | None:
     """Accuracy by the weight of another clip's signal."""
-    lines = _along(diagnosis, "stress/dilution_accuracy", "group")
-    curves = [_curve(str(group or "diluted"), own, number, colour(diagnosis, group))
-              for number, (group, own) in enumerate(lines.items())]  # fmt: skip
-    return charts.lines("Accuracy by dilution", curves, x="weight of another clip", y="accuracy",
-                        form=charts.percent) if curves else None  # fmt: skip
+    return _along(diagnosis, "stress/dilution_accuracy", ("group",), "weight of another clip")
 
 
-def _along(diagnosis: Diagnosis, id: str, by: str) -> dict[str | None, list[Measured]]:
-    """Lines with a severity, in order of it, by a field."""
+def _along(diagnosis: Diagnosis, id: str, by: tuple[str, ...], x: str) -> Markup | None:
+    """Accuracy over severity, a curve for each combination of these fields."""
     lines = [line for line in diagnosis.find(id) if line.value is not None and line.condition]
     lines = [line for line in lines if line.condition.severity is not None]
-    return {
-        name: sorted((line for line in lines if getattr(line, by) == name), key=lambda line: line.condition.severity)
-        for (name,) in distinct(lines, by)
-    }
+    curves: list[Line] = []
+    for names in distinct(lines, *by):
+        own = [line for line in lines if tuple(field(line, name) for name in by) == names]
+        curves.append(_curve(diagnosis, names, sorted(own, key=lambda line: line.condition.severity), curves))
+    clean = diagnosis.value("stress/accuracy", condition=None)
+    label = f"Accuracy by {x.replace('  ', ' ')}"
+    return charts.lines(label, curves, x=x, y="accuracy", form=charts.percent, rule=clean) if curves else None
 
 
-def _curve(name: str, lines: list[Measured], number: int, shade: int | None = None) -> Line:
-    shade = SERIES[number % len(SERIES)] if shade is None else shade
-    edges = None if any(line.ci_lo is None for line in lines) else lines
+def _curve(diagnosis: Diagnosis, names: tuple[str | None, ...], lines: list[Measured], before: list[Line]) -> Line:
+    """Coloured by its modality, where it has one, and dashed where that colour is taken."""
+    of_modality = names[0] in diagnosis.modalities or "+" in str(names[0])
+    shade = colour(diagnosis, names[0]) if of_modality else SERIES[len(before) % len(SERIES)]
+    taken = sum(line.colour == shade for line in before)
+    edges = None if taken or any(line.ci_lo is None for line in lines) else lines
     return Line(
-        name, [line.condition.severity for line in lines], [line.value for line in lines],
-        edges and [line.ci_lo for line in edges], edges and [line.ci_hi for line in edges], shade, dots=True,
+        ", ".join(str(name) for name in names if name) or "accuracy",
+        [line.condition.severity for line in lines], [line.value for line in lines],
+        edges and [line.ci_lo for line in edges], edges and [line.ci_hi for line in edges], shade,
+        ("solid", "dashed", "dotted")[taken % 3], dots=True,
     )  # fmt: skip
 
 
 def frontier(diagnosis: Diagnosis) -> Markup | None:
     """Accuracy by the budgets of an attack on both."""
-    found = diagnosis.named(ATTACK)
-    drawn = []
+    if len(diagnosis.modalities) != 2:
+        return None
+    found, drawn = diagnosis.named(ATTACK), []
+    one, other = diagnosis.modalities
     for name in dict.fromkeys(key.rpartition("/")[0] for key in found):
-        parts = [found.get(f"{name}/{part}") for part in ("audio", "video", "accuracy")]
+        parts = [found.get(f"{name}/{part}") for part in (one, other, "accuracy")]
         if any(part is None for part in parts):
             continue
-        audio, video, accuracy = parts
-        rows, columns = ([_budget(float(value)) for value in budgets] for budgets in (audio, video))
-        label, corner = f"Accuracy under {name} by budget", f"{name}: sound ↓ picture →"
+        *budgets, accuracy = parts
+        rows, columns = ([str(x) if axis.dtype.kind == "U" else f"{x:.3g}" for x in axis] for axis in budgets)
+        label, corner = f"Accuracy under {name} by budget", f"{name}: {one} ↓ {other} →"
         drawn.append(charts.heat(label, rows, columns, accuracy.astype(float).tolist(), axis=(0.0, 1.0),
                                  form=charts.percent, corner=corner))  # fmt: skip
     return Markup("").join(drawn) or None
 
 
-def _budget(value: float) -> str:
-    """Steps of eight bits where it is so many."""
-    steps = round(255 * value)
-    return f"{steps}/255" if steps and abs(255 * value - steps) < 1e-3 else f"{value:.3g}"
-
-
 def attacks(diagnosis: Diagnosis) -> Markup | None:
     """Accuracy under each attack."""
-    rows = [
-        Bar(f"{line.estimator}: {line.group or 'all'}{f', {line.condition.corruption}' if line.condition else ''}",
-            line.value, line.ci_lo, line.ci_hi, colour(diagnosis, line.group))
-        for line in diagnosis.find("stress/adversarial_accuracy") if line.value is not None
-    ]  # fmt: skip
-    rows += [
-        Bar("synergy of both attacks", line.value, line.ci_lo, line.ci_hi, charts.QUIET)
-        for line in diagnosis.find("stress/attack_synergy") if line.value is not None
-    ]  # fmt: skip
+    rows = []
+    for line in diagnosis.find("stress/adversarial_accuracy"):
+        if line.value is not None:
+            title = f"{line.estimator}: {line.condition.corruption if line.condition else line.group or 'all'}"
+            rows.append(Bar(title, line.value, line.ci_lo, line.ci_hi, colour(diagnosis, line.group)))
+            both = diagnosis.one("stress/attack_synergy", estimator=line.estimator, group=line.group,
+                                 condition=line.condition)  # fmt: skip
+            if both is not None:
+                rows.append(Bar("synergy", both.value, both.ci_lo, both.ci_hi, charts.QUIET, second=True))
     edges = [0.0, 1.0, *(row.value for row in rows)]
     return charts.bars("Accuracy under attack", rows, axis=(min(edges), max(edges)), zero=0.0, filled=True,
                        form=charts.percent) if rows else None  # fmt: skip
@@ -156,14 +155,18 @@ def imbalance(diagnosis: Diagnosis) -> Markup | None:
 PANELS = (
     Panel("Corruption and severity", "Accuracy; the darker, the nearer to clean. Below it half the width of its 95 % "
           "interval, in points.", ("stress/accuracy", "stress/mean_performance"), corruptions, wide=True),
-    Panel("Sound out of sync", "Dashed: clean. A flat curve says that the model uses no fine synchrony, which is a "
-          "finding and no robustness.", ("stress/offset_accuracy",), offsets),
+    Panel("Sound out of sync", "Level: clean clips. Beyond the clip the sound is real or zero. A flat curve says that "
+          "the model uses no fine synchrony: a finding, and no robustness.", ("stress/offset_accuracy",), offsets),
     Panel("Missing for some clips", "Accuracy where a share of the clips lacks a modality.",
           ("stress/missing_accuracy",), missing),
-    Panel("Frontier of attacks on both", "Accuracy by the budget of the sound (rows) and of the pictures (columns).",
+    Panel("Frontier of attacks on both", "Accuracy by the budget in each modality, in rows and in columns.",
           ("stress/adversarial_accuracy",), frontier),
     Panel("Attacks", "Upper bounds: a stronger attack may find more. Synergy above 0: both together cost more than "
           "the two apart.", ("stress/adversarial_accuracy",), attacks),
+    Panel("Missing for some of the time", "Accuracy where every clip lacks a share of a modality's steps, in one block "
+          "or at random.", ("stress/frame_missing_accuracy",), steps_missing),
+    Panel("Mismatched", "Accuracy where a share of the clips has a modality of another clip, of the same class or of "
+          "another.", ("stress/mismatch_accuracy",), mismatch),
     Panel("Dilution", "Accuracy when a modality is mixed with another clip's.", ("stress/dilution_accuracy",),
           dilution),
     Panel("Imbalance of training", "Gap to a model of that modality alone: above 0 it learned less than it could.",

@@ -1,0 +1,202 @@
+"""Shares of attention that groups of queries give to groups of keys, by layer and head, of a model's own records.
+
+From the kernels' statistics, in memory of the tokens: ``mass`` and ``group_output`` of a ``Site``; the value-weighted
+share takes one more pass over a tapped call, with norms for values. The definitions are those of shares.py.
+
+Means are over the valid queries of a group. Where a sample has none (a modality that is missing), or none that sees
+anything, it has no share and counts in no mean. Bottlenecks of a modality count where the modality does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Num
+
+from avjax.diagnostics.contribution.flow import BOTTLENECK
+from avjax.diagnostics.contribution.shares import attention_share, efficiency, lift, output_share, over_heads, share
+from avjax.diagnostics.measured import Undefined
+from avjax.nn.statistics import Call, Site
+from kernels.attention import Layout, attention
+
+Valid = Mapping[str, Bool[np.ndarray, "B _"]]
+"""Group of tokens -> which are valid, [B, N]; a group that is not named is valid throughout."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class GroupShares:
+    """What each group of queries gives to each group of keys at one site, sample by sample.
+
+    Attributes:
+      queries, keys: names of the groups.
+      values: they add up to 1 over the groups of keys; 0 where not defined.
+      defined: where there is a share.
+    """
+
+    queries: tuple[str, ...]
+    keys: tuple[str, ...]
+    values: Float[np.ndarray, "layer B H Gq Gk"]
+    defined: Bool[np.ndarray, "layer B H Gq"]
+
+    def by_head(self, queries: str, rows: Any = slice(None)) -> Float[np.ndarray, "layer H Gk"]:
+        """Mean over samples; Undefined where some head has no sample with such queries."""
+        group = self.queries.index(queries)
+        values, defined = self.values[:, rows][..., group, :], self.defined[:, rows][..., group]
+        count = defined.sum(axis=1)[..., None]
+        if not count.all():
+            raise Undefined(f"no sample has a valid query among {queries!r} that attends to anything")
+        return values.sum(axis=1) / count
+
+    def over_heads(self, queries: str, rows: Any = slice(None)) -> dict[str, Float[np.ndarray, "layer Gk"]]:
+        """Mean over heads of the mean over samples, and the heads' quantiles 5, 50 and 95 %."""
+        return over_heads(self.by_head(queries, rows))
+
+
+def mass_shares(site: Site, valid: Valid) -> GroupShares:
+    """AMS[l, h, G -> g] = mean over i in G of m_ig (``attention_share``). Needs ``mass``."""
+    return _of_layers(site.queries, site.keys, [np.asarray(layer) for layer in site["mass"]], valid, attention_share)
+
+
+def output_shares(site: Site, valid: Valid) -> GroupShares:
+    """sum_i <O_ig, O_i> / sum_i ||O_i||^2 over the queries i of a group. Needs ``group_output``.
+
+    The mean of ``output_share`` over queries by the square of their output's length: a plain mean would be that of the
+    queries whose parts nearly cancel.
+    """
+
+    def shares(parts: np.ndarray, queries: np.ndarray) -> np.ndarray:
+        # All queries as one long output.
+        parts = np.moveaxis(np.where(queries[..., None, None], parts, 0), -3, -2)
+        return output_share(parts.reshape(*parts.shape[:-2], -1))
+
+    return _of_layers(site.queries, site.keys, [np.asarray(layer) for layer in site["group_output"]], valid, shares)
+
+
+def value_weighted_mass(call: Call, projection: Float[Array, "H Dv C"] | None = None) -> Float[Array, "B H Nq G"]:
+    """sum_{j in g} P_ij ||V_j W_O,h||_2 (norms: Kobayashi et al. 2020), without P: attention with norms for values.
+
+    Args:
+      projection: W_O, that of the block which the queries are of; without it norms are of V_j alone, another estimator,
+        which compares groups under one head and not heads with each other.
+    """
+    heads = call.query.shape[2] // call.value.shape[2]
+    key, value = (jnp.repeat(array, heads, axis=2) for array in (call.key, call.value))
+    moved = value if projection is None else jnp.einsum("bnhd,hdc->bnhc", value, projection)
+    norms = jnp.linalg.norm(moved.astype(jnp.promote_types(moved.dtype, jnp.float32)), axis=-1, keepdims=True)
+    return attention(
+        call.query, key, norms.astype(key.dtype), mask=call.mask, bias=call.bias, statistics=("group_output",)
+    ).statistics["group_output"][..., 0]
+
+
+def value_weighted_shares(
+    masses: Sequence[Float[np.ndarray, "B H Nq G"]], queries: Layout, keys: Layout, valid: Valid
+) -> GroupShares:
+    """AMS^V[l, h, G -> g] = mean over i in G of w_ig / sum_g w_ig.
+
+    Args:
+      masses: w, ``value_weighted_mass`` of each layer.
+      queries, keys: of the calls.
+    """
+
+    def shares(mass: np.ndarray, counted: np.ndarray) -> np.ndarray:
+        some = np.where(counted[..., None], mass, 1.0)
+        return attention_share(share(some), counted)
+
+    return _of_layers(queries, keys, list(masses), valid, shares)
+
+
+def tokens_in_sight(site: Site, valid: Valid) -> Num[np.ndarray, "B Gq Gk"]:
+    """N_g of ``lift`` and ``efficiency``: valid keys of each group, 0 where the group of queries may not see them.
+
+    Under causal order or a window, where each query sees others, there is no one number: those are counted that any
+    may see.
+    """
+    rows = next(iter(site.statistics.values())).shape[1]
+    count = np.stack([_valid(name, n, rows, valid).sum(axis=1) for name, n in _groups(site.keys)], axis=-1)
+    sees = [[site.sees is None or (query, key) in site.sees for key in site.keys.names] for query in site.queries.names]
+    return count[:, None] * np.array(sees)
+
+
+def lifts(
+    mass: GroupShares, tokens: Num[np.ndarray, "B Gq Gk"], queries: str, rows: Any = slice(None)
+) -> tuple[tuple[str, ...], Float[np.ndarray, "layer H seen"]]:
+    """LIFT (``lift``) of the mean share of each head, and the groups that it is of: those in sight of the queries.
+
+    The tokens' share, against which it is, is the mean over the same samples. Undefined where only one group is in
+    sight, or a group has all of a head's attention or none.
+    """
+    names, shares, fractions = _in_sight(mass, tokens, queries, rows)
+    return names, lift(shares, fractions)
+
+
+def efficiencies(
+    mass: GroupShares, tokens: Num[np.ndarray, "B Gq Gk"], queries: str, rows: Any = slice(None)
+) -> tuple[tuple[str, ...], Float[np.ndarray, "layer H seen"]]:
+    """EFF (``efficiency``) of the mean share of each head, and the groups that it is of; otherwise as ``lifts``."""
+    names, shares, fractions = _in_sight(mass, tokens, queries, rows)
+    return names, efficiency(shares, fractions)
+
+
+def _in_sight(
+    mass: GroupShares, tokens: np.ndarray, queries: str, rows: Any
+) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
+    """Names of the groups that the queries see, their mean shares by head, and their mean share of tokens."""
+    shares, group = mass.by_head(queries, rows), mass.queries.index(queries)
+    count = tokens[rows][:, group].astype(np.float64)
+    fractions = count / count.sum(axis=-1, keepdims=True).clip(1)
+    # [layer, H, Gk]: over the samples that the share is a mean over.
+    defined = mass.defined[:, rows][..., group]
+    expected = np.einsum("lbh,bg->lhg", defined, fractions) / defined.sum(axis=1)[..., None]
+    seen = count.any(axis=0)
+    return tuple(np.array(mass.keys)[seen].tolist()), shares[..., seen], expected[..., seen]
+
+
+def _of_layers(
+    queries: Layout,
+    keys: Layout,
+    layers: Sequence[np.ndarray],
+    valid: Valid,
+    shares: Callable[[np.ndarray, np.ndarray], np.ndarray],
+) -> GroupShares:
+    """``shares(amounts [n, N, G, ...], counted [n, N])`` of every layer and group of queries that is there.
+
+    Args:
+      layers: amounts [B, H, Nq, G, ...].
+    """
+    values, defined = [], []
+    for amounts in layers:
+        rows, heads = amounts.shape[:2]
+        found = np.zeros((rows, heads, len(queries.names), len(keys.names)))
+        there = np.zeros(found.shape[:-1], bool)
+        for group, ((name, length), (begin, end)) in enumerate(zip(_groups(queries), queries.ranges, strict=True)):
+            part = amounts[:, :, begin:end]
+            # Queries that see nothing have amounts of 0.
+            counted = _valid(name, length, rows, valid)[:, None] & (part != 0).any(axis=tuple(range(3, part.ndim)))
+            some = counted.any(axis=-1)
+            there[..., group] = some
+            if some.any():
+                found[some, group] = shares(part[some], counted[some])
+        values.append(found)
+        defined.append(there)
+    return GroupShares(queries.names, keys.names, np.stack(values), np.stack(defined))
+
+
+def _groups(layout: Layout) -> list[tuple[str, int]]:
+    return list(zip(layout.names, layout.lengths, strict=True))
+
+
+def _valid(name: str, length: int, rows: int, valid: Valid) -> Bool[np.ndarray, "B N"]:
+    modality = name.removeprefix(f"{BOTTLENECK}_")
+    if name in valid:
+        found = np.asarray(valid[name])
+    elif modality in valid:
+        found = np.repeat(np.asarray(valid[modality]).any(axis=1, keepdims=True), length, axis=1)
+    else:
+        found = np.ones((rows, length), bool)
+    if found.shape != (rows, length):
+        raise ValueError(f"{name}: {length} tokens of {rows} samples, but validity {found.shape}: give the model's own")
+    return found

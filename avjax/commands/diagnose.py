@@ -55,7 +55,7 @@ class DiagnoseOptions:
 
 def diagnose(words: Words) -> int:
     """RUN [--tier smoke|standard|full]    what a model listens to, looks at, and when it breaks"""
-    from avjax.diagnostics.diagnosis import files, gate, headline, verdicts, versus
+    from avjax.diagnostics.diagnosis import compare, exit_code, headline, read, read_bounds, verdicts, violations, write
     from avjax.diagnostics.probe import ModelProbe, reader_of
     from avjax.diagnostics.protocol.diagnose import diagnose as carry_out
     from avjax.diagnostics.protocol.study import Study
@@ -64,8 +64,8 @@ def diagnose(words: Words) -> int:
 
     options = tyro.cli(DiagnoseOptions, prog="avjax diagnose", args=words)
     # What cannot be read is told before the work, not after it.
-    bounds = gate.read_bounds(options.gate) if options.gate else []
-    other = files.read(options.vs) if options.vs else None
+    bounds = read_bounds(options.gate) if options.gate else []
+    other = read(options.vs) if options.vs else None
     if options.clips is not None and options.clips < 1:
         raise UsageError(f"--clips {options.clips}: a diagnosis needs clips")
     trained = Trained.load(options.run, options.checkpoint)
@@ -82,20 +82,20 @@ def diagnose(words: Words) -> int:
     out = options.out or options.run / "diagnosis" / options.tier
     command = shlex.join(["avjax", "diagnose", *words])
     diagnosis = carry_out(study, _about(trained, probe, reader, len(index)), out, command=command, quiet=options.quiet)
-    compared = None if other is None else versus.compare(diagnosis, other)
-    files.write(diagnosis, out, versus=compared)
-    broken = gate.violations(diagnosis, bounds)
-    found = verdicts.verdicts(diagnosis)
+    compared = None if other is None else compare(diagnosis, other)
+    write(diagnosis, out, versus=compared)
+    broken = violations(diagnosis, bounds)
+    found = verdicts(diagnosis)
     if options.json:
         print(json.dumps({
             "out": str(out), "synthetic": diagnosis.synthetic,
-            "headline": {one.name: one.value for one in headline.headline(diagnosis)},
+            "headline": {one.name: one.value for one in headline(diagnosis)},
             "verdicts": {one.rule.title: one.light for one in found}, "broken": broken,
         }, indent=1, allow_nan=False))  # fmt: skip
     else:
-        _show(diagnosis, found, headline.headline(diagnosis), broken)
+        _show(diagnosis, found, headline(diagnosis), broken)
     print(f"wrote {out / 'report.html'}", file=sys.stderr)
-    return gate.exit_code(broken)
+    return exit_code(broken)
 
 
 def _about(trained: Any, probe: Any, reader: Any, clips: int) -> dict[str, dict[str, Any]]:
@@ -144,11 +144,12 @@ def _show(diagnosis: Any, found: Any, numbers: Any, broken: list[str]) -> None:
     for one in found:
         if one.light != "unknown":
             where = f" ({one.where})" if one.where else ""
-            console.print(f"{WORDS[one.light]:>5}  {one.rule.title}{where}: {one.said}", highlight=False, markup=False)
+            said = f"{WORDS[one.light]:>5}  {one.rule.title}{where}: {one.said}"
+            console.print(said, highlight=False, markup=False, soft_wrap=True)
     commands = {command: why for one in found for why, command in one.commands}
     if commands:
         console.print("\nWhat may help:")
         for words, why in commands.items():
-            console.print(f"  {words}    {why}", highlight=False, markup=False)
+            console.print(f"  {words}\n      {why}", highlight=False, markup=False, soft_wrap=True)
     for line in broken:
         console.print(f"bound broken: {line}", highlight=False, markup=False)

@@ -92,7 +92,8 @@ def _one(
     for severity in study.tier.severities:
         stressed = clips.replace(corrupted(clips.streams, name, severity, seed=study.seed, index=clips.index))
         condition = Condition(name, severity, study.seed)
-        same = int(unchanged(clips.streams, stressed.streams).sum())
+        as_before = unchanged(clips.streams, stressed.streams)
+        same = int(np.all([as_before[m] for m in corruption.modalities], axis=0).sum())
         estimator = "argmax" if not same else f"argmax; {same} of {len(clips)} clips came out unchanged"
         if looking is None:
             said = study.said(stressed)

@@ -62,13 +62,13 @@ def stages(study: Study) -> dict[str, Stage | str]:
         "additive": alone or (additive if tier.additive else small),
         "shapley": explanation.shapley_values,
         "attention": explanation.attention,
-        "gradients": explanation.by_gradients,
+        "gradients": small if tier.gradients == 0 else explanation.by_gradients,
         "corruptions": corruptions,
         "offsets": alone or (offsets if tier.offsets else small),
         "mixtures": alone or (mixtures if len(tier.rates) > 1 else small),
         "absences": absences,
         "attacks": attacks if tier.attack_steps else small,
-        "faithfulness": faithfulness,
+        "faithfulness": small if tier.faithful == 0 else faithfulness,
         "groups": groups,
     }
 

@@ -23,6 +23,7 @@ from avjax.nn.statistics import Site
 from avjax.streams import Stream
 
 DUMMIES = 4
+IG_STEPS = (32, 256)
 STATISTICS = ("mass", "group_output", "entropy")
 TARGET = {"target": "predicted"}
 
@@ -254,14 +255,18 @@ def by_gradients(study: Study) -> Found:
     amounts: dict[str, list[np.ndarray]] = {"gradient_x_input": [], "integrated_gradients": []}
     nets: dict[str, list[np.ndarray]] = {"gradient_x_input": [], "integrated_gradients": []}
     errors = []
+    # Every point of the path is a backward pass: rows that only fill a batch would cost as much as clips.
+    size = min(probe.batch, len(clips))
     for part in probe.parts(len(clips)):
-        full = np.resize(part, probe.batch)
+        full = np.resize(part, size)
         some = clips.take(full)
         values = {m: s.values for m, s in some.streams.items()}
         rest = {m: (jnp.asarray(s.valid), jnp.asarray(s.start)) for m, s in some.streams.items()}
         arguments = (rest, jax.nn.one_hot(target[full], len(probe.classes)))
         baseline = {m: np.broadcast_to(_baseline(study, m), values[m].shape).astype(np.float32) for m in values}
-        integrated = gradients.integrated_gradients(score, values, baseline, arguments, steps=32, most_steps=256)
+        integrated = gradients.integrated_gradients(
+            score, values, baseline, arguments, steps=IG_STEPS[0], most_steps=IG_STEPS[1]
+        )
         errors.append(integrated.error[: len(part)])
         for name, attribution in (
             ("gradient_x_input", gradients.gradient_times_input(score, values, arguments)),
@@ -284,7 +289,7 @@ def by_gradients(study: Study) -> Found:
             found.lines.append(study.mean(f"contribution/{name}_net", net[:, place], clips, **fields))
     found.lines.append(
         study.mean("faithfulness/completeness_error", np.concatenate(errors), clips,
-                   estimator="integrated gradients, 32 to 256 steps", fill="mean", **TARGET)
+                   estimator=f"integrated gradients, {IG_STEPS[0]} to {IG_STEPS[1]} steps", fill="mean", **TARGET)
     )  # fmt: skip
     return found
 

@@ -53,7 +53,7 @@ VISIBLE = tuple(f"video/{n}" for n in ("gaussian_noise", "defocus_blur", "low_li
 TOGETHER = tuple(f"joint/{n}" for n in ("gaussian", "compression", "rain", "wind", "crowd", "interference"))
 
 SMOKE = Tier(
-    name="smoke", clips=64, shapley=8, attention=32, gradients=8, additive=0, faithful=4, stressed=32, attacked=0,
+    name="smoke", clips=64, shapley=32, attention=32, gradients=0, additive=0, faithful=0, stressed=32, attacked=0,
     permutations=(8, 8), fills=("drop", "mean"), corruptions=(AUDIBLE[0], VISIBLE[0], TOGETHER[0]), severities=(3,),
     drift=False, offsets=(), rates=(0.5,), attack_steps=0,
 )  # fmt: skip

@@ -1,0 +1,148 @@
+"""The command from a run to a report: every stage of a small tier, gone on with where it was stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from avjax.cli import main
+from avjax.diagnostics.diagnosis import read
+from avjax.diagnostics.probe import FunctionProbe
+from avjax.diagnostics.protocol import diagnose as protocol
+from avjax.diagnostics.protocol.study import Found, Study
+from avjax.diagnostics.protocol.tiers import SMOKE, STANDARD, TIERS
+from avjax.diagnostics.stress.corruption import SUITE
+from tests.diagnostics.protocol.planted_probe import study_of
+
+ABOUT = {
+    "model": {"name": "planted", "modalities": ["audio", "video"], "checkpoint": "0"},
+    "data": {"name": "planted", "synthetic": True, "clips": 40, "fingerprint": "0"},
+    "env": {},
+}
+# Every stage, each as small as it can be.
+SMALL = dataclasses.replace(
+    STANDARD,
+    name="smoke",
+    clips=8,
+    shapley=4,
+    attention=4,
+    gradients=2,
+    additive=4,
+    faithful=2,
+    stressed=4,
+    attacked=4,
+    permutations=(4, 4),
+    corruptions=("audio/white_noise", "video/brightness"),
+    severities=(1, 5),
+    offsets=(40.0,),
+    rates=(0.5, 1.0),
+    attack_steps=1,
+)
+
+
+@pytest.fixture
+def study(rng):
+    return study_of("T2 additive", rng, 40)
+
+
+def test_tiers_name_corruptions_that_there_are():
+    for tier in TIERS.values():
+        assert set(tier.corruptions) <= set(SUITE)
+
+
+def test_it_goes_on_where_it_was_stopped(study, tmp_path, monkeypatch):
+    called = []
+
+    def stage(name):
+        def run(study):
+            called.append(name)
+            if name == "second" and called.count("second") == 1:
+                raise KeyboardInterrupt
+            return Found([], {f"right/{name}": np.ones(len(study.clips), bool)})
+
+        return run
+
+    plan = {name: stage(name) for name in ("first", "second", "third")}
+    monkeypatch.setattr(protocol, "stages", lambda study: {**plan, "fourth": "left out"})
+    with pytest.raises(KeyboardInterrupt):
+        protocol.diagnose(study, ABOUT, tmp_path, quiet=True)
+    found = protocol.diagnose(study, ABOUT, tmp_path, quiet=True)
+    assert called == ["first", "second", "second", "third"]
+    assert {"right/first", "right/second", "right/third"} <= set(found.arrays)
+    assert [one["reason"] for one in found.about["protocol"]["stages"]] == ["", "", "", "left out"]
+    # Damage is done anew, and so is everything of another model.
+    (tmp_path / "stages" / "third.json").write_text("{")
+    protocol.diagnose(study, ABOUT, tmp_path, quiet=True)
+    assert called[4:] == ["third"]
+    other = {**ABOUT, "model": {**ABOUT["model"], "checkpoint": "1"}}
+    protocol.diagnose(study, other, tmp_path, quiet=True)
+    assert called[5:] == ["first", "second", "third"]
+
+
+def test_a_plain_function_is_diagnosed_as_far_as_it_goes(study, tmp_path):
+    """What it has no insides for is said, and the rest is that of the model."""
+    plain = FunctionProbe(study.probe.modalities, study.probe.head, study.probe.classes, 16, study.probe.logits)
+    tier = dataclasses.replace(SMALL, permutations=(8, 8))
+    small = Study(plain, study.clips.take(range(12)), tier, resamples=10)
+    found = protocol.diagnose(small, ABOUT, tmp_path, quiet=True)
+    skipped = {line.id for line in found.measured if line.status == "skipped"}
+    assert {"contribution/attention_share", "contribution/gradient_x_input", "stress/adversarial_accuracy"} <= skipped
+    whole = Study(study.probe, small.clips, tier, resamples=10)
+    same = protocol.ablation(whole)
+    for line in same.lines:
+        fields = {"group": line.group, "fill": line.fill, "estimator": line.estimator, "corruption": None}
+        (own,) = found.find(line.id, **fields)
+        assert (own.status, own.reason) == (line.status, line.reason)
+        assert own.value == (None if line.value is None else pytest.approx(line.value, rel=1e-5))
+
+
+@pytest.mark.slow
+def test_the_command(run, tmp_path, monkeypatch, capsys):
+    """From the run's folder to the report, every stage; a second time nothing is computed, and bounds are kept."""
+    monkeypatch.setitem(TIERS, "smoke", SMALL)
+    bounds = tmp_path / "bounds.yaml"
+    bounds.write_text("- id: stress/accuracy\n  corruption: null\n  min: 0\n")
+    words = ["diagnose", str(run.path), "--tier", "smoke", "--out", str(tmp_path / "out"), "--quiet", "--json"]
+    assert main([*words, "--gate", str(bounds)]) == 0
+    said = json.loads(capsys.readouterr().out)
+    found = read(tmp_path / "out")
+    assert said["headline"]["accuracy"] == found.value("stress/accuracy", corruption=None)
+    stages = found.about["protocol"]["stages"]
+    assert [one["name"] for one in stages] == list(protocol.stages(_Names(SMALL)))
+    assert all(one["reason"] == "" for one in stages)
+    # Lines that have no value say why.
+    assert all(line.reason for line in found.measured if line.value is None)
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "SYNTHETIC" in page
+
+    monkeypatch.setattr(protocol, "_write", lambda *arguments: pytest.fail("a stage was done again"))
+    bounds.write_text("- id: stress/accuracy\n  corruption: null\n  min: 1.5\n")
+    assert main([*words, "--gate", str(bounds), "--vs", str(tmp_path / "out")]) == 1
+    assert "stress/accuracy" in json.loads(capsys.readouterr().out)["broken"][0]
+
+
+class _Names:
+    """Of a study what names its stages."""
+
+    modalities = ("audio", "video")
+
+    def __init__(self, tier):
+        self.tier = tier
+
+
+def test_errors_that_a_user_can_mend(run, tmp_path, capsys):
+    assert main(["diagnose", str(tmp_path)]) == 2
+    assert main(["diagnose", str(run.path), "--head", "face"]) == 2
+    assert main(["diagnose", str(run.path), "--clips", "0"]) == 2
+    assert main(["diagnose", str(run.path), "--vs", str(tmp_path)]) == 2
+    errors = capsys.readouterr().err
+    for words in ("no head 'face'", "--clips 0", "no diagnosis"):
+        assert words in errors
+
+
+def test_smoke_is_part_of_standard():
+    for name in ("clips", "shapley", "attention", "stressed"):
+        assert getattr(SMOKE, name) <= getattr(STANDARD, name)

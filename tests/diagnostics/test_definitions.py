@@ -192,6 +192,13 @@ def test_a_row_is_whole(one: Definition) -> None:
     assert not re.search(r"\[[A-Z]\]", one.source)
 
 
+@pytest.mark.parametrize("one", DEFINITIONS.values(), ids=lambda one: one.id)
+def test_what_computes_it_exists(one: Definition) -> None:
+    found = one.resolve()
+    assert callable(found) or isinstance(found, property)
+    assert (found.fget if isinstance(found, property) else found).__doc__
+
+
 def test_every_section_has_rows() -> None:
     assert {one.section for one in DEFINITIONS.values()} == set(SECTIONS)
     assert all(id == one.id for id, one in DEFINITIONS.items())

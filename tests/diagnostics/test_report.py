@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import html
 import html.parser
 import io
 import json
 import re
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from avjax.diagnostics import report
 from avjax.diagnostics.summary import read_runs
 from avjax.training.evaluate import Predictions
 from avjax.training.metrics.tasks import TASKS
+from tests.diagnostics.browser import layout
 
 DATE = datetime.datetime(2026, 1, 2, 3, 4, tzinfo=datetime.UTC)
 CLASSES = ("happy", "sad", "angry")
@@ -390,31 +389,10 @@ def test_a_step_logged_twice_counts_once(two: list[Path]) -> None:
 
 # ------------------------------------------------------------------------------------------------- in a browser
 
-PROBE = """
-<script>
-addEventListener("load", () => {
-  const found = {};
-  for (const frame of document.querySelectorAll("iframe")) {
-    const page = frame.contentDocument, wide = frame.clientWidth;
-    const all = [...page.querySelectorAll("body *")];
-    // What lies within a box that scrolls or clips may be wider; the box itself may not.
-    const clipped = e => e.parentElement.closest(".scroll, svg, .strip, .spectrogram");
-    const out = all.filter(e => !clipped(e) && e.getBoundingClientRect().right > wide + 1);
-    found[wide] = {width: page.documentElement.scrollWidth, height: page.documentElement.scrollHeight,
-                   out: out.map(e => e.outerHTML.slice(0, 90)), tables: page.querySelectorAll("table").length};
-  }
-  document.body.textContent = JSON.stringify(found);
-});
-</script>
-"""
-
 
 @pytest.mark.slow
 @pytest.mark.parametrize("long", [False, True])
 def test_no_width_scrolls_sideways(long: bool, tmp_path: Path, rng: np.random.Generator) -> None:
-    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if browser is None:
-        pytest.skip("skipped: no chromium")
     classes = ("a" * 60, "b c " * 20, *(f"class{k}" for k in range(8))) if long else CLASSES
     name = ("w" * 80 + "-{}") if long else "clip-{}"
     records = make_records(tmp_path / ("r" * 90 if long else "records"), rng, classes=classes, name=name, count=30)
@@ -423,21 +401,10 @@ def test_no_width_scrolls_sideways(long: bool, tmp_path: Path, rng: np.random.Ge
         for k in range(4)
     ]
     out = report.write_report(runs, tmp_path / "report.html", title="T" * 90 if long else "Runs")
-    page = html.escape(out.read_text(encoding="utf-8"))
-    widths = (360, 390, 768, 1440)
-    frames = "".join(f'<iframe style="border:0;width:{w}px;height:900px" srcdoc="{page}"></iframe>' for w in widths)
-    probe = tmp_path / "probe.html"
-    probe.write_text(f"<!doctype html><body>{frames}{PROBE}", encoding="utf-8")
-    words = [
-        browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-        "--disable-background-networking", "--disable-component-update", "--hide-scrollbars",
-        f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1600,1200", "--dump-dom", probe.as_uri(),
-    ]  # fmt: skip
-    dump = subprocess.run(words, capture_output=True, text=True, timeout=120, check=True).stdout
-    found = json.loads(html.unescape(re.search(r"<body>(.*?)</body>", dump, re.DOTALL).group(1)))
-    assert list(found) == [str(width) for width in widths]
+    found = layout(out)
+    assert list(found) == [360, 390, 768, 1440]
     for width, seen in found.items():
         assert seen["tables"] == 5
         assert seen["height"] > 2000
         assert not seen["out"], f"wider than {width} px: {seen['out'][:5]}"
-        assert seen["width"] <= int(width)
+        assert seen["width"] <= width

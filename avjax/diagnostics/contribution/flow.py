@@ -84,8 +84,7 @@ class Flow:
             raise Undefined("attention is over parts of a clip as if they were clips: their tokens have no names")
         lengths = _lengths([layout for call in calls for layout in (call.mask.queries, call.mask.keys)])
         rng = np.random.default_rng(0)
-        # Half of the tokens of each set; the first is among them.
-        asked = {name: (rng.random(length) < 0.5) | (np.arange(length) == 0) for name, length in lengths.items()}
+        asked = {name: _half(rng, length) for name, length in lengths.items()}
         depends = jax.jit(functools.partial(_depends, score))
         outputs = [call.output for call in calls]
         nothing = jax.tree.map(jnp.zeros_like, [(call.query, call.key, call.value) for call in calls])
@@ -206,6 +205,12 @@ def _lengths(layouts: Sequence[Layout]) -> dict[str, int]:
                     " another: relevance cannot be carried from one set of tokens to the other"
                 )
     return lengths
+
+
+def _half(rng: np.random.Generator, length: int) -> Bool[np.ndarray, " N"]:
+    """One token of each two neighbours, so that whatever mixes tokens reaches some of the others; a last one alone."""
+    places, second = np.arange(length), np.repeat(rng.random(length // 2 + 1) < 0.5, 2)[:length]
+    return (places % 2 == second) | (places == length - 1) & (length % 2 == 1)
 
 
 def _tokens(

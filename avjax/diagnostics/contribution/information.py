@@ -21,6 +21,7 @@ Symbols = Int[np.ndarray, " N"]
 GAP = 1e-8
 """Nats by which the found information may be above the least there is; proved for every table, or there is no value."""
 MOST_STEPS = 200
+MOST_SWEEPS = 10
 # Of the mean of s q that a step aims at.
 CENTRE = 0.1
 # Of a matrix with diagonal 1: where it is singular to rounding, margins are what the error is in, and those are scaled.
@@ -258,7 +259,7 @@ class _Cells:
 
     def scaled(self, q: np.ndarray) -> np.ndarray:
         """With the margins of the table, by iterative proportional fitting."""
-        for _ in range(100):
+        for _ in range(MOST_SWEEPS):
             wrong = 0.0
             for side in (self.row, self.column):
                 ratio = self.margins / np.maximum(np.bincount(side, q, len(self.margins)), 1e-300)

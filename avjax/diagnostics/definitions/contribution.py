@@ -104,7 +104,7 @@ ROWS = (
         SHARE,
         pitfalls="Magnitudes grow with the number of inputs and with their noise: the net effect belongs beside it.",
         source="Shrikumar et al. 2016",
-        function="diagnostics.contribution.shares.magnitude_share",
+        function="diagnostics.contribution.gradients.gradient_times_input",
     ),
     definition(
         "contribution/gradient_x_input_net",
@@ -113,7 +113,7 @@ ROWS = (
         LOGIT,
         pitfalls="Does not sum to f(x) - f(baseline) unless f is linear.",
         source="Shrikumar et al. 2016",
-        function="diagnostics.contribution.shares.group_sums",
+        function="diagnostics.contribution.gradients.gradient_times_input",
     ),
     definition(
         "contribution/integrated_gradients",
@@ -123,7 +123,7 @@ ROWS = (
         pitfalls="Depends on the baseline b and on the path (both modalities together, or one by one), which belong to"
         " the estimator's name. Magnitudes reward noisy inputs.",
         source="Sundararajan, Taly & Yan, ICML 2017",
-        function="diagnostics.contribution.shares.magnitude_share",
+        function="diagnostics.contribution.gradients.integrated_gradients",
     ),
     definition(
         "contribution/integrated_gradients_net",
@@ -132,7 +132,7 @@ ROWS = (
         LOGIT,
         pitfalls="Effects that cancel within a modality are not seen.",
         source="Sundararajan, Taly & Yan, ICML 2017",
-        function="diagnostics.contribution.shares.group_sums",
+        function="diagnostics.contribution.gradients.integrated_gradients",
     ),
     definition(
         "contribution/mm_shap",

@@ -189,7 +189,7 @@ ROWS = (
         pitfalls="An upper bound: a stronger attack may find more. Higher under a gradient attack than under one of"
         " queries it is a sign of masked gradients.",
         source="Madry et al., ICLR 2018; Croce & Hein, ICML 2020",
-        function="training.metrics.accuracy",
+        function="diagnostics.stress.attacks.frontier.Frontier.accuracy",
     ),
     definition(
         "stress/attack_synergy",
@@ -198,7 +198,16 @@ ROWS = (
         Scale("accuracy", -1, 1, "none", 0),
         pitfalls="Above 0 the joint attack costs more than the two. Bounded below where single attacks leave nothing.",
         source="ours",
-        function="training.metrics.accuracy",
+        function="diagnostics.stress.attacks.frontier.Frontier.synergy",
+    ),
+    definition(
+        "stress/spread_advantage",
+        "advantage of a spread budget",
+        "min(acc(eps_a, 0), acc(0, eps_v)) - acc(eps_a / 2, eps_v / 2)",
+        Scale("accuracy", -1, 1, "none", 0),
+        pitfalls="Budgets of two modalities have no common unit: which are taken for equal is part of the condition.",
+        source="ours; settings after Tian & Xu, CVPR 2021",
+        function="diagnostics.stress.attacks.frontier.Matched.advantage",
     ),
     definition(
         "stress/attack_success",
@@ -207,7 +216,7 @@ ROWS = (
         Scale("share", 0, 1, "lower"),
         pitfalls="Of a poor model the target may be its answer anyway.",
         source="Gu et al. 2017",
-        function="training.metrics.accuracy",
+        function="diagnostics.stress.backdoor.attack_success_rate",
     ),
     definition(
         "stress/backdoor_accuracy_drop",
@@ -216,7 +225,7 @@ ROWS = (
         Scale("accuracy", -1, 1, "lower", 0),
         pitfalls="Small for a good backdoor.",
         source="Gu et al. 2017",
-        function="training.metrics.accuracy",
+        function="diagnostics.stress.backdoor.clean_accuracy_drop",
     ),
     definition(
         "stress/backdoor_detection",
@@ -225,7 +234,7 @@ ROWS = (
         Scale("AUROC", 0, 1, "higher", 0.5),
         pitfalls="Needs a planted trigger to be measured; a hidden one shows in outliers alone.",
         source="ours",
-        function="training.metrics.roc_auc",
+        function="diagnostics.stress.backdoor.auroc",
     ),
     definition(
         "stress/stickiness",
@@ -234,7 +243,7 @@ ROWS = (
         Scale("share", 0, 1),
         pitfalls="High also where the other modality is ignored.",
         source="ours; after STRIP, Gao et al. 2019",
-        function="diagnostics.consistency.agreement.agreement",
+        function="diagnostics.stress.backdoor.stickiness",
     ),
     definition(
         "stress/dilution_accuracy",

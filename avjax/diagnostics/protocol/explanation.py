@@ -11,6 +11,7 @@ import numpy as np
 
 from avjax.diagnostics.clips import Clips
 from avjax.diagnostics.contribution import gradients, shapley, shares
+from avjax.diagnostics.contribution.attention import mass_shares, output_shares
 from avjax.diagnostics.contribution.relevance import Flow, Traced, chefer_joint, modality_share, rollout
 from avjax.diagnostics.definitions import number, skipped
 from avjax.diagnostics.diagnosis.arrays import AGAINST, ROWS, SHARE
@@ -108,8 +109,7 @@ def attention(study: Study) -> Found:
         return found
     by_estimator: dict[str, list[np.ndarray]] = {"attention_share": [], "output_share": []}
     for name, site in sites.items():
-        for layer in range(len(site["mass"])):
-            found.lines += _site_lines(study, clips, name, site, layer, by_estimator)
+        found.lines += _site_lines(study, clips, name, site, by_estimator)
     for estimator, layers in by_estimator.items():
         if layers:
             # Mean over layers and over the tokens that ask, of what asks at least two modalities.
@@ -120,74 +120,53 @@ def attention(study: Study) -> Found:
 
 
 def _site_lines(
-    study: Study, clips: Clips, name: str, site: Site, layer: int, by_estimator: dict[str, list[np.ndarray]]
+    study: Study, clips: Clips, name: str, site: Site, by_estimator: dict[str, list[np.ndarray]]
 ) -> list[Measured]:
     """Means over heads and tokens that ask; by head the lift, which the page shows as a map."""
     lines = []
     sizes = np.array(site.keys.lengths)
-    for group, (begin, end) in zip(site.queries.names, site.queries.ranges, strict=True):
-        mass = np.asarray(site["mass"][layer][:, :, begin:end], np.float64)
-        asked = mass.sum(axis=(0, 1, 2)) > 0
-        if asked.sum() < 2:
-            continue
-        queries = mass.sum(axis=-1) > 0
-        there = queries.any(axis=(1, 2))
-        if not there.any():
+    found = {"attention_share": mass_shares(site, {}), "output_share": output_shares(site, {})}
+    for layer, (place, group) in itertools.product(range(len(site["mass"])), enumerate(site.queries.names)):
+        there = np.all([one.defined[layer, :, :, place].all(axis=1) for one in found.values()], axis=0)
+        shown = {estimator: one.values[layer, there][:, :, place] for estimator, one in found.items()}
+        seen = np.flatnonzero((shown["attention_share"] > 0).any(axis=(0, 1)))
+        if not there.any() or len(seen) < 2:
             continue
         some = clips.take(np.flatnonzero(there))
-        attended = shares.attention_share(mass[there], queries[there])
-        parts = np.asarray(site["group_output"][layer][:, :, begin:end], np.float64)[there].mean(axis=2)
-        weight = _output_shares(parts)
-        seen = np.flatnonzero(asked)
         where = {"layer": f"{name} {layer}: {group}"}
         for column in seen:
             key = site.keys.names[column]
-            values = attended[..., column]
-            lines.append(
-                study.mean(
-                    "contribution/attention_share", values.mean(axis=1), some, estimator="mean of heads", group=key,
-                    null_baseline=float(sizes[column] / sizes[seen].sum()), **where,
-                )
-            )  # fmt: skip
-            lines.append(
-                study.mean(
-                    "contribution/output_share", weight[..., column].mean(axis=1), some, estimator="mean of heads",
-                    group=key, **where,
-                )
-            )  # fmt: skip
-            place = int(np.flatnonzero(seen == column)[0])
-            for head in range(values.shape[1]):
+            even = {"attention_share": float(sizes[column] / sizes[seen].sum())}
+            for estimator, values in shown.items():
+                own = {"null_baseline": even[estimator]} if estimator in even else {}
+                lines.append(
+                    study.mean(f"contribution/{estimator}", values[..., column].mean(axis=1), some, group=key,
+                               estimator="mean of heads", **where, **own)
+                )  # fmt: skip
+            position = int(np.flatnonzero(seen == column)[0])
+            mean = shown["attention_share"].mean(axis=0)[:, seen]
+            for head, shares_of_head in enumerate(mean):
                 lines.append(
                     number(
-                        "contribution/attention_lift",
-                        functools.partial(_lift, attended[:, head][:, seen].mean(axis=0), sizes[seen], place),
+                        "contribution/attention_lift", functools.partial(_lift, shares_of_head, sizes[seen], position),
                         estimator="mean of clips", n=len(some), group=key, head=head, **where,
                     )
                 )  # fmt: skip
-        entropy = np.asarray(site["entropy"][layer][:, :, begin:end], np.float64)
+        begin, end = site.queries.ranges[place]
+        entropy = np.asarray(site["entropy"][layer][:, :, begin:end], np.float64)[there]
         lines.append(
-            study.mean("contribution/attention_entropy", entropy[there].mean(axis=(1, 2)), some,
-                       estimator="mean of heads and tokens", group=group, layer=f"{name} {layer}")
+            study.mean("contribution/attention_entropy", entropy.mean(axis=(1, 2)), some, group=group,
+                       estimator="mean of heads and tokens", layer=f"{name} {layer}")
         )  # fmt: skip
         columns = [site.keys.names.index(m) for m in study.modalities if m in site.keys.names]
-        if len(columns) == len(study.modalities) and there.all() and asked[columns].all():
-            for estimator, values in (("attention_share", attended), ("output_share", weight)):
+        if len(columns) == len(study.modalities) and there.all() and set(columns) <= set(seen):
+            for estimator, values in shown.items():
                 by_estimator[estimator].append(values.mean(axis=1)[:, columns])
     return lines
 
 
 def _lift(mean: np.ndarray, sizes: np.ndarray, place: int) -> float:
     return float(shares.lift(mean, sizes)[place])
-
-
-def _output_shares(parts: np.ndarray) -> np.ndarray:
-    """[B, H, G] of parts [B, H, G, D]; equal where the whole output is 0, which nothing can share."""
-    try:
-        return shares.output_share(parts)
-    except Undefined:
-        none = np.linalg.norm(parts.sum(axis=-2), axis=-1) == 0
-        safe = np.where(none[..., None, None], 1.0, parts)
-        return shares.output_share(safe)
 
 
 def _relevances(study: Study, clips: Clips, rows: np.ndarray, found: Found) -> None:

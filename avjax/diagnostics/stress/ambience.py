@@ -54,9 +54,9 @@ def babble(stream: Stream, key: Key) -> Wave:
 
     def voice(key: Key) -> Wave:
         height, begin = uniform(key, "voice", (2,))
-        phase = 90 * (250 / 90) ** height * seconds + 6 * swell(key, "intonation", seconds, 0.5, 2) + begin
+        phase = 90 * (250 / 90) ** height * seconds + 6 * swell(key, "intonation", seconds, 0.5, 2.0) + begin
         breath = 0.2 * jax.random.normal(named(key, "breath"), seconds.shape)
-        return (phase % 1 - 0.5 + breath) * swell(key, "syllables", seconds, 2, 6) ** 2
+        return (phase % 1 - 0.5 + breath) * swell(key, "syllables", seconds, 2.0, 6.0) ** 2
 
     voices = jax.vmap(voice)(jax.random.split(named(key, "voices"), VOICES)).sum(0)
     # Flat to 500 Hz and 9 dB an octave down beyond, roughly the long-term average of speech.
@@ -92,7 +92,7 @@ def gusts(stream: Stream, key: Key) -> Float32[Array, " T"]:
 def rain(stream: Stream, key: Key) -> Wave:
     """A hiss above 1 kHz, and thirty drops a second that ring around 2.5 kHz."""
     shower = hiss(stream, key, "shower", lambda f: f / (f + 1000) * jnp.exp(-f / 8000))
-    drops = clicks(stream, key, "drops", 30, lambda f: jnp.exp(-(((f - 2500) / 700) ** 2)))
+    drops = clicks(stream, key, "drops", 30.0, lambda f: jnp.exp(-(((f - 2500) / 700) ** 2)))
     return shower + 40 * drops
 
 
@@ -109,5 +109,5 @@ def traffic(stream: Stream, key: Key) -> Wave:
 
 def crackle(stream: Stream, key: Key) -> Wave:
     """Sharp clicks over a faint hiss, as of fire or of ice."""
-    sharp = clicks(stream, key, "cracks", 60, lambda f: f / (f + 500))
+    sharp = clicks(stream, key, "cracks", 60.0, lambda f: f / (f + 500))
     return sharp + 0.02 * hiss(stream, key, "hiss", lambda f: 1 / (1 + f / 1000))

@@ -88,7 +88,8 @@ def reverberation(stream: Stream, level: Level, key: Key) -> Stream:
 def clipping(stream: Stream, level: Level, key: Key) -> Stream:
     """Cut off at a percentile of the clip's magnitudes."""
     sizes = jnp.sort(jnp.where(stream.valid, jnp.abs(stream.values), jnp.inf))
-    place = jnp.floor(level / 100 * jnp.maximum(stream.valid.sum() - 1, 0)).astype(jnp.int32)
+    # Rounding must not take 80 % of 800 for less than 640.
+    place = jnp.floor(level * jnp.maximum(stream.valid.sum() - 1, 0) / 100 + 1e-3).astype(jnp.int32)
     limit = jnp.where(stream.valid.any(), sizes[place], 1)
     return stream.replace(values=jnp.clip(stream.values, -limit, limit))
 

@@ -19,7 +19,7 @@ def shaking(stream: Stream, level: Level, key: Key) -> Stream:
     """A camera that the wind shakes, by up to so much in each direction, with its gusts."""
     seconds = times(stream)
     reach = 2 * level * scale(stream.values[0]) * gusts(stream, key)
-    down, right = (reach * (swell(key, name, seconds, 2, 8) - 0.5) for name in ("down", "right"))
+    down, right = (reach * (swell(key, name, seconds, 2.0, 8.0) - 0.5) for name in ("down", "right"))
     rows, columns = places(stream.values[0])
     moved = jax.vmap(lambda frame, row, column: sampled(frame, rows + row, columns + column))
     return stream.replace(values=moved(stream.values, down, right))
@@ -42,7 +42,7 @@ def heads(stream: Stream, level: Level, key: Key) -> Stream:
     height, width = stream.values.shape[1:3]
     seconds = times(stream)
     spread, tall = uniform(key, "heads", (2, HEADS))
-    sway = jax.vmap(lambda one: swell(one, "sway", seconds, 0.3, 1))(jax.random.split(key, HEADS)) - 0.5
+    sway = jax.vmap(lambda one: swell(one, "sway", seconds, 0.3, 1.0))(jax.random.split(key, HEADS)) - 0.5
     middle = ((jnp.arange(HEADS) + spread) / HEADS)[:, None] + 0.05 * sway
     top = 1 - level * (0.8 + 0.4 * tall)[:, None, None, None]
     across = (jnp.arange(width) + 0.5) / width - middle[..., None, None]

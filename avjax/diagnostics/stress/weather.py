@@ -57,7 +57,7 @@ def frost(frame: Frame, level: Level, key: Key) -> Frame:
 )
 def snow(frame: Frame, level: Level, key: Key) -> Frame:
     """Flakes, blurred as they fall, over a frame that turns white."""
-    flakes = _fallen(frame, key, level[0], length=4, slant=0.5)
+    flakes = _fallen(frame, key, level[0], length=4.0, slant=0.5)
     white = jnp.maximum(frame, jnp.minimum(1.5 * _grey(frame) + 0.5, 1))
     return frame + level[1] * (white - frame) + (1 - frame) * flakes
 
@@ -65,7 +65,7 @@ def snow(frame: Frame, level: Level, key: Key) -> Frame:
 @picture("rain", "share of pixels with a drop", (0.01, 0.02, 0.035, 0.05, 0.08), "clip")
 def rain(frame: Frame, level: Level, key: Key) -> Frame:
     """Bright streaks of falling drops, in front of a frame that darkens with them."""
-    streaks = _fallen(frame, key, level, length=16, slant=0.15)
+    streaks = _fallen(frame, key, level, length=16.0, slant=0.15)
     return (1 - 3 * level) * frame + (0.8 - 0.5 * frame) * streaks
 
 

@@ -8,10 +8,14 @@ import pkgutil
 import re
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
 from flax import nnx
 
 import avjax.nn
-from tests.nn.finite_differences.derivative import SIZE, module
+from tests.nn.finite_differences.derivative import SIZE, X, assert_gradients, function, module
 
 # What an argument that holds numbers is annotated with.
 NUMBERS = re.compile(r"Float\[|\bTokens\b|\bStream\b|\bMixture\b|\bjax\.Array\b|(?<!, )\bArray\b(?!,)")
@@ -81,3 +85,31 @@ def test_a_new_block_would_be_found() -> None:
     inside = module(lambda rngs: avjax.nn.graph.GraphAttention(2, 2, rngs=rngs)).covers()
     assert {avjax.nn.graph.GraphAttention, avjax.nn.dense.Dense, avjax.nn.convolution.BatchNorm} <= inside
     assert Fresh not in inside
+
+
+@jax.custom_jvp
+def too_steep(x):
+    return jnp.sin(x)
+
+
+@too_steep.defjvp
+def _(primals, tangents):
+    return too_steep(*primals), 1.01 * jnp.cos(primals[0]) * tangents[0]
+
+
+WRONG = {
+    "a hundredth too steep": too_steep,
+    "a factor that is taken for constant": lambda x: x * jax.lax.stop_gradient(x),
+    "float32 inside": lambda x: jnp.sin(x.astype(jnp.float32)).astype(x.dtype),
+    "float32 at the end": lambda x: x.astype(jnp.float32),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_wrong_is_found(name) -> None:
+    with pytest.raises(AssertionError):
+        assert_gradients(function(WRONG[name], X), np.random.default_rng(0))
+
+
+def test_a_bend_is_nothing_wrong(rng) -> None:
+    assert_gradients(function(jnp.abs, lambda rng: X(rng).at[0, 0, 0].set(1e-8)), rng)

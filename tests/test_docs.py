@@ -74,6 +74,13 @@ COMMANDS: dict[str, Held] = {
     "avjax train events_psp": Held("elsewhere", by="tests/test_task_events.py::test_events_are_found"),
     "avjax eval": Held("run"),
     "avjax predict": Held("run"),
+    "avjax diagnose": Held("run", "--clips 8", seconds=600),
+    "avjax diagnose runs/demo_mbt --tier smoke --vs": Held(
+        "elsewhere", by="tests/diagnostics/protocol/test_diagnose.py::test_the_command"
+    ),
+    "avjax diagnose runs/demo_mbt --tier smoke --gate": Held(
+        "elsewhere", by="tests/diagnostics/protocol/test_diagnose.py::test_the_command"
+    ),
     "avjax compare": Held("run"),
     "avjax compare compare_demo": Held("run", "--steps 2 --only audio mbt", seconds=600),
     "avjax compare demo_late": Held("run", "--steps 2 --only demo_late", seconds=600),

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ def read(path: Path) -> Diagnosis:
         with np.load(samples, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         measured = tuple(_line(line) for line in found["metrics"])
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ReportError(f"{folder} holds no diagnosis that can be read: {error}") from error
     shown = {name: array for name, array in arrays.items() if name.startswith(f"{_SHOWN}/")}
     clips = [ShownClip(**clip, **_pictures(shown, place)) for place, clip in enumerate(found.get("clips", []))]

@@ -8,7 +8,7 @@ bounds.yaml is a list; each entry names a definition, may pick lines by any fiel
       min: 0.8
     - id: consistency/ece
       max: 0.1
-      on: ci            # the interval's unfavourable end must keep it too
+      by: ci            # the interval's unfavourable end must keep it too
 
 Fields are those of a line (estimator, target, fill, layer, head, group) and of its condition (corruption, severity,
 seed); ``null`` picks lines that have none. Every line picked must keep the bound; a bound that picks no line, or one
@@ -42,14 +42,14 @@ class Bound:
 
     Attributes:
       fields: by which lines are picked.
-      on: whether the value must keep it, or also its interval.
+      by: whether the value must keep it, or also its interval.
     """
 
     id: str
     fields: Mapping[str, Any]
     least: float | None
     most: float | None
-    on: Literal["value", "ci"] = "value"
+    by: Literal["value", "ci"] = "value"
 
     def __str__(self) -> str:
         picked = "".join(f" {name}={value}" for name, value in self.fields.items())
@@ -77,21 +77,21 @@ def _bound(entry: Any, where: str) -> Bound:
         raise GateError(f"{where}: has no id")
     if entry["id"] not in DEFINITIONS:
         raise GateError(f"{where}: there is no metric {entry['id']!r}")
-    unknown = set(entry) - {"id", "min", "max", "on", *FIELDS}
+    unknown = set(entry) - {"id", "min", "max", "by", *FIELDS}
     if unknown:
         names = ", ".join(sorted(map(str, unknown)))
-        raise GateError(f"{where}: does not know {names}; a bound has id, min, max, on, {', '.join(FIELDS)}")
+        raise GateError(f"{where}: does not know {names}; a bound has id, min, max, by, {', '.join(FIELDS)}")
     edges = [entry.get("min"), entry.get("max")]
     for edge in edges:
         if edge is not None and (isinstance(edge, bool) or not isinstance(edge, int | float) or edge != edge):
             raise GateError(f"{where}: min and max are numbers, and {edge!r} is none")
     if edges == [None, None] or (None not in edges and edges[0] > edges[1]):
         raise GateError(f"{where}: needs min, or max, or both with min ≤ max")
-    if entry.get("on", "value") not in ("value", "ci"):
-        raise GateError(f"{where}: on is value or ci")
+    if entry.get("by", "value") not in ("value", "ci"):
+        raise GateError(f"{where}: by is value or ci")
     fields = {name: entry[name] for name in FIELDS if name in entry}
     least, most = (None if edge is None else float(edge) for edge in edges)
-    return Bound(entry["id"], fields, least, most, entry.get("on", "value"))
+    return Bound(entry["id"], fields, least, most, entry.get("by", "value"))
 
 
 def violations(diagnosis: Diagnosis, bounds: Sequence[Bound]) -> list[str]:
@@ -115,7 +115,7 @@ def _broken(line: Measured, bound: Bound) -> str:
     if line.value is None:
         return f"{bound}: has no value{where}: {line.reason}"
     low, high = line.value, line.value
-    if bound.on == "ci" and line.ci_lo is not None:
+    if bound.by == "ci" and line.ci_lo is not None:
         low, high = line.ci_lo, line.ci_hi
     if (bound.least is None or low >= bound.least) and (bound.most is None or high <= bound.most):
         return ""

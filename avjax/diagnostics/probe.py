@@ -6,7 +6,6 @@ also hides tokens, differentiates, and reports its attention.
 
 from __future__ import annotations
 
-import abc
 import dataclasses
 import functools
 import math
@@ -39,7 +38,7 @@ COALITIONS = 32
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Probe(abc.ABC):
+class Probe:
     """Any model.
 
     Attributes:
@@ -54,9 +53,9 @@ class Probe(abc.ABC):
     classes: tuple[str, ...]
     batch: int
 
-    @abc.abstractmethod
     def call(self, clips: Clips) -> Num[np.ndarray, "B K"]:
         """Logits of at most ``batch`` clips."""
+        raise NotImplementedError(f"{type(self).__name__} does not say what its model gives")
 
     def logits(self, clips: Clips) -> Float[np.ndarray, "B K"]:
         """Of any number of clips."""

@@ -73,7 +73,8 @@ def read(path: Path) -> Diagnosis:
     try:
         found = json.loads(report.read_text(encoding="utf-8"), parse_constant=_no_number)
         validate(found, report_schema())
-        with np.load(samples, allow_pickle=False) as file:
+        # Opened here: np.load leaves a damaged file open.
+        with samples.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         measured = tuple(_line(line) for line in found["metrics"])
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,16 +12,12 @@ from jaxtyping import Array, Float
 
 from avjax.diagnostics.clips import Clips
 from avjax.diagnostics.stress.attacks.adversary import Adversary, Attack, Attacked, Budget, Raw, Valid
+from avjax.diagnostics.stress.attacks.region import BOX
 from avjax.streams import Stream
 
-
-@runtime_checkable
-class Differentiable(Protocol):
-    """Of a probe: logits as a function that JAX can trace."""
-
-    batch: int
-
-    def forward(self, streams: dict[str, Stream]) -> Float[Array, "B K"]: ...
+Forward = Callable[[Mapping[str, Stream]], Float[Array, "B K"]]
+# Axes of raw sound [B, S] and raw frames [B, T, H, W, C]: features have no box.
+RAW = {"audio": 2, "video": 5}
 
 
 def inputs(clips: Clips) -> tuple[Raw, Valid]:
@@ -32,23 +30,19 @@ def inputs(clips: Clips) -> tuple[Raw, Valid]:
 
 
 def adversary_of(
-    probe: Differentiable, clips: Clips, attacks: tuple[Attack, ...], *, seed: int = 0, batch: int | None = None
+    forward: Forward, clips: Clips, attacks: tuple[Attack, ...], *, batch: int = 32, seed: int = 0
 ) -> Adversary:
-    """Of the probe's model, for clips of these rates.
+    """Of a model of streams, for clips that are sampled like these; budgets are of raw sound and raw frames.
 
     Args:
-      batch: rows of one call; the probe's, unless told.
+      forward: such as a probe's. A ``jax.tree_util.Partial`` brings its arrays along, as of ``Adversary``.
+      batch: rows of one call.
     """
     rates = {name: stream.rate for name, stream in clips.streams.items()}
-
-    def logits(values: dict[str, Array]) -> Array:
-        streams = {
-            name: Stream(values[name], values[f"{name}/valid"], values[f"{name}/start"], rate)
-            for name, rate in rates.items()
-        }
-        return probe.forward(streams)
-
-    return Adversary(jax.tree_util.Partial(logits), attacks, batch=batch or probe.batch, seed=seed)
+    box = {name: BOX[name] for name, axes in RAW.items() if name in rates and clips.streams[name].values.ndim == axes}
+    whole = forward if isinstance(forward, jax.tree_util.Partial) else jax.tree_util.Partial(forward)
+    model = jax.tree_util.Partial(functools.partial(_of_inputs, rates), whole)
+    return Adversary(model, attacks, box, batch, seed)
 
 
 def attacked(adversary: Adversary, clips: Clips, budget: Budget) -> tuple[Attacked, Clips]:
@@ -57,3 +51,10 @@ def attacked(adversary: Adversary, clips: Clips, budget: Budget) -> tuple[Attack
     found = adversary(values, clips.label, budget, clips.index, valid)
     changed = {name: clips.streams[name].replace(values=x) for name, x in found.values.items()}
     return found, clips.replace(changed)
+
+
+def _of_inputs(rates: Mapping[str, float], forward: jax.tree_util.Partial, values: Mapping[str, Any]) -> Array:
+    return forward({
+        name: Stream(values[name], values[f"{name}/valid"], values[f"{name}/start"], rate)
+        for name, rate in rates.items()
+    })  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -33,13 +33,15 @@ class UniversalPerturbation:
       box: modality -> low, high.
     """
 
-    direction: Raw
+    direction: Mapping[str, Float[np.ndarray, "..."]]
     box: Box
 
     def applied(self, clean: Raw, budget: Budget, valid: Valid) -> Raw:
         """The inputs with each modality of the budget changed."""
-        radius = {name: np.float32(budget[name]) for name in self.direction if name in budget}
-        region = Region.of(jax.tree.map(jnp.asarray, {name: clean[name] for name in radius}), radius, valid, self.box)
+        x = {name: jnp.asarray(clean[name]) for name in self.direction if name in budget}
+        radius = {name: jnp.broadcast_to(jnp.float32(budget[name]), len(rows)) for name, rows in x.items()}
+        there = {name: jnp.asarray(mask) for name, mask in valid.items()}
+        region = Region.of(x, radius, there, self.box)
         changed = region.project(
             {name: x + region.reach[name] * self.direction[name] for name, x in region.clean.items()}
         )

@@ -115,6 +115,7 @@ def test_a_modality_without_a_box_is_refused(rng):
         Adversary(linear.model, ())(linear.clean, linear.label, {"touch": 0.1}, INDEX, {})
 
 
+@pytest.mark.slow
 def test_other_inputs_pass_through(rng):
     """Whatever a model takes besides, of its own row."""
     linear = Linear.draw(rng, classes=2)

@@ -29,7 +29,7 @@ def smallest(x, normal, offset, radius, low, high) -> float:
     return found.x[-1] if found.success else np.inf
 
 
-@pytest.mark.parametrize("scale", [0.3, 3.0, 1000.0])
+@pytest.mark.parametrize("scale", [3.0, *(pytest.param(scale, marks=pytest.mark.slow) for scale in (0.3, 1000.0))])
 def test_projection_is_the_linear_programmes(rng, scale):
     """Where the plane is near, where the box cuts off some directions, and where it is out of reach."""
     rows = 6
@@ -82,6 +82,7 @@ def test_a_curved_boundary(rng):
     assert np.asarray(distance(region, values)) == pytest.approx(np.asarray(norm))
 
 
+@pytest.mark.slow
 def test_no_mistake_within_the_box(rng):
     """A constant model has none: the clean values, at no distance."""
     clean = {"audio": jnp.asarray(rng.uniform(-1, 1, (3, 4)), jnp.float32)}

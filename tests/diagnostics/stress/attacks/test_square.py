@@ -23,6 +23,7 @@ def grey(radius: dict) -> Region:
     return Region.of(clean, radius, {}, BOX)
 
 
+@pytest.mark.slow
 def test_stripes_are_constant_along_the_height():
     found = square._stripes(grey({"audio": 0.1, "video": 0.25}), KEYS)
     video = np.asarray(found["video"]) - 0.5
@@ -33,7 +34,7 @@ def test_stripes_are_constant_along_the_height():
     assert len(np.unique(found["audio"])) == 2
 
 
-@pytest.mark.parametrize("share", [1.0, 0.125, 0.001])
+@pytest.mark.parametrize("share", [0.125, *(pytest.param(share, marks=pytest.mark.slow) for share in (1.0, 0.001))])
 def test_a_window_has_its_share(share):
     """Of one modality of each row: sides p^(1/3) of time, height, width; p of sound; at least one element."""
     region = grey({"audio": 0.1, "video": 0.25})
@@ -59,6 +60,7 @@ def test_a_window_has_its_share(share):
     assert chosen == {True, False}
 
 
+@pytest.mark.slow
 def test_windows_go_where_there_is_a_budget():
     region = grey({"audio": jnp.array([0.0, 0.1, 0.1]), "video": jnp.array([0.2, 0.0, 0.2])})
     for number in range(4):

@@ -31,6 +31,7 @@ class DiagnoseOptions:
       checkpoint: the newest, or the one that did best on the validation split.
       records: other records than the run was trained on; they must have the same classes.
       clips: at most so many, in place of the tier's number.
+      alone: MODALITY=RUN of a model that was trained on that modality alone, to see what this one leaves unused.
       seed: of everything random.
       vs: a folder or report.json of another diagnosis, to compare with clip by clip.
       gate: a YAML file of bounds; the exit status is 1 where one is broken.
@@ -46,6 +47,7 @@ class DiagnoseOptions:
     checkpoint: Literal["last", "best"] = "last"
     records: Path | None = None
     clips: int | None = None
+    alone: tuple[str, ...] = ()
     seed: int = 0
     vs: Path | None = None
     gate: Path | None = None
@@ -77,8 +79,9 @@ def diagnose(words: Words) -> int:
         tier = dataclasses.replace(tier, clips=options.clips)
     index = reader.choose(tier.clips, seed=options.seed)
     study = Study(
-        probe, reader.read(index), tier, read=lambda rows, late: reader.read(rows, audio_late=late), seed=options.seed
-    )
+        probe, reader.read(index), tier, read=lambda rows, late: reader.read(rows, audio_late=late), seed=options.seed,
+        alone={modality: _right(run, probe, reader, index) for modality, run in _alone(options.alone, probe).items()},
+    )  # fmt: skip
     out = options.out or options.run / "diagnosis" / options.tier
     command = shlex.join(["avjax", "diagnose", *words])
     diagnosis = carry_out(study, _about(trained, probe, reader, len(index)), out, command=command, quiet=options.quiet)
@@ -96,6 +99,30 @@ def diagnose(words: Words) -> int:
         _show(diagnosis, found, headline(diagnosis), broken)
     print(f"wrote {out / 'report.html'}", file=sys.stderr)
     return exit_code(broken)
+
+
+def _alone(words: tuple[str, ...], probe: Any) -> dict[str, Path]:
+    """Modality -> run, of words such as audio=runs/demo_audio."""
+    found = {}
+    for word in words:
+        modality, sign, run = word.partition("=")
+        if not sign or modality not in probe.modalities:
+            raise UsageError(f"--alone {word}: it wants MODALITY=RUN, of {', '.join(probe.modalities)}")
+        found[modality] = Path(run)
+    return found
+
+
+def _right(run: Path, probe: Any, reader: Any, index: Any) -> Any:
+    """Which of the clips another run gets right, whatever it takes of them."""
+    from avjax.diagnostics.probe import ModelProbe, reader_of
+    from avjax.training.trained import Trained
+
+    trained = Trained.load(run)
+    other = ModelProbe.of(trained, probe.head)
+    if other.classes != probe.classes:
+        raise UsageError(f"--alone {run}: its classes are {', '.join(other.classes)}")
+    clips = reader_of(trained, probe.head, reader.split, str(reader.data.records)).read(index)
+    return other.logits(clips).argmax(axis=1) == clips.label
 
 
 def _about(trained: Any, probe: Any, reader: Any, clips: int) -> dict[str, dict[str, Any]]:

@@ -39,16 +39,10 @@ def ablation(study: Study) -> Found:
             found.arrays[f"{RIGHT}without {modality} ({fill})"] = rest.right
         if len(study.modalities) > 1:
             found.lines += _between(study, said, fill)
+            found.lines += _gaps(study, said, fill)
     if len(study.modalities) > 1:
         found.lines += _interactions(study)
         found.lines += _perception(study)
-    for modality in study.modalities:
-        found.lines.append(
-            skipped(
-                "contribution/utilisation_gap", "it wants a model of each modality alone: --alone MODALITY=RUN",
-                estimator="accuracy", group=modality,
-            )
-        )  # fmt: skip
     return found
 
 
@@ -221,6 +215,26 @@ def _between(study: Study, said: Mapping[Subset, Said], fill: Fill) -> list[Meas
             study.mean("consistency/cross_modal", soft, study.clips, estimator="probabilities", **group),
             study.mean("consistency/top_overlap", top, study.clips, estimator=f"top {most}", **group),
         ]
+    return lines
+
+
+def _gaps(study: Study, said: Mapping[Subset, Said], fill: Fill) -> list[Measured]:
+    """What a model of each modality alone knows that this one does not make of it."""
+    lines = []
+    for modality in study.modalities:
+        fields = {"estimator": "accuracy", "group": modality, "fill": fill}
+        if modality not in study.alone:
+            reason = f"it wants a model of {modality} alone: --alone {modality}=RUN"
+            lines.append(skipped("contribution/utilisation_gap", reason, **fields))
+            continue
+        separate, joint = study.alone[modality], said[frozenset([modality])].right
+
+        def gap(
+            rows: Int[np.ndarray, " R"], m: str = modality, own: np.ndarray = separate, here: np.ndarray = joint
+        ) -> float:
+            return performance.utilisation_gap({m: float(own[rows].mean())}, {m: float(here[rows].mean())})[m]
+
+        lines.append(study.line("contribution/utilisation_gap", gap, study.clips, **fields))
     return lines
 
 

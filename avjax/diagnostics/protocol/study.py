@@ -71,6 +71,7 @@ class Study:
     read: reads clips of the same split anew, with late sound; None where nothing can be read.
     seed: of everything random.
     resamples: of every bootstrap.
+    alone: modality -> which of the clips a model that was trained on it alone gets right.
     """
 
     probe: Probe
@@ -79,6 +80,7 @@ class Study:
     read: Read | None = None
     seed: int = 0
     resamples: int = SAMPLES
+    alone: Mapping[str, Bool[np.ndarray, " N"]] = dataclasses.field(default_factory=dict)
 
     @property
     def modalities(self) -> tuple[str, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -111,3 +113,14 @@ def test_what_ignores_the_pictures_does_not_drift_with_them(rng):
     noisy, _ = states(probe, clips_of(corrupted(batch, "video", 3.0, rng)), target)
     np.testing.assert_allclose(clean.mass("video"), 0, atol=1e-12)
     np.testing.assert_allclose(noisy.pi, clean.pi, atol=1e-7)
+
+
+def test_what_a_model_of_one_modality_alone_would_know(rng):
+    """An exclusive or says nothing of either alone; a model that did would leave a gap of half."""
+    study = study_of("T3 exclusive or", rng, 100)
+    study = dataclasses.replace(study, alone={"audio": np.ones(100, bool)})
+    found = ablation(study)
+    joint = value(found, "contribution/ablation_accuracy", group="audio", fill="drop")
+    assert value(found, "contribution/utilisation_gap", group="audio", fill="drop") == pytest.approx(1 - joint)
+    (line,) = [x for x in found.lines if x.id == "contribution/utilisation_gap" and x.group == "video"]
+    assert "--alone video=RUN" in line.reason

@@ -8,6 +8,8 @@ gradients.py    gradient x input, integrated and expected gradients of any score
 shapley.py      Shapley values of players, exact or sampled, and their modalities' shares (MM-SHAP)
 performance.py  of accuracy: SHAPE, the ablation matrix, the perceptual score, valuation of clips
 interaction.py  between modalities: InterSHAP, EMAP
+information.py  partial information decomposition: redundant, unique, synergistic
+imbalance.py    over a training, from what the run wrote down
 
 A coalition is a row of booleans, one a player: who is present. Functions of arrays of NumPy, in float64, but for those
 that differentiate a model or ask its attention (flow, relevance, gradients), which are JAX's; what has no value raises

@@ -75,7 +75,7 @@ ROWS = (
         pitfalls="Ignores values, MLPs, signs and the class. Only over layers of one set of tokens; before fusion every"
         " token is its own modality's.",
         source="Abnar & Zuidema, ACL 2020",
-        function="diagnostics.contribution.shares.group_sums",
+        function="diagnostics.contribution.relevance.rollout_shares",
     ),
     definition(
         "contribution/chefer_share",
@@ -85,7 +85,7 @@ ROWS = (
         pitfalls="Positive gradients only: what lowers the logit is not seen. The bi-modal rule and the joint one (all"
         " tokens as one set) are two estimators.",
         source="Chefer, Gur & Wolf, ICCV 2021",
-        function="diagnostics.contribution.shares.magnitude_share",
+        function="diagnostics.contribution.relevance.chefer_joint",
     ),
     definition(
         "contribution/gradient_attention",
@@ -95,7 +95,7 @@ ROWS = (
         pitfalls="First order: exact only where the logit is linear in the attention's output. Sums over layers count a"
         " path once in each.",
         source="ours",
-        function="diagnostics.contribution.shares.group_sums",
+        function="diagnostics.contribution.relevance.total_gradient_mass",
     ),
     definition(
         "contribution/gradient_x_input",

@@ -23,7 +23,6 @@ from avjax.diagnostics.protocol.study import Found, Study
 from avjax.nn.statistics import Site
 from avjax.streams import Stream
 
-DUMMIES = 4
 IG_STEPS = (32, 256)
 STATISTICS = ("mass", "group_output", "entropy")
 TARGET = {"target": "predicted"}
@@ -35,10 +34,10 @@ def shapley_values(study: Study) -> Found:
     clips = study.clips.take(rows)
     found = Found()
     ways: list[tuple[str, str, Players, Baseline | None]] = []
-    if isinstance(probe := study.probe, ModelProbe):
+    if isinstance(probe := study.probe, ModelProbe) and "drop" in study.tier.shapley_fills:
         ways.append(("mm_shap", "drop", token_players(probe.grids), None))
     means = {m: np.asarray(one.mean, np.float32) for m, one in study.moments.items()}
-    if set(means) == set(study.modalities):
+    if set(means) == set(study.modalities) and ("mean" in study.tier.shapley_fills or not ways):
         ways.append(("mm_shap_mean" if ways else "mm_shap", "mean", raw_players(clips.streams), means))
     for name, fill, players, baseline in ways:
         sampled = sampled_values(study, clips, players, baseline)
@@ -64,10 +63,7 @@ def sampled_values(study: Study, clips: Clips, players: Players, baseline: Basel
         return logits[:, np.arange(len(clips)), target]
 
     least, most = study.tier.permutations
-    return shapley.sampled(
-        value, players.groups, study.modalities, seed=study.seed, permutations=least, most=most,
-        dummies=DUMMIES if len(clips) * least >= 64 else 0,
-    )  # fmt: skip
+    return shapley.sampled(value, players.groups, study.modalities, seed=study.seed, permutations=least, most=most)
 
 
 def _shap_lines(study: Study, clips: Clips, sampled: shapley.Sampled, fields: dict[str, str]) -> list[Measured]:
@@ -76,7 +72,6 @@ def _shap_lines(study: Study, clips: Clips, sampled: shapley.Sampled, fields: di
     try:
         parts = {
             "contribution/mm_shap": sampled.share,
-            "contribution/mm_shap_corrected": sampled.corrected_share,
             "contribution/mm_shap_net": sampled.net,
         }
         error = sampled.share_error
@@ -86,6 +81,11 @@ def _shap_lines(study: Study, clips: Clips, sampled: shapley.Sampled, fields: di
         for id, values in parts.items():
             own = {} if id.endswith("net") else {"null_baseline": chance}
             lines.append(study.mean(id, values[:, place], clips, group=modality, **fields, **own))
+        # These fills draw nothing: a player that changes nothing has exactly 0 in any permutation, and no floor.
+        reason = (
+            "nothing is drawn in this fill: players without effect have exactly 0, and there is no floor to take off"
+        )
+        lines.append(skipped("contribution/mm_shap_corrected", reason, n=len(clips), group=modality, **fields))
         lines.append(
             number(
                 "contribution/mm_shap_error", lambda place=place: error[place], n=len(clips), group=modality, **fields

@@ -18,6 +18,7 @@ class Tier:
       stressed: of corruptions, offsets and dilution.
       attacked: of adversarial attacks.
       permutations: of Shapley values, at first and at most.
+      shapley_fills: of absent players; a model whose tokens cannot be hidden is asked with the mean in any case.
       fills: ways in which a modality is made absent.
       corruptions: names in the suite; () for all that apply.
       severities: of those.
@@ -37,6 +38,7 @@ class Tier:
     stressed: int | None
     attacked: int | None
     permutations: tuple[int, int]
+    shapley_fills: tuple[Fill, ...]
     fills: tuple[Fill, ...]
     corruptions: tuple[str, ...]
     severities: tuple[int, ...]
@@ -54,18 +56,21 @@ TOGETHER = tuple(f"joint/{n}" for n in ("gaussian", "compression", "rain", "wind
 
 SMOKE = Tier(
     name="smoke", clips=64, shapley=32, attention=32, gradients=0, additive=0, faithful=0, stressed=32, attacked=0,
-    permutations=(8, 8), fills=("drop", "mean"), corruptions=(AUDIBLE[0], VISIBLE[0], TOGETHER[0]), severities=(3,),
+    permutations=(8, 8), shapley_fills=("drop",),
+    fills=("drop", "mean"), corruptions=(AUDIBLE[0], VISIBLE[0], TOGETHER[0]), severities=(3,),
     drift=False, offsets=(), rates=(0.5,), attack_steps=0,
 )  # fmt: skip
 STANDARD = Tier(
     name="standard", clips=1000, shapley=32, attention=128, gradients=32, additive=64, faithful=16, stressed=96,
-    attacked=64, permutations=(32, 64), fills=("drop", "zero", "mean", "noise", "marginal"),
+    attacked=64, permutations=(32, 64), shapley_fills=("drop", "mean"),
+    fills=("drop", "zero", "mean", "noise", "marginal"),
     corruptions=(*AUDIBLE, *VISIBLE, *TOGETHER), severities=(1, 2, 3, 4, 5), drift=True,
     offsets=(40.0, 80.0, 160.0, 320.0, 640.0), rates=(0.25, 0.5, 0.75, 1.0), attack_steps=20,
 )  # fmt: skip
 FULL = Tier(
     name="full", clips=None, shapley=None, attention=None, gradients=None, additive=500, faithful=200, stressed=None,
-    attacked=1000, permutations=(32, 256), fills=("drop", "zero", "mean", "noise", "marginal"), corruptions=(),
+    attacked=1000, permutations=(32, 256), shapley_fills=("drop", "mean"),
+    fills=("drop", "zero", "mean", "noise", "marginal"), corruptions=(),
     severities=(1, 2, 3, 4, 5), drift=True, offsets=(40.0, 80.0, 160.0, 320.0, 640.0, 1280.0),
     rates=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0), attack_steps=50, auto=True,
 )  # fmt: skip

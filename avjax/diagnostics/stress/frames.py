@@ -70,8 +70,8 @@ def frame_rate(stream: Stream, level: Level, key: Key) -> Stream:
     Mini Kinetics-C's 20, 16, 12, 9 and 6 frames/s as shares of 30, so that clips sampled at less than 20 change too.
     """
     rank = jnp.arange(len(stream.valid))
-    # Float32 must not take 3 / (1 / 3) for less than 9.
-    return _reordered(stream, jnp.floor(jnp.floor(rank * level + 1e-4) / level + 1e-4))
+    # The first frame at or after each moment of the lower rate; float32 must not take 3 / (1 / 3) for more than 9.
+    return _reordered(stream, jnp.ceil(jnp.floor(rank * level + 1e-4) / level - 1e-4))
 
 
 @video("frame_blur", "half window in seconds", tuple(count / FILMED for count in (3, 5, 7, 9, 11)), "nothing")

@@ -29,6 +29,11 @@ def ablation(study: Study) -> Found:
     found.arrays |= {f"{RIGHT}{CLEAN}": clean.right, f"{CONFIDENCE}{CLEAN}": clean.confidence}
     found.lines += clean_lines(study, clean, clips)
     for fill in study.tier.fills:
+        unknown = [m for m in study.modalities if m not in study.moments]
+        if unknown and fill in ("mean", "noise"):
+            reason = f"no clip has {joined(unknown)}: it has no mean"
+            found.lines.append(skipped("contribution/ablation_accuracy", reason, estimator="argmax", fill=fill))
+            continue
         said = {subset: study.said(remaining(study, clips, subset, fill)) for subset in subsets(study.modalities)}
         said[frozenset(study.modalities)] = clean
         found.lines += _matrix(study, said, fill)

@@ -53,9 +53,12 @@ def corruptions(study: Study) -> Found:
     rows = study.rows(study.tier.stressed)
     clips, found = study.clips.take(rows), Found()
     names = study.tier.corruptions or tuple(SUITE)
-    looking = _Looking.of(study, clips) if study.tier.drift else None
-    if looking is not None:
-        found.lines += looking.lines
+    looking = None
+    if study.tier.drift:
+        try:
+            looking = _Looking.of(study, clips)
+        except Undefined as undefined:
+            found.lines.append(skipped("drift/cmsd", undefined.reason, estimator=STATE, n=len(clips)))
     clean = study.clean.take(rows)
     tables: dict[str, list[list[float]]] = {}
     for name in names:
@@ -95,10 +98,16 @@ def _one(
         as_before = unchanged(clips.streams, stressed.streams)
         same = int(np.all([as_before[m] for m in corruption.modalities], axis=0).sum())
         estimator = "argmax" if not same else f"argmax; {same} of {len(clips)} clips came out unchanged"
-        if looking is None:
+        said, states = None, None
+        if looking is not None:
+            try:
+                states, said = looking.look(stressed)
+            except Undefined as undefined:
+                fields = {"estimator": STATE, "n": len(clips), "condition": condition}
+                found.lines.append(skipped("drift/cmsd", undefined.reason, **fields))
+        if said is None:
             said = study.said(stressed)
-        else:
-            states, said = looking.look(stressed)
+        if states is not None:
             scores.append(looking.record(study, clips, states, said, clean, condition, found))
             for modality in masses:
                 masses[modality].append(states.mass(modality))
@@ -111,7 +120,8 @@ def _one(
         if severity == max(study.tier.severities):
             found.lines += _retention(study, clips, clean, said, fields)
     tables.setdefault(group, []).append(accuracies)
-    if looking is not None and len(scores) >= LEAST_FOR_SPREAD:
+    # A spread over severities is of all of them.
+    if looking is not None and len(scores) == len(study.tier.severities) >= LEAST_FOR_SPREAD:
         found.arrays[f"{DRIFT}{name}"], found.arrays[f"{ROWS}{DRIFT}{name}"] = np.stack(scores), rows
         found.lines += looking.over_severities(study, clips, name, np.stack(scores), masses)
 
@@ -143,14 +153,13 @@ class _Looking:
     clean: States
     floor: float
     ceiling: float
-    lines: list[Measured]
 
     @classmethod
-    def of(cls, study: Study, clips: Clips) -> _Looking | None:
-        """None, with a line that says why, where there is no saliency."""
+    def of(cls, study: Study, clips: Clips) -> _Looking:
+        """Raises ``Undefined`` where there is no saliency."""
         probe = study.probe
         if not isinstance(probe, ModelProbe):
-            return None
+            raise Undefined("a plain function has no gradients here")
         target = probe.logits(clips).argmax(axis=1)
         clean, _ = states(probe, clips, target)
         encoded = []
@@ -160,7 +169,7 @@ class _Looking:
         names = study.modalities
         floor = float(calibrated.drift_floor(clean.pi, np.stack(encoded), clean.groups, names).mean())
         ceiling = float(calibrated.drift_ceiling(clean.pi, clean.groups, names, seed=study.seed).mean())
-        return cls(probe, target, clean, floor, ceiling, [])
+        return cls(probe, target, clean, floor, ceiling)
 
     def look(self, clips: Clips) -> tuple[States, Said]:
         return states(self.probe, clips, self.target)

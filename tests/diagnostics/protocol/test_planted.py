@@ -124,3 +124,15 @@ def test_what_a_model_of_one_modality_alone_would_know(rng):
     assert value(found, "contribution/utilisation_gap", group="audio", fill="drop") == pytest.approx(1 - joint)
     (line,) = [x for x in found.lines if x.id == "contribution/utilisation_gap" and x.group == "video"]
     assert "--alone video=RUN" in line.reason
+
+
+def test_a_modality_that_no_clip_has_is_told_and_stops_nothing(rng):
+    study = study_of("T2 additive", rng, 20)
+    study = dataclasses.replace(
+        study, clips=study.clips.without("video"), tier=dataclasses.replace(study.tier, fills=("drop", "mean"))
+    )
+    found = ablation(study)
+    assert value(found, "contribution/shape", group="video", fill="drop") == 0
+    (line,) = [line for line in found.lines if line.status == "skipped" and line.id == "contribution/ablation_accuracy"]
+    assert "no clip has video" in line.reason
+    assert explanation.shapley_values(study).lines

@@ -82,7 +82,7 @@ class Definition:
         high = "inf)" if self.high is None else f"{self.high:g}]"
         return f"{low}, {high}"
 
-    def resolve(self) -> Callable[..., Any]:
+    def resolve(self) -> Callable[..., Any] | property:
         """The function, or the property of a class, that computes it."""
         parts = self.function.split(".")
         for end in range(len(parts) - 1, 0, -1):

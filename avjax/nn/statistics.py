@@ -147,18 +147,13 @@ def recording(names: Sequence[str]) -> Iterator[dict[str, Site]]:
       ValueError: for statistics that do not exist, and where nothing attended.
     """
     check_names(names)
-    sites: dict[str, Site] = {}
-    if not names:
-        # What is asked for around it goes on.
-        yield sites
-        return
-    recorder = _Recorder(tuple(names))
+    recorder, sites = _Recorder(tuple(names)), {}
     token = _current.set(recorder)
     try:
         yield sites
     finally:
         _current.reset(token)
-    if not recorder.records:
+    if names and not recorder.records:
         raise ValueError(
             "statistics were asked for, but no attention was traced: the model has none, or it was jitted before; put"
             " the recording inside the function that is jitted"

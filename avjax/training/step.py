@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -264,7 +265,9 @@ class Steps:
         streams = {name: s.replace(values=self._cast(s.values)) for name, s in features.streams.items()}
         features = features.replace(streams=streams)
         statistics = self.statistics if statistics is None else statistics
-        with placed_on(self.placement), recording(statistics) as sites:
+        # A recording of nothing would keep from whoever calls what they ask for.
+        asked = recording(statistics) if statistics else contextlib.nullcontext({})
+        with placed_on(self.placement), asked as sites:
             output = model(features) if keep is None else model(features, keep)
         if statistics:
             output = dataclasses.replace(output, aux={**output.aux, "attention": sites})

@@ -291,6 +291,7 @@ def _finite(values: Values) -> list[float]:
 def _placed(values: Values, low: float, high: float, *, clipped: bool = False) -> list[float | None]:
     """Places along an axis of 100; None where there is no number."""
     found = np.array([math.nan if value is None else value for value in values], np.float64)
+    found[~np.isfinite(found)] = math.nan
     if clipped:
         found = np.clip(found, low, high)
     places = 100 * (found - low) / (high - low)

@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from avjax.diagnostics.page import environment
 
-Values = Sequence[float | int | None] | Num[np.ndarray, " N"]
+Values = Sequence[float | int | None] | Num[np.ndarray, " _"]
 Form = Callable[[float], str]
 Range = tuple[float, float]
 
@@ -247,7 +247,7 @@ def heat(
 
 def violin(
     label: str,
-    groups: Sequence[tuple[str, Num[np.ndarray, " N"], int]],
+    groups: Sequence[tuple[str, Num[np.ndarray, " _"], int]],
     *,
     y: str,
     axis: Range,

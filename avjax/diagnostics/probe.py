@@ -6,6 +6,7 @@ also hides tokens, differentiates, and reports its attention.
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import functools
 import math
@@ -38,7 +39,7 @@ COALITIONS = 32
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Probe:
+class Probe(abc.ABC):
     """Any model.
 
     Attributes:
@@ -53,9 +54,9 @@ class Probe:
     classes: tuple[str, ...]
     batch: int
 
-    def call(self, clips: Clips) -> Num[np.ndarray, "B K"]:
-        """Logits of at most ``batch`` clips."""
-        raise NotImplementedError(f"{type(self).__name__} does not say what its model gives")
+    # Logits of at most ``batch`` clips.
+    @abc.abstractmethod
+    def call(self, clips: Clips) -> Num[np.ndarray, "B K"]: ...
 
     def logits(self, clips: Clips) -> Float[np.ndarray, "B K"]:
         """Of any number of clips."""

@@ -156,16 +156,24 @@ def test_statistics_have_gradients(views, rng):
     assert sizes["fusion/2/blocks/audio/query/kernel"] > 1e-4
     assert sizes["unimodal/0/blocks/audio/key/kernel"] > 1e-4
     assert sizes["classify/heads/emotion/kernel"] == 0
-    direction = tiny.randomise(jax.tree.map(jnp.zeros_like, params), np.random.default_rng(1))
-    step = 2e-3
-    ahead, behind = (
-        float(tiny.jit(loss)(jax.tree.map(lambda p, d, s=s: p + s * step * d, params, direction), given))
-        for s in (1, -1)
-    )
+    # In float64, where a small step leaves neither curvature nor rounding.
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda p: jnp.asarray(np.asarray(p), jnp.float64), params)
+        given = jax.tree.map(lambda x: x.astype(np.float64) if x.dtype == np.float32 else x, given)
+        direction = jax.tree.map(lambda p: jnp.asarray(np.random.default_rng(1).normal(size=p.shape)), wide)
+        step = 1e-5
+        ahead, behind = (
+            float(tiny.jit(loss)(jax.tree.map(lambda p, d, s=s: p + s * step * d, wide, direction), given))
+            for s in (1, -1)
+        )
     slope = sum(
-        float(jnp.vdot(g, d)) for g, d in zip(jax.tree.leaves(gradient), jax.tree.leaves(direction), strict=True)
+        float(np.vdot(g, d)) for g, d in zip(jax.tree.leaves(gradient), jax.tree.leaves(direction), strict=True)
     )
-    assert slope == pytest.approx((ahead - behind) / (2 * step), rel=0.02)
+    size = sum(
+        float(np.abs(np.asarray(g) * np.asarray(d)).sum())
+        for g, d in zip(jax.tree.leaves(gradient), jax.tree.leaves(direction), strict=True)
+    )
+    assert slope == pytest.approx((ahead - behind) / (2 * step), abs=1e-5 * size)
 
 
 def test_calls_of_one_name_are_layers_and_must_be_alike(rng):

@@ -18,6 +18,7 @@ REQUIRED = [
     "av>=18",  # ffmpeg comes in the wheel
     "soxr>=1.0",
     "numpy>=2.2",
+    "scipy>=1.17",
     "jaxtyping>=0.3.9",
     "tyro>=1.0.13",
     "rich>=14.0",
@@ -26,6 +27,7 @@ REQUIRED = [
     "jinja2>=3.1",
     "tensorboardX>=2.6.4",
     "msgpack>=1.1",
+    "PyYAML>=6.0.2",
 ]
 
 DEMO = [
@@ -52,7 +54,6 @@ EXTRAS = {
         "hypothesis>=6.150",
         "kaldi-native-fbank>=1.22",
         "pytest>=9.0",
-        "PyYAML>=6.0.2",
         "pytest-xdist>=3.8",
         "ruff>=0.17",
     ],

@@ -55,8 +55,8 @@ def attacks(study: Study) -> Found:
             {m: [radius for _, radius in levels] for m, levels in chosen.items()},
         )
         found.arrays |= {
-            f"{ATTACK}{name}/{one}": np.arange(len(chosen[one]), dtype=np.float32),
-            f"{ATTACK}{name}/{other}": np.arange(len(chosen[other]), dtype=np.float32),
+            f"{ATTACK}{name}/{one}": np.array([text for text, _ in chosen[one]]),
+            f"{ATTACK}{name}/{other}": np.array([text for text, _ in chosen[other]]),
             f"{ATTACK}{name}/accuracy": surface.accuracy().astype(np.float32),
         }
         for i, (a, _) in enumerate(chosen[one]):

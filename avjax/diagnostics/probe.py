@@ -188,6 +188,11 @@ class ModelProbe(Probe):
         """
         return self._logits(self.state, streams, kept)
 
+    @functools.cached_property
+    def program(self) -> jax.tree_util.Partial:
+        """``forward`` of all tokens with the parameters as arguments: no program holds them as constants."""
+        return jax.tree_util.Partial(self._logits, self.state)
+
     def attention(self, clips: Clips, names: Sequence[str]) -> dict[str, Site]:
         """Statistics of every attention: site -> statistic -> [layer, B, H, N, ...], in NumPy.
 

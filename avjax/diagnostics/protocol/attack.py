@@ -39,7 +39,9 @@ def attacks(study: Study) -> Found:
         found.lines.append(skipped("stress/adversarial_accuracy", reason, estimator="PGD"))
         return found
     name = f"PGD-{study.tier.attack_steps}"
-    adversary = adversary_of(probe, clips, (PGD(steps=study.tier.attack_steps),), seed=study.seed)
+    adversary = adversary_of(
+        probe.program, clips, (PGD(steps=study.tier.attack_steps),), batch=probe.batch, seed=study.seed
+    )
     for modality, levels in radii.items():
         for text, radius in levels:
             right = attacked(adversary, clips, {modality: radius})[0].right
@@ -79,7 +81,7 @@ def attacks(study: Study) -> Found:
                 found.lines.append(skipped("stress/attack_success", reason, estimator=name))
     if study.tier.auto:
         widest = {m: levels[-1][1] for m, levels in radii.items()}
-        strong = adversary_of(probe, clips, standard_autoattack(), seed=study.seed)
+        strong = adversary_of(probe.program, clips, standard_autoattack(), batch=probe.batch, seed=study.seed)
         right = attacked(strong, clips, widest)[0].right
         text = ", ".join(f"{m} {levels[-1][0]}" for m, levels in radii.items())
         found.lines.append(

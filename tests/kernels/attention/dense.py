@@ -142,7 +142,7 @@ def attend(
         if keys > 1:
             second_best, best_score = np.moveaxis(np.partition(score, (-2, -1), axis=-1)[:, -2:], -1, 0)
             rivals = np.isfinite(second_best)
-            values["lead"][b, h][rivals] = (best_score - second_best)[rivals]
+            values["lead"][b, h][rivals] = best_score[rivals] - second_best[rivals]
 
         if cotangents is None:
             continue

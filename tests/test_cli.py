@@ -166,6 +166,7 @@ def test_help_reads(command, capsys, monkeypatch, root):
         "train": ["--out", "--optimizer.learning-rate", "--model.fusion-layer"],
         "eval": ["--average"],
         "predict": ["--without"],
+        "diagnose": ["--tier", "--gate"],
         "compare": ["--title"],
         "launch": ["--processes", "--limit"],
         "plan": ["--target", "--presence"],

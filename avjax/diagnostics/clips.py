@@ -75,7 +75,7 @@ class LateAudio(AudioSampling):
     late: float = 0.0
 
     def read(self, record: Record, start: float, values: np.ndarray, valid: np.ndarray) -> None:
-        begin = round((start - self.late) * self.rate)
+        begin = round(start * self.rate) - round(self.late * self.rate)
         before = min(max(-begin, 0), self.samples)
         values[:before] = 0
         super().read(record, max(begin, 0) / self.rate, values[before:], valid[before:])

@@ -117,13 +117,15 @@ def test_the_gradient_knows_nothing_of_how_the_weights_came_about(rng):
     np.testing.assert_allclose(jax.grad(loss)(rows, 2.0), member @ q / 2, rtol=1e-5)
 
 
-def test_the_hard_group_ends_with_the_greatest_weight(rng):
+def test_the_hard_group_ends_with_the_greatest_weight():
     """The labels of one group are drawn anew at every step, so that nothing can be learned of it."""
+    # The first steps, in which every group is hard, count as well: it takes many until they are outweighed.
+    rng = np.random.default_rng(0)
     made, params, buffers = steps(rate=0.3)
     state, train = made.create(params, buffers), tiny.jit(made.train)
     batch = tiny.batch(rng, (ENCODER,), 12)
     batch.target["speaker"][:] = np.eye(GROUPS)[np.arange(12) % GROUPS]
-    for _ in range(60):
+    for _ in range(200):
         batch.target["emotion"][:] = np.eye(4)[0]
         batch.target["emotion"][::GROUPS] = np.eye(4)[rng.integers(0, 4, 4)]
         state, _ = train(state, batch, KEY)

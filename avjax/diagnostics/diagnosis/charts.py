@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from avjax.diagnostics.page import environment
 
-Values = Sequence[float | int | None] | Num[np.ndarray, " _"]
+Values = Sequence[float | int | np.number | None] | Num[np.ndarray, " _"]
 Form = Callable[[float], str]
 Range = tuple[float, float]
 

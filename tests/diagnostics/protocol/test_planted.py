@@ -133,7 +133,7 @@ def test_a_modality_that_no_clip_has_is_told_and_stops_nothing(rng):
         study, clips=study.clips.without("video"), tier=dataclasses.replace(study.tier, fills=("drop", "mean"))
     )
     found = ablation(study)
-    assert value(found, "contribution/shape", group="video", fill="drop") == 0
+    assert value(found, "contribution/necessity", group="video", fill="drop") == 0
     (line,) = [line for line in found.lines if line.status == "skipped" and line.id == "contribution/ablation_accuracy"]
     assert "no clip has video" in line.reason
     assert explanation.shapley_values(study).lines

@@ -49,7 +49,7 @@ class AudioSampling:
                 " prepare the corpus anew or change AudioSampling.rate"
             )
         begin = round(start * self.rate)
-        found = record.audio.read(begin, begin + self.samples)
+        found = record.audio.read(begin, begin + len(values))
         values[: len(found)], values[len(found) :] = found, 0
         valid[: len(found)] = True
 

@@ -22,13 +22,16 @@ ERASED = (0.01, 0.05, 0.10, 0.20, 0.50)
 class Area(NamedTuple):
     """Area under a curve and under those it has to be read against, one for each of the B values.
 
-    random is the mean over ``draws`` random orders and random_deviation their standard deviation.
+    random is the mean over ``draws`` random orders and random_deviation their standard deviation. curve and
+    random_curve are what area and random are the areas of.
     """
 
     area: Float[np.ndarray, " B"]
     reversed: Float[np.ndarray, " B"]
     random: Float[np.ndarray, " B"]
     random_deviation: Float[np.ndarray, " B"]
+    curve: Float[np.ndarray, "Q B"]
+    random_curve: Float[np.ndarray, "Q B"]
 
     @property
     def gap(self) -> Float[np.ndarray, " B"]:
@@ -150,11 +153,16 @@ def _area(
     share = _counts(len(order), fractions) / len(order)
     random = np.random.default_rng(seed)
 
-    def area(turned: np.ndarray) -> np.ndarray:
-        return np.trapezoid(curve(value, turned, cells, fractions=fractions), share, axis=0)
+    def along(turned: np.ndarray) -> np.ndarray:
+        return curve(value, turned, cells, fractions=fractions)
 
-    drawn = np.stack([area(random.permutation(order)) for _ in range(draws)])
-    return Area(area(order), area(order[::-1]), drawn.mean(axis=0), drawn.std(axis=0))
+    def area(found: np.ndarray) -> np.ndarray:
+        return np.trapezoid(found, share, axis=0)
+
+    drawn = [along(random.permutation(order)) for _ in range(draws)]
+    areas = np.stack([area(found) for found in drawn])
+    own = along(order)
+    return Area(area(own), area(along(order[::-1])), areas.mean(axis=0), areas.std(axis=0), own, np.mean(drawn, axis=0))
 
 
 def _counts(cells: int, fractions: Sequence[float]) -> Int[np.ndarray, " Q"]:

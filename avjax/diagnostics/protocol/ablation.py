@@ -302,8 +302,8 @@ def _perception(study: Study) -> list[Measured]:
 
 def additive(study: Study) -> Found:
     """EMAP (1.8): every clip's sound with every clip's pictures."""
-    rows = study.rows(study.tier.additive)
-    clips, count = study.clips.take(rows), len(rows)
+    clips = study.part(study.tier.additive).clips
+    count = len(clips)
     first, *rest = study.modalities
     logits = np.empty((count, count, len(study.probe.classes)), np.float32)
     for row in range(count):

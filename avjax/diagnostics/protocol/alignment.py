@@ -21,14 +21,14 @@ SOUND = "audio"
 
 def offsets(study: Study) -> Found:
     """Accuracy over the offset of the sound, with the records' own sound around it and with silence at the edge."""
-    rows, found = study.rows(study.tier.stressed), Found()
-    clips = study.clips.take(rows)
+    part, found = study.part(study.tier.stressed), Found()
+    clips = part.clips
     if SOUND not in clips.streams or clips.streams[SOUND].values.ndim != 2 or len(study.modalities) < 2:
         reason = "the model does not take a waveform and another modality"
         found.lines.append(skipped("stress/offset_accuracy", reason, estimator="argmax"))
         return found
     both = sorted({*study.tier.offsets, *(-offset for offset in study.tier.offsets), 0.0})
-    clean = study.clean.take(rows).right
+    clean = part.clean.right
     ways = {"zero": lambda milliseconds: shifted(clips, milliseconds)}
     if study.read is not None:
         ways["real"] = lambda milliseconds: out_of_sync(
@@ -56,8 +56,7 @@ def offsets(study: Study) -> Found:
 
 def mixtures(study: Study) -> Found:
     """Clips of which some have another clip's sound, or all a share of it."""
-    rows, found = study.rows(study.tier.stressed), Found()
-    clips = study.clips.take(rows)
+    clips, found = study.part(study.tier.stressed).clips, Found()
     for modality in study.modalities if len(study.modalities) > 1 else ():
         for same in (True, False):
             name = "of the same class" if same else "of another class"
@@ -79,14 +78,13 @@ def mixtures(study: Study) -> Found:
 
 def absences(study: Study) -> Found:
     """Accuracy over the share of clips that lack a modality, and over the share of steps that every clip lacks."""
-    rows, found = study.rows(study.tier.stressed), Found()
-    clips, fill = study.clips.take(rows), study.tier.fills[0]
-    clean = study.clean.take(rows)
+    part, found = study.part(study.tier.stressed), Found()
+    clips, fill = part.clips, study.tier.fills[0]
     patterns = {joined([m]): (m,) for m in study.modalities}
     if len(study.modalities) > 1:
         patterns[joined(study.modalities)] = study.modalities
     for group, lacking in patterns.items():
-        curve = {0.0: clean.right}
+        curve = {0.0: part.clean.right}
         for rate in study.tier.rates:
             right = _add(
                 study, found, clips, "stress/missing_accuracy", Condition("missing", rate, study.seed),

@@ -31,8 +31,8 @@ def attacks(study: Study) -> Found:
         reason = "a plain function has no gradients here"
         found.lines.append(skipped("stress/adversarial_accuracy", reason, estimator="PGD"))
         return found
-    rows = study.rows(study.tier.attacked)
-    clips = study.clips.take(rows)
+    part = study.part(study.tier.attacked)
+    clips = part.clips
     radii = {m: r for m in study.modalities if (r := _radii(clips.streams[m])) is not None}
     if not radii:
         reason = "no modality is a waveform or frames: features have no units that an attacker's budget could be in"
@@ -75,7 +75,7 @@ def attacks(study: Study) -> Found:
                             lambda chosen_rows, i=i, j=j: float(surface.synergy(chosen_rows)[i, j]), clips, **fields,
                         ),
                     ]  # fmt: skip
-        for guard in (clean_guard(surface, study.clean.take(rows).right), radius_guard(surface, SLACK)):
+        for guard in (clean_guard(surface, part.clean.right), radius_guard(surface, SLACK)):
             if not guard.holds:
                 reason = f"the numbers above are not to be believed: not so that {guard.name} ({guard.meaning})"
                 found.lines.append(skipped("stress/attack_success", reason, estimator=name))

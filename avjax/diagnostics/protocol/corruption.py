@@ -17,13 +17,13 @@ from avjax.diagnostics.clips import Clips
 from avjax.diagnostics.consistency import robustness
 from avjax.diagnostics.contribution import performance
 from avjax.diagnostics.definitions import number, skipped
-from avjax.diagnostics.diagnosis.arrays import DRIFT, RIGHT, ROWS
+from avjax.diagnostics.diagnosis.arrays import DRIFT, RIGHT
 from avjax.diagnostics.drift import axes, calibrated, grid
 from avjax.diagnostics.drift.divergence import Drift, drift
 from avjax.diagnostics.measured import Condition, Measured, Undefined
 from avjax.diagnostics.probe import ModelProbe
 from avjax.diagnostics.protocol.ablation import changes
-from avjax.diagnostics.protocol.study import Found, Said, Study, joined
+from avjax.diagnostics.protocol.study import Found, Part, Said, Study, joined
 from avjax.diagnostics.stress.corruption import SUITE, corrupted, unchanged
 
 STATE = "gradient x input, 16 + 49 cells"
@@ -50,27 +50,26 @@ class States:
 
 def corruptions(study: Study) -> Found:
     """5.1 to 5.3 with section 3 and the severity axis of section 2 recomputed under each."""
-    rows = study.rows(study.tier.stressed)
-    clips, found = study.clips.take(rows), Found()
+    part, found = study.part(study.tier.stressed), Found()
+    clips = part.clips
     names = study.tier.corruptions or tuple(SUITE)
     looking = None
     if study.tier.drift:
         try:
-            looking = _Looking.of(study, clips)
+            looking = _Looking.of(study, part)
         except Undefined as undefined:
             found.lines.append(skipped("drift/cmsd", undefined.reason, estimator=STATE, n=len(clips)))
-    clean = study.clean.take(rows)
     tables: dict[str, list[list[float]]] = {}
     for name in names:
         try:
-            _one(study, clips, rows, clean, name, looking, found, tables)
+            _one(study, part, name, looking, found, tables)
         except Undefined as undefined:
             fields = {"estimator": "argmax", "condition": Condition(name)}
             found.lines.append(skipped("stress/accuracy", undefined.reason, **fields))
     for group, table in tables.items():
         fields = {"estimator": f"{len(table)} corruptions, severities {_words(study.tier.severities)}", "group": group}
-        accuracy = float(clean.right.mean())
-        found.lines += _of_table(np.array(table), accuracy, len(rows), fields)
+        accuracy = float(part.clean.right.mean())
+        found.lines += _of_table(np.array(table), accuracy, len(clips), fields)
     return found
 
 
@@ -86,10 +85,9 @@ def _of_table(table: np.ndarray, clean: float, n: int, fields: dict[str, str]) -
 
 
 def _one(
-    study: Study, clips: Clips, rows: np.ndarray, clean: Said, name: str, looking: _Looking | None, found: Found,
-    tables: dict[str, list[list[float]]],
-) -> None:  # fmt: skip
-    corruption = SUITE[name]
+    study: Study, part: Part, name: str, looking: _Looking | None, found: Found, tables: dict[str, list[list[float]]]
+) -> None:
+    corruption, clips, clean = SUITE[name], part.clips, part.clean
     group = joined([m for m in study.modalities if m in corruption.modalities])
     accuracies, scores, masses = [], [], {m: [] for m in corruption.modalities}
     for severity in study.tier.severities:
@@ -114,7 +112,7 @@ def _one(
         right = said.right
         fields = {"condition": condition, "group": group}
         found.lines.append(study.mean("stress/accuracy", right, clips, estimator=estimator, **fields))
-        found.arrays[f"{RIGHT}{name} {severity}"], found.arrays[f"{ROWS}{RIGHT}{name} {severity}"] = right, rows
+        found.keep(f"{RIGHT}{name} {severity}", right, part.rows)
         found.lines += changes(study, clips, clean, said, condition=condition)
         accuracies.append(float(right.mean()))
         if severity == max(study.tier.severities):
@@ -122,7 +120,7 @@ def _one(
     tables.setdefault(group, []).append(accuracies)
     # A spread over severities is of all of them.
     if looking is not None and len(scores) == len(study.tier.severities) >= LEAST_FOR_SPREAD:
-        found.arrays[f"{DRIFT}{name}"], found.arrays[f"{ROWS}{DRIFT}{name}"] = np.stack(scores), rows
+        found.keep(f"{DRIFT}{name}", np.stack(scores), part.rows)
         found.lines += looking.over_severities(study, clips, name, np.stack(scores), masses)
 
 
@@ -155,12 +153,12 @@ class _Looking:
     ceiling: float
 
     @classmethod
-    def of(cls, study: Study, clips: Clips) -> _Looking:
+    def of(cls, study: Study, part: Part) -> _Looking:
         """Raises ``Undefined`` where there is no saliency."""
         probe = study.probe
         if not isinstance(probe, ModelProbe):
             raise Undefined("a plain function has no gradients here")
-        target = probe.logits(clips).argmax(axis=1)
+        clips, target = part.clips, part.clean.predicted
         clean, _ = states(probe, clips, target)
         encoded = []
         for seed in range(FLOOR_SEEDS):

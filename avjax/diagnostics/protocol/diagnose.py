@@ -17,7 +17,7 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from avjax.diagnostics.protocol.faithfulness import faithfulness
 from avjax.diagnostics.protocol.groups import groups
 from avjax.diagnostics.protocol.shown import worst
 from avjax.diagnostics.protocol.study import Found, Study
+from avjax.diagnostics.protocol.tiers import Tier
 from avjax.progress import progress
 from avjax.run import write_json
 
@@ -52,10 +53,9 @@ class Done:
     seconds: float
 
 
-def stages(study: Study) -> dict[str, Stage | str]:
+def stages(tier: Tier, modalities: Sequence[str]) -> dict[str, Stage | str]:
     """Name -> the stage, or why this tier or this model goes without."""
-    tier = study.tier
-    alone = "the model has one modality" if len(study.modalities) < 2 else ""
+    alone = "the model has one modality" if len(modalities) < 2 else ""
     small = f"left out of the tier {tier.name}"
     return {
         "ablation": ablation,
@@ -83,7 +83,7 @@ def diagnose(
     """
     folder = out / "stages"
     _claim(folder, out / "run.lock", _identity(study, about))
-    plan, done, skipped = stages(study), {}, {}
+    plan, done, skipped = stages(study.tier, study.modalities), {}, {}
     with progress(f"diagnose into {out}", len(plan), quiet=quiet) as advance:
         for place, (name, stage) in enumerate(plan.items()):
             if isinstance(stage, str):
@@ -171,7 +171,8 @@ def _protocol(study: Study, done: Mapping[str, Done], skipped: Mapping[str, str]
     tier = study.tier
     sizes = {"clips": len(study.clips)}
     for name in ("shapley", "attention", "gradients", "additive", "faithful", "stressed", "attacked"):
-        sizes[name] = len(study.rows(getattr(tier, name)))
+        size = getattr(tier, name)
+        sizes[name] = len(study.clips) if size is None else min(size, len(study.clips))
     times = [{"name": name, "seconds": round(one.seconds, 2), "reason": ""} for name, one in done.items()]
     times += [{"name": name, "seconds": None, "reason": reason} for name, reason in skipped.items()]
     return {

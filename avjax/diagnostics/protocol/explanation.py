@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int
 
 from avjax.diagnostics.clips import Clips
 from avjax.diagnostics.contribution import gradients, shapley, shares
@@ -19,7 +23,7 @@ from avjax.diagnostics.drift.divergence import rank_correlation
 from avjax.diagnostics.measured import Measured, Undefined
 from avjax.diagnostics.players import Players, raw_players, token_players
 from avjax.diagnostics.probe import Baseline, ModelProbe
-from avjax.diagnostics.protocol.study import Found, Study
+from avjax.diagnostics.protocol.study import Found, Part, Study
 from avjax.nn.statistics import Site
 from avjax.streams import Stream
 
@@ -30,37 +34,38 @@ TARGET = {"target": "predicted"}
 
 def shapley_values(study: Study) -> Found:
     """MM-SHAP (1.5): the tokens of 16 players of each modality dropped; and windows and cells at the mean."""
-    rows = study.rows(study.tier.shapley)
-    clips = study.clips.take(rows)
-    found = Found()
+    part, found = study.part(study.tier.shapley), Found()
     ways: list[tuple[str, str, Players, Baseline | None]] = []
     if isinstance(probe := study.probe, ModelProbe) and "drop" in study.tier.shapley_fills:
         ways.append(("mm_shap", "drop", token_players(probe.grids), None))
     means = {m: np.asarray(one.mean, np.float32) for m, one in study.moments.items()}
     if set(means) == set(study.modalities) and ("mean" in study.tier.shapley_fills or not ways):
-        ways.append(("mm_shap_mean" if ways else "mm_shap", "mean", raw_players(clips.streams), means))
+        ways.append(("mm_shap_mean" if ways else "mm_shap", "mean", raw_players(part.clips.streams), means))
     for name, fill, players, baseline in ways:
-        sampled = sampled_values(study, clips, players, baseline)
+        sampled = sampled_values(study, part, players, baseline)
         estimator = (
             f"{'tokens' if not players.raw else 'windows and cells'}, {len(players)} players,"
             f" {sampled.permutations} permutations{'' if sampled.converged else ', not converged'}"
         )
-        found.lines += _shap_lines(study, clips, sampled, {"estimator": estimator, "fill": fill, **TARGET})
-        found.arrays[f"{SHARE}{name}"] = sampled.share
-        found.arrays[f"{ROWS}{SHARE}{name}"] = rows
+        fields = {"estimator": estimator, "fill": fill, **TARGET}
+        try:
+            found.keep(f"{SHARE}{name}", sampled.share, part.rows)
+        except Undefined as undefined:
+            found.lines.append(skipped("contribution/mm_shap", undefined.reason, n=len(part.rows), **fields))
+        else:
+            found.lines += _shap_lines(study, part.clips, sampled, fields)
     if not ways:
         reason = "no clip has one of the modalities, and tokens cannot be hidden"
         found.lines.append(skipped("contribution/mm_shap", reason, estimator="permutations"))
     return found
 
 
-def sampled_values(study: Study, clips: Clips, players: Players, baseline: Baseline | None) -> shapley.Sampled:
+def sampled_values(study: Study, part: Part, players: Players, baseline: Baseline | None) -> shapley.Sampled:
     """Of the logit of the class that the model predicts for the whole clip."""
-    target = study.said(clips).predicted
+    target = np.arange(len(part.rows)), part.clean.predicted
 
     def value(kept: np.ndarray) -> np.ndarray:
-        logits = study.probe.coalitions(clips, kept, players, baseline)
-        return logits[:, np.arange(len(clips)), target]
+        return study.probe.coalitions(part.clips, kept, players, baseline)[:, *target]
 
     least, most = study.tier.permutations
     return shapley.sampled(value, players.groups, study.modalities, seed=study.seed, permutations=least, most=most)
@@ -68,15 +73,8 @@ def sampled_values(study: Study, clips: Clips, players: Players, baseline: Basel
 
 def _shap_lines(study: Study, clips: Clips, sampled: shapley.Sampled, fields: dict[str, str]) -> list[Measured]:
     lines = []
-    chance = 1 / len(study.modalities)
-    try:
-        parts = {
-            "contribution/mm_shap": sampled.share,
-            "contribution/mm_shap_net": sampled.net,
-        }
-        error = sampled.share_error
-    except Undefined as undefined:
-        return [skipped("contribution/mm_shap", undefined.reason, n=len(clips), **fields)]
+    chance, error = 1 / len(study.modalities), sampled.share_error
+    parts = {"contribution/mm_shap": sampled.share, "contribution/mm_shap_net": sampled.net}
     for place, modality in enumerate(study.modalities):
         for id, values in parts.items():
             own = {} if id.endswith("net") else {"null_baseline": chance}
@@ -96,26 +94,24 @@ def _shap_lines(study: Study, clips: Clips, sampled: shapley.Sampled, fields: di
 
 def attention(study: Study) -> Found:
     """1.1 from the kernel's statistics, by site, layer, head and tokens that ask; 1.2 and 1.3 matrix-free."""
-    rows = study.rows(study.tier.attention)
-    clips, probe, found = study.clips.take(rows), study.probe, Found()
+    part, probe, found = study.part(study.tier.attention), study.probe, Found()
     if not isinstance(probe, ModelProbe):
         reason = "a plain function does not tell its attention"
         found.lines.append(skipped("contribution/attention_share", reason, estimator="kernel statistics"))
         return found
     try:
-        sites = probe.attention(clips, STATISTICS)
+        sites = probe.attention(part.clips, STATISTICS)
     except ValueError as error:
         found.lines.append(skipped("contribution/attention_share", str(error), estimator="kernel statistics"))
         return found
     by_estimator: dict[str, list[np.ndarray]] = {"attention_share": [], "output_share": []}
     for name, site in sites.items():
-        found.lines += _site_lines(study, clips, name, site, by_estimator)
+        found.lines += _site_lines(study, part.clips, name, site, by_estimator)
     for estimator, layers in by_estimator.items():
         if layers:
             # Mean over layers and over the tokens that ask, of what asks at least two modalities.
-            found.arrays[f"{SHARE}{estimator}"] = np.mean(layers, axis=0)
-            found.arrays[f"{ROWS}{SHARE}{estimator}"] = rows
-    _relevances(study, clips, rows, found)
+            found.keep(f"{SHARE}{estimator}", np.mean(layers, axis=0), part.rows)
+    _relevances(study, probe, part, found)
     return found
 
 
@@ -169,18 +165,17 @@ def _lift(mean: np.ndarray, sizes: np.ndarray, place: int) -> float:
     return float(shares.lift(mean, sizes)[place])
 
 
-def _relevances(study: Study, clips: Clips, rows: np.ndarray, found: Found) -> None:
+def _relevances(study: Study, probe: ModelProbe, part: Part, found: Found) -> None:
     """Rollout and Chefer's rule, where relevance can be carried through the model."""
-    probe = study.probe
-    assert isinstance(probe, ModelProbe)
-    target = jax.nn.one_hot(study.said(clips).predicted, len(probe.classes))
+    clips = part.clips
+    target = jax.nn.one_hot(part.clean.predicted, len(probe.classes))
     tokens = {m: int(np.prod(grid)) for m, grid in probe.grids.items()}
 
     def score(streams: dict[str, Stream], wanted: jax.Array) -> jax.Array:
         return (probe.forward(streams) * wanted).sum(axis=1)
 
-    def padded(part: np.ndarray) -> tuple[dict[str, Stream], jax.Array]:
-        full = np.resize(part, probe.batch)
+    def padded(some: np.ndarray) -> tuple[dict[str, Stream], jax.Array]:
+        full = np.resize(some, probe.batch)
         return dict(clips.take(full).streams), target[full]
 
     estimators = {"chefer_share": chefer_joint, "rollout_share": rollout}
@@ -199,13 +194,13 @@ def _relevances(study: Study, clips: Clips, rows: np.ndarray, found: Found) -> N
             return {name: of(traced) for name, of in estimators.items()}
 
         parts = []
-        for part in probe.parts(len(clips)):
-            got = relevance(*padded(part))
-            parts.append({n: {k: np.asarray(v)[: len(part)] for k, v in one.items()} for n, one in got.items()})
-        for name in estimators:
-            whole = {k: np.concatenate([part[name][k] for part in parts]) for k in parts[0][name]}
+        for some in probe.parts(len(clips)):
+            got = relevance(*padded(some))
+            parts.append(jax.tree.map(lambda x, count=len(some): np.asarray(x)[:count], got))
+        joined = jax.tree.map(lambda *of: np.concatenate(of), *parts)
+        for name, whole in joined.items():
             share = modality_share(whole, {m: tokens[m] for m in study.modalities})
-            found.arrays[f"{SHARE}{name}"], found.arrays[f"{ROWS}{SHARE}{name}"] = share, rows
+            found.keep(f"{SHARE}{name}", share, part.rows)
             for place, modality in enumerate(study.modalities):
                 found.lines.append(
                     study.mean(f"contribution/{name}", share[:, place], clips, estimator="through all layers",
@@ -216,42 +211,56 @@ def _relevances(study: Study, clips: Clips, rows: np.ndarray, found: Found) -> N
             found.lines.append(skipped(f"contribution/{name}", undefined.reason, estimator="through all layers"))
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class RawScore:
+    """Logit of the class that is predicted for the clean clip, as a function of raw values.
+
+    Attributes:
+      part: the clips.
+    """
+
+    probe: ModelProbe
+    part: Part
+
+    def __call__(
+        self, values: Mapping[str, jax.Array], rest: Mapping[str, tuple[jax.Array, jax.Array]], wanted: jax.Array
+    ) -> Float[Array, " B"]:
+        streams = {m: Stream(values[m], *rest[m], stream.rate) for m, stream in self.part.clips.streams.items()}
+        return (self.probe.forward(streams) * wanted).sum(axis=1)
+
+    def inputs(self, rows: Int[np.ndarray, " R"]) -> tuple[dict[str, np.ndarray], tuple[Any, ...]]:
+        """Values of some clips, and the other arguments."""
+        streams = self.part.clips.take(rows).streams
+        rest = {m: (jnp.asarray(stream.valid), jnp.asarray(stream.start)) for m, stream in streams.items()}
+        wanted = jax.nn.one_hot(self.part.clean.predicted[rows], len(self.probe.classes))
+        return {m: stream.values for m, stream in streams.items()}, (rest, wanted)
+
+
 def by_gradients(study: Study) -> Found:
     """Gradient x input and integrated gradients of raw clips (1.4), from silence and the mean frame."""
-    rows = study.rows(study.tier.gradients)
-    clips, probe, found = study.clips.take(rows), study.probe, Found()
+    part, probe, found = study.part(study.tier.gradients), study.probe, Found()
     if not isinstance(probe, ModelProbe):
         reason = "a plain function has no gradients here"
         found.lines.append(skipped("contribution/gradient_x_input", reason, estimator="raw clips"))
         return found
-    target = study.said(clips).predicted
-    rates = {m: s.rate for m, s in clips.streams.items()}
-
-    def score(values: dict[str, jax.Array], rest: dict[str, tuple[jax.Array, jax.Array]], wanted: jax.Array):
-        streams = {m: Stream(values[m], *rest[m], rates[m]) for m in rates}
-        return (probe.forward(streams) * wanted).sum(axis=1)
-
+    clips, score = part.clips, RawScore(probe, part)
     amounts: dict[str, list[np.ndarray]] = {"gradient_x_input": [], "integrated_gradients": []}
     nets: dict[str, list[np.ndarray]] = {"gradient_x_input": [], "integrated_gradients": []}
     errors = []
     # Every point of the path is a backward pass: rows that only fill a batch would cost as much as clips.
     size = min(probe.batch, len(clips))
-    for part in probe.parts(len(clips)):
-        full = np.resize(part, size)
-        some = clips.take(full)
-        values = {m: s.values for m, s in some.streams.items()}
-        rest = {m: (jnp.asarray(s.valid), jnp.asarray(s.start)) for m, s in some.streams.items()}
-        arguments = (rest, jax.nn.one_hot(target[full], len(probe.classes)))
+    for rows in probe.parts(len(clips)):
+        values, arguments = score.inputs(np.resize(rows, size))
         baseline = {m: np.broadcast_to(_baseline(study, m), values[m].shape).astype(np.float32) for m in values}
         integrated = gradients.integrated_gradients(
             score, values, baseline, arguments, steps=IG_STEPS[0], most_steps=IG_STEPS[1]
         )
-        errors.append(integrated.error[: len(part)])
+        errors.append(integrated.error[: len(rows)])
         for name, attribution in (
             ("gradient_x_input", gradients.gradient_times_input(score, values, arguments)),
             ("integrated_gradients", integrated.attribution),
         ):
-            own = [np.asarray(attribution[m], np.float64)[: len(part)].reshape(len(part), -1) for m in study.modalities]
+            own = [np.asarray(attribution[m], np.float64)[: len(rows)].reshape(len(rows), -1) for m in study.modalities]
             amounts[name].append(np.stack([np.abs(one).sum(axis=1) for one in own], axis=1))
             nets[name].append(np.stack([one.sum(axis=1) for one in own], axis=1))
     for name in amounts:
@@ -260,7 +269,7 @@ def by_gradients(study: Study) -> Found:
         except Undefined as undefined:
             found.lines.append(skipped(f"contribution/{name}", undefined.reason, estimator="raw clips"))
             continue
-        found.arrays[f"{SHARE}{name}"], found.arrays[f"{ROWS}{SHARE}{name}"] = share, rows
+        found.keep(f"{SHARE}{name}", share, part.rows)
         net, fill = np.concatenate(nets[name]), {"fill": "mean"} if name == "integrated_gradients" else {}
         for place, modality in enumerate(study.modalities):
             fields = {"estimator": "raw clips", "group": modality, **fill, **TARGET}

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from avjax.diagnostics.clips import Clips, stratified
 from avjax.diagnostics.consistency.calibration import probabilities
 from avjax.diagnostics.definitions import line
+from avjax.diagnostics.diagnosis.arrays import ROWS
 from avjax.diagnostics.fills import Moments, moments
 from avjax.diagnostics.measured import SAMPLES, Measured, OfRows, Undefined
 from avjax.diagnostics.probe import Probe
@@ -33,6 +34,10 @@ class Found:
 
     lines: list[Measured] = dataclasses.field(default_factory=list)
     arrays: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+    def keep(self, name: str, array: np.ndarray, rows: Int[np.ndarray, " R"]) -> None:
+        """An array of the clips at these places."""
+        self.arrays[name], self.arrays[f"{ROWS}{name}"] = array, rows
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -60,6 +65,20 @@ class Said:
 
     def take(self, rows: Int[np.ndarray, " R"]) -> Said:
         return Said(self.logits[rows], self.label[rows])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Part:
+    """Some clips of a study.
+
+    Attributes:
+      rows: their places among all.
+      clean: what the model says of them as they are.
+    """
+
+    rows: Int[np.ndarray, " R"]
+    clips: Clips
+    clean: Said
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -105,9 +124,10 @@ class Study:
     def said(self, clips: Clips) -> Said:
         return Said(self.probe.logits(clips), clips.label)
 
-    def rows(self, number: int | None) -> Int[np.ndarray, " R"]:
-        """Places of so many clips, as many of each class as there are to have; all for None."""
-        return stratified(self.clips.label, number, seed=self.seed)
+    def part(self, number: int | None) -> Part:
+        """So many clips, as many of each class as there are to have; all for None."""
+        rows = stratified(self.clips.label, number, seed=self.seed)
+        return Part(rows, self.clips.take(rows), self.clean.take(rows))
 
     def line(self, id: str, of: OfRows, clips: Clips, *, estimator: str, **fields: Any) -> Measured:
         """With its interval over the clips' source videos."""

@@ -66,7 +66,7 @@ def test_it_goes_on_where_it_was_stopped(study, tmp_path, monkeypatch):
         return run
 
     plan = {name: stage(name) for name in ("first", "second", "third")}
-    monkeypatch.setattr(protocol, "stages", lambda study: {**plan, "fourth": "left out"})
+    monkeypatch.setattr(protocol, "stages", lambda tier, modalities: {**plan, "fourth": "left out"})
     with pytest.raises(KeyboardInterrupt):
         protocol.diagnose(study, ABOUT, tmp_path, quiet=True)
     found = protocol.diagnose(study, ABOUT, tmp_path, quiet=True)
@@ -111,7 +111,7 @@ def test_the_command(run, tmp_path, monkeypatch, capsys):
     found = read(tmp_path / "out")
     assert said["headline"]["accuracy"] == found.value("stress/accuracy", corruption=None)
     stages = found.about["protocol"]["stages"]
-    assert [one["name"] for one in stages] == list(protocol.stages(_Names(SMALL)))
+    assert [one["name"] for one in stages] == list(protocol.stages(SMALL, ("audio", "video")))
     assert all(one["reason"] == "" for one in stages)
     # Lines that have no value say why.
     assert all(line.reason for line in found.measured if line.value is None)
@@ -122,15 +122,6 @@ def test_the_command(run, tmp_path, monkeypatch, capsys):
     bounds.write_text("- id: stress/accuracy\n  corruption: null\n  min: 1.5\n")
     assert main([*words, "--gate", str(bounds), "--vs", str(tmp_path / "out")]) == 1
     assert "stress/accuracy" in json.loads(capsys.readouterr().out)["broken"][0]
-
-
-class _Names:
-    """Of a study what names its stages."""
-
-    modalities = ("audio", "video")
-
-    def __init__(self, tier):
-        self.tier = tier
 
 
 def test_errors_that_a_user_can_mend(run, tmp_path, capsys):

@@ -26,11 +26,11 @@ from jaxtyping import Array, Float
 
 from avjax.nn.convolution import masked
 from avjax.nn.encoders import Encoder
-from avjax.nn.fusion import Tokens
 from avjax.nn.model import Keep
 from avjax.objectives.classification import Classification
 from avjax.objectives.rows import batch_mean
-from avjax.streams import Batch, Mean, Output, Stream
+from avjax.objectives.wrapper import ModelWrapper, with_terms
+from avjax.streams import Batch, Mean, Output
 
 Inner = TypeVar("Inner")
 
@@ -69,44 +69,24 @@ class GroupWeights(nnx.Variable):
     """q [G], kept beside the parameters, as batch statistics are."""
 
 
-class GroupModel(nnx.Module):
+class GroupModel(ModelWrapper):
     """The model, with the term ``group`` in ``aux["losses"]``, and ``worst_group``, the greatest l_g of the batch.
 
     The weights move in training alone.
     """
 
     def __init__(self, config: WithGroups, *, rngs: nnx.Rngs):
-        self.model = config.model.build(rngs)
-        self.modalities = self.model.modalities
+        super().__init__(config.model.build(rngs))
         self.head = config.head or next(iter(config.classes))
         count = config.count or config.classes.get(self.head, 0)
         if not count:
             raise ValueError(f"the model does not predict {self.head!r}: say with count how many groups it has")
         self.rate, self.classification = config.rate, config.classification
-        self.use_running_average = False
         self.weights = GroupWeights(jnp.full(count, 1 / count))
 
     def __call__(self, batch: Batch, keep: Keep = None) -> Output:
         output = self.model(batch) if keep is None else self.model(batch, keep)
-        losses = {**output.aux.get("losses", {}), **self._terms(output, batch)}
-        return dataclasses.replace(output, aux={**output.aux, "losses": losses})
-
-    def encode(self, batch: Batch, keep: Keep = None) -> dict[str, Stream]:
-        """The model's."""
-        return self.model.encode(batch, keep)
-
-    def fuse(self, tokens: Tokens, keep: Keep = None) -> Output:
-        """The model's."""
-        return self.model.fuse(tokens, keep)
-
-    def set_view(self, use_running_average: bool | None = None) -> None:
-        """Called by ``nnx.view``.
-
-        Args:
-          use_running_average: if True, weights stay as they are.
-        """
-        if use_running_average is not None:
-            self.use_running_average = use_running_average
+        return with_terms(output, self._terms(output, batch))
 
     def _terms(self, output: Output, batch: Batch) -> dict[str, Mean]:
         member, weights = self._members(batch), self.weights[...]

@@ -31,6 +31,7 @@ from avjax.nn.model import AudioVisualModel, Keep
 from avjax.nn.pooling import mean_pool
 from avjax.objectives.balance import prototype_logits, prototype_losses, updated_prototypes
 from avjax.objectives.rows import batch_mean
+from avjax.objectives.wrapper import ModelWrapper, with_terms
 from avjax.streams import Batch, Mean, Output, Stream
 
 Inner = TypeVar("Inner")
@@ -66,7 +67,7 @@ class Prototypes(nnx.Variable):
     """c [K, C] of a modality, or which of them there are: kept beside the parameters, as batch statistics are."""
 
 
-class PrototypeModel(nnx.Module):
+class PrototypeModel(ModelWrapper):
     """The model, with the term ``prototype`` in ``aux["losses"]``, and the confidences that it goes by.
 
     ``confidence/m`` is the mean probability of the true class by the prototypes of modality m. Prototypes move in
@@ -74,16 +75,14 @@ class PrototypeModel(nnx.Module):
     """
 
     def __init__(self, config: WithPrototypes, *, rngs: nnx.Rngs):
-        self.model = config.model.build(rngs)
+        super().__init__(config.model.build(rngs))
         if type(self.model).__call__ is not AudioVisualModel.__call__:
             raise ValueError(
                 f"{type(self.model).__name__} has terms of its own and cannot be given prototypes: take a model whose"
                 " call is fuse(encode(batch))"
             )
-        self.modalities = self.model.modalities
         self.head = config.head or next(iter(config.classes))
         self.momentum = config.momentum
-        self.use_running_average = False
         count = config.classes[self.head]
         widths = _widths(self.model, config.modalities)
         self.prototypes = nnx.Dict({m: Prototypes(jnp.zeros((count, widths[m]))) for m in self.modalities})
@@ -92,25 +91,7 @@ class PrototypeModel(nnx.Module):
     def __call__(self, batch: Batch, keep: Keep = None) -> Output:
         tokens = self.encode(batch, keep)
         output = self.fuse(tokens)
-        losses = {**output.aux.get("losses", {}), **self._terms(tokens, batch)}
-        return dataclasses.replace(output, aux={**output.aux, "losses": losses})
-
-    def encode(self, batch: Batch, keep: Keep = None) -> dict[str, Stream]:
-        """The model's."""
-        return self.model.encode(batch, keep)
-
-    def fuse(self, tokens: Tokens, keep: Keep = None) -> Output:
-        """The model's."""
-        return self.model.fuse(tokens, keep)
-
-    def set_view(self, use_running_average: bool | None = None) -> None:
-        """Called by ``nnx.view``.
-
-        Args:
-          use_running_average: if True, prototypes stay as they are.
-        """
-        if use_running_average is not None:
-            self.use_running_average = use_running_average
+        return with_terms(output, self._terms(tokens, batch))
 
     def _terms(self, tokens: Tokens, batch: Batch) -> dict[str, Mean]:
         there, weight = present(tokens), jnp.asarray(batch.weight)

@@ -90,11 +90,7 @@ class Probe(abc.ABC):
         parts = []
         for rows in self.parts(len(clips)):
             some = clips.take(rows)
-            filled = [
-                _filled(some.take([row]).streams, kept[place], players, baseline) for row, place in enumerate(rows)
-            ]
-            values = {m: np.concatenate([one[m].values for one in filled]) for m in players.where}
-            parts.append(self.logits(some.replace({m: some.streams[m].replace(values=x) for m, x in values.items()})))
+            parts.append(self.logits(some.replace(_filled(some.streams, kept[rows], players, baseline))))
         return np.concatenate(parts)
 
     def parts(self, rows: int) -> list[np.ndarray]:
@@ -103,12 +99,15 @@ class Probe(abc.ABC):
 
 
 def _filled(streams: Streams, kept: Any, players: Players, baseline: Baseline) -> dict[str, Stream]:
-    """The streams with the baseline in place of absent raw players; of NumPy arrays or JAX's."""
+    """The streams with the baseline in place of absent raw players; of NumPy arrays or JAX's.
+
+    ``kept`` is one coalition for all rows [n], or one a row [B, n].
+    """
     filled = {}
     for modality, where in players.where.items():
         stream = streams[modality]
-        there = kept[where]
-        there = there.reshape(there.shape + (1,) * (stream.values.ndim - 1 - there.ndim))
+        there = kept[..., where]
+        there = there.reshape(there.shape + (1,) * (stream.values.ndim - 1 - where.ndim))
         library = np if isinstance(stream.values, np.ndarray) else jnp
         filled[modality] = stream.replace(values=library.where(there, stream.values, baseline[modality]))
     return filled
@@ -248,8 +247,7 @@ class ModelProbe(Probe):
         value = self._of_coalitions(players)
         count = len(kept)
         padded = np.concatenate([kept, np.ones((-count % COALITIONS, len(players)), bool)])
-        whole = {} if baseline is None else {name: jnp.asarray(x, jnp.float32) for name, x in baseline.items()}
-        parts = []
+        whole, parts = _on_device(baseline), []
         for rows in self.parts(len(clips)):
             streams = self._placed(clips.take(self._full(rows)))
             found = [
@@ -262,9 +260,22 @@ class ModelProbe(Probe):
     def varied(
         self, clips: Clips, kept: Bool[np.ndarray, "B n"], players: Players, baseline: Baseline | None = None
     ) -> Float[np.ndarray, "B K"]:
-        if players.raw:
-            return super().varied(clips, kept, players, baseline)
-        return self.logits(clips, {modality: kept[:, where] for modality, where in players.where.items()})
+        if not players.raw:
+            return self.logits(clips, {modality: kept[:, where] for modality, where in players.where.items()})
+        value, whole, parts = self._of_rows(players), _on_device(baseline), []
+        for rows in self.parts(len(clips)):
+            full = self._full(rows)
+            masks = jax.device_put(np.asarray(kept)[full], self.sharding)
+            parts.append(np.asarray(value(self.state, self._placed(clips.take(full)), whole, masks))[: len(rows)])
+        return np.concatenate(parts)
+
+    def with_state(self, state: TrainState) -> ModelProbe:
+        """The same model with other parameters; what was compiled for one serves the other."""
+        other = dataclasses.replace(self, state=state)
+        # Programs take the parameters as arguments.
+        for name in ("_plain", "_salient", "_keeping", "_of_players"):
+            other.__dict__[name] = getattr(self, name)
+        return other
 
     def _features(self, streams: Streams) -> Batch:
         streams = jax.tree.map(jnp.asarray, dict(streams))
@@ -327,10 +338,14 @@ class ModelProbe(Probe):
 
         return jax.jit(report, out_shardings=self._whole)
 
-    @functools.lru_cache(maxsize=8)  # noqa: B019
+    @functools.cached_property
+    def _of_players(self) -> dict[tuple[Players, str], Callable[..., jax.Array]]:
+        """Programs by the division that they were made for."""
+        return {}
+
     def _of_coalitions(self, players: Players) -> Callable[..., jax.Array]:
         """(state, streams [B], baseline, kept [S, n]) to logits [S, B, K], one coalition after the other."""
-        rows = self.batch
+        rows, known = self.batch, self._of_players
 
         def of_tokens(state: Any, streams: Streams, baseline: Baseline, kept: jax.Array) -> jax.Array:
             features = self._features(streams)
@@ -344,4 +359,21 @@ class ModelProbe(Probe):
         def of_raw(state: Any, streams: Streams, baseline: Baseline, kept: jax.Array) -> jax.Array:
             return jax.lax.map(lambda row: self._logits(state, _filled(streams, row, players, baseline)), kept)
 
-        return jax.jit(of_raw if players.raw else of_tokens, out_shardings=self._whole)
+        if (players, "all") not in known:
+            known[players, "all"] = jax.jit(of_raw if players.raw else of_tokens, out_shardings=self._whole)
+        return known[players, "all"]
+
+    def _of_rows(self, players: Players) -> Callable[..., jax.Array]:
+        """(state, streams [B], baseline, kept [B, n]) to logits [B, K]: raw players, a coalition a row."""
+        known = self._of_players
+
+        def of_raw(state: Any, streams: Streams, baseline: Baseline, kept: jax.Array) -> jax.Array:
+            return self._logits(state, _filled(streams, kept, players, baseline))
+
+        if (players, "each") not in known:
+            known[players, "each"] = jax.jit(of_raw, out_shardings=self._whole)
+        return known[players, "each"]
+
+
+def _on_device(baseline: Baseline | None) -> dict[str, jax.Array]:
+    return {} if baseline is None else {name: jnp.asarray(x, jnp.float32) for name, x in baseline.items()}

@@ -68,8 +68,22 @@ def test_coalitions(probe, clips, rng, kind):
     if kind == "raw":
         plain = FunctionProbe(probe.modalities, probe.head, probe.classes, 3, probe.logits)
         np.testing.assert_allclose(plain.coalitions(clips, kept, players, baseline), found, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(plain.varied(clips, kept, players, baseline), own, rtol=1e-4, atol=1e-5)
         with pytest.raises(ValueError, match="raw players"):
             plain.coalitions(clips, kept, token_players(probe.grids))
+
+
+def test_other_parameters_share_what_is_compiled(probe, clips):
+    clips, players = clips.take(range(3)), raw_players(clips.streams)
+    kept, baseline = np.ones((3, len(players)), bool), {m: np.zeros((), np.float32) for m in probe.modalities}
+    parameters = jax.tree.map(lambda x: 0 * x, probe.state.params)
+    other = probe.with_state(dataclasses.replace(probe.state, params=parameters))
+    # Without weights all classes are equal, whatever is asked; the model itself is as it was.
+    for found in (other.logits(clips), other.varied(clips, kept, players, baseline)):
+        np.testing.assert_array_equal(found, np.zeros_like(found))
+    assert np.ptp(probe.logits(clips), axis=1).min() > 1e-4
+    assert other._plain is probe._plain
+    assert other._of_players is probe._of_players
 
 
 def test_forward_is_differentiable_in_raw_values(probe, clips):

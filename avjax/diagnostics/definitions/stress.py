@@ -210,12 +210,25 @@ ROWS = (
         function="diagnostics.stress.attacks.frontier.Matched.advantage",
     ),
     definition(
+        "stress/attack_guard",
+        "what must hold of attacks",
+        "share of clips by which it does not hold: that no budget changes nothing, that accuracy does not rise with"
+        " radius or steps, that gradients break no less than noise or Square, that nothing withstands a radius without"
+        " bound; the estimator says which",
+        Scale("share", 0, 1, "lower", 0),
+        pitfalls="Where it is above 0 by more than a clip or two, accuracies under attack say too much. That all hold"
+        " does not prove an attack strong.",
+        source="Carlini et al. 2019; Athalye et al., ICML 2018",
+        function="diagnostics.stress.attacks.frontier.Guard",
+    ),
+    definition(
         "stress/attack_success",
         "attack success rate",
-        "share of clips of other classes that the attack, or the backdoor's trigger, turns into its target",
+        "share of clips of other classes that a trigger turns into its target; the estimator says which trigger",
         Scale("share", 0, 1, "lower"),
-        pitfalls="Of a poor model the target may be its answer anyway.",
-        source="Gu et al. 2017",
+        pitfalls="Null baseline: what is taken for the target without it. Of a patch that was looked for it is a bound:"
+        " the trigger of a backdoor may be another, and clean models have such patches too.",
+        source="Gu et al. 2017; the trigger after Wang et al. 2019 and Brown et al. 2017",
         function="diagnostics.stress.backdoor.attack_success_rate",
     ),
     definition(
@@ -232,14 +245,26 @@ ROWS = (
         "detection of triggered clips",
         "AUROC of a detector's score between triggered and clean clips; the estimator names the detector",
         Scale("AUROC", 0, 1, "higher", 0.5),
-        pitfalls="Needs a planted trigger to be measured; a hidden one shows in outliers alone.",
+        pitfalls="Of a trigger that is known, planted or found; a hidden one shows in outliers alone. Triggered clips"
+        " that keep their class count too, though they have nothing to be told by.",
         source="ours",
         function="diagnostics.stress.backdoor.auroc",
     ),
     definition(
+        "stress/outlying_clips",
+        "clips with outlying attention",
+        "share of clips with max_g |m_g - median_c m_g| / (1.4826 MAD_c) > 3.5, over those of one predicted class c",
+        Scale("share", 0, 1, "none"),
+        pitfalls="Heavy tails give a few per cent without any backdoor. Where most clips of a class carry a trigger"
+        " they are what is normal.",
+        source="Iglewicz & Hoaglin 1993",
+        function="diagnostics.stress.backdoor.attention_outliers",
+    ),
+    definition(
         "stress/stickiness",
         "stickiness across modalities",
-        "P(prediction unchanged when the other modality is that of 16 random clips)",
+        "P(prediction unchanged when the other modalities are those of random clips); the estimator says how many, the"
+        " group which modality stays",
         Scale("share", 0, 1),
         pitfalls="High also where the other modality is ignored.",
         source="ours; after STRIP, Gao et al. 2019",

@@ -1,94 +1,174 @@
-"""Adversarial budgets of each modality, alone and together (5.6)."""
+"""Adversarial budgets of each modality, alone and together (5.6), and whether the attacks are what they are called."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
-from avjax.diagnostics.definitions import skipped
+from avjax.diagnostics.definitions import number, skipped
 from avjax.diagnostics.diagnosis.arrays import ATTACK
-from avjax.diagnostics.measured import Condition
 from avjax.diagnostics.probe import ModelProbe
-from avjax.diagnostics.protocol.study import Found, Study, joined
-from avjax.diagnostics.stress.attacks.adversary import standard_autoattack
-from avjax.diagnostics.stress.attacks.clips import adversary_of, attacked
-from avjax.diagnostics.stress.attacks.frontier import clean_guard, frontier, radius_guard
+from avjax.diagnostics.protocol.study import Found, Part, Study, joined
+from avjax.diagnostics.stress.attacks.adversary import Attack, Budget, standard_autoattack
+from avjax.diagnostics.stress.attacks.clips import adversary_of, attacked, inputs
+from avjax.diagnostics.stress.attacks.frontier import (
+    Attempt,
+    Frontier,
+    Guard,
+    Once,
+    clean_guard,
+    fields_of,
+    frontier,
+    lines,
+    masking_guard,
+    matched,
+    radius_guard,
+    steps_guard,
+    unbounded_guard,
+)
 from avjax.diagnostics.stress.attacks.gradient import PGD
-from avjax.diagnostics.stress.attacks.region import snr_radius
+from avjax.diagnostics.stress.attacks.noise import Noise
+from avjax.diagnostics.stress.attacks.region import BOX, snr_radius
+from avjax.diagnostics.stress.attacks.square import Square
+from avjax.diagnostics.stress.attacks.universal import universal_perturbation
 from avjax.streams import Stream
 
 DECIBELS = (40.0, 30.0, 20.0)
 PIXELS = (1 / 255, 2 / 255, 4 / 255, 8 / 255)
-# Radii of the grid, of each modality: no change, a small one and the largest.
+# Radii of the grid, of each modality: no change, the smallest and the largest.
 GRID = (0, -1)
-# By one clip in so many an attack may miss more at a wider radius than at a narrower: it is no exhaustive search.
+# One clip in fifty may fall to less and withstand more: an attack is no exhaustive search.
 SLACK = 0.02
+# Beside PGD of the tier's steps, by which a model is judged: PGD of a quarter of them; as many draws of noise; Square
+# with some queries for each of its steps; and twice as many steps for one perturbation of all clips.
+FEWER, DRAWS, QUERIES, UNIVERSAL = 4, 4, 5, 2
+
+Levels = Mapping[str, list[tuple[str, np.ndarray | float]]]
+"""Modality -> names of radii and radii, rising."""
 
 
 def attacks(study: Study) -> Found:
-    """PGD within each modality's radii and on the grid of both; with ``auto`` AutoAttack at the widest."""
+    """PGD within each modality's radii and on a grid of both; one perturbation for all clips; with ``auto`` AutoAttack.
+
+    Whatever must hold of attacks is checked, and stands beside their numbers.
+    """
     found, probe = Found(), study.probe
     if not isinstance(probe, ModelProbe):
         reason = "a plain function has no gradients here"
         found.lines.append(skipped("stress/adversarial_accuracy", reason, estimator="PGD"))
         return found
     part = study.part(study.tier.attacked)
-    clips = part.clips
-    radii = {m: r for m in study.modalities if (r := _radii(clips.streams[m])) is not None}
-    if not radii:
+    streams = {m: part.clips.streams[m] for m in study.modalities if m in BOX}
+    levels = {m: radii for m, stream in streams.items() if (radii := _radii(stream)) is not None}
+    if not levels:
         reason = "no modality is a waveform or frames: features have no units that an attacker's budget could be in"
         found.lines.append(skipped("stress/adversarial_accuracy", reason, estimator="PGD"))
         return found
-    name = f"PGD-{study.tier.attack_steps}"
-    adversary = adversary_of(
-        probe.program, clips, (PGD(steps=study.tier.attack_steps),), batch=probe.batch, seed=study.seed
-    )
-    for modality, levels in radii.items():
-        for text, radius in levels:
-            right = attacked(adversary, clips, {modality: radius})[0].right
-            found.lines.append(
-                study.mean("stress/adversarial_accuracy", right, clips, estimator=name, target="label", group=modality,
-                           condition=Condition(f"{modality} {text}", None, study.seed))
-            )  # fmt: skip
-    if len(radii) == 2:
-        one, other = radii
-        chosen = {m: [("0", 0.0), *[levels[place] for place in GRID]] for m, levels in radii.items()}
-        surface = frontier(
-            lambda budget: attacked(adversary, clips, budget)[0],
-            {m: [radius for _, radius in levels] for m, levels in chosen.items()},
-        )
-        found.arrays |= {
-            f"{ATTACK}{name}/{one}": np.array([text for text, _ in chosen[one]]),
-            f"{ATTACK}{name}/{other}": np.array([text for text, _ in chosen[other]]),
-            f"{ATTACK}{name}/accuracy": surface.accuracy().astype(np.float32),
-        }
-        for i, (a, _) in enumerate(chosen[one]):
-            for j, (b, _) in enumerate(chosen[other]):
-                if i and j:
-                    fields = {
-                        "estimator": name, "target": "label", "group": joined([one, other]),
-                        "condition": Condition(f"{one} {a}, {other} {b}", None, study.seed),
-                    }  # fmt: skip
-                    found.lines += [
-                        study.mean("stress/adversarial_accuracy", surface.right[i, j], clips, **fields),
-                        study.line(
-                            "stress/attack_synergy",
-                            lambda chosen_rows, i=i, j=j: float(surface.synergy(chosen_rows)[i, j]), clips, **fields,
-                        ),
-                    ]  # fmt: skip
-        for guard in (clean_guard(surface, part.clean.right), radius_guard(surface, SLACK)):
-            if not guard.holds:
-                reason = f"the numbers above are not to be believed: not so that {guard.name} ({guard.meaning})"
-                found.lines.append(skipped("stress/attack_success", reason, estimator=name))
-    if study.tier.auto:
-        widest = {m: levels[-1][1] for m, levels in radii.items()}
-        strong = adversary_of(probe.program, clips, standard_autoattack(), batch=probe.batch, seed=study.seed)
-        right = attacked(strong, clips, widest)[0].right
-        text = ", ".join(f"{m} {levels[-1][0]}" for m, levels in radii.items())
+    name, once = f"PGD-{study.tier.attack_steps}", Once(_by(study, part, PGD(steps=study.tier.attack_steps)))
+    guards = []
+    surface = _grid(study, part, levels, once, name, found) if len(levels) == 2 else None
+    if surface is not None:
+        guards += [clean_guard(surface, part.clean.right), radius_guard(surface, SLACK)]
+    drawn = {line.condition for line in found.lines}
+    for modality, radii in levels.items():
+        for text, radius in radii:
+            fields = fields_of({modality: text}, attack=name, seed=study.seed)
+            # Those of the grid have their lines.
+            if fields["condition"] not in drawn:
+                right = once({modality: radius}).right
+                found.lines.append(study.mean("stress/adversarial_accuracy", right, part.clips, **fields))
+    guards += _guards(study, part, levels, once)
+    whole = joined(list(levels))
+    for guard in guards:
         found.lines.append(
-            study.mean("stress/adversarial_accuracy", right, clips, estimator="AutoAttack", target="label",
-                       group=joined(list(radii)), condition=Condition(text, None, study.seed))
+            number("stress/attack_guard", lambda guard=guard: guard.excess, estimator=f"{name}: {guard.name}",
+                   n=len(part.rows), group=whole)
         )  # fmt: skip
+    _universal(study, part, levels, found)
+    if study.tier.auto:
+        right = _by(study, part, *standard_autoattack())(_at(levels)).right
+        fields = fields_of(_named(levels), attack="AutoAttack", seed=study.seed)
+        found.lines.append(study.mean("stress/adversarial_accuracy", right, part.clips, **fields))
     return found
+
+
+def _by(study: Study, part: Part, *which: Attack) -> Attempt:
+    """These attacks on these clips within a budget."""
+    probe = study.probe
+    adversary = adversary_of(probe.program, part.clips, which, batch=probe.batch, seed=study.seed)
+    return lambda budget: attacked(adversary, part.clips, budget)[0]
+
+
+def _named(levels: Levels, place: int = -1) -> dict[str, str]:
+    return {modality: radii[place][0] for modality, radii in levels.items()}
+
+
+def _at(levels: Levels, place: int = -1) -> dict[str, np.ndarray | float]:
+    """Radii: the widest, unless told."""
+    return {modality: radii[place][1] for modality, radii in levels.items()}
+
+
+def _grid(study: Study, part: Part, levels: Levels, once: Once, name: str, found: Found) -> Frontier:
+    """Both modalities at some radii of each, and half of both narrowest against the whole of either."""
+    one, other = levels
+    chosen = {m: [("0", 0.0), *[radii[place] for place in GRID]] for m, radii in levels.items()}
+    names = {m: [text for text, _ in radii] for m, radii in chosen.items()}
+    surface = frontier(once, {m: [radius for _, radius in radii] for m, radii in chosen.items()})
+    found.arrays |= {
+        f"{ATTACK}{name}/{one}": np.array(names[one]),
+        f"{ATTACK}{name}/{other}": np.array(names[other]),
+        f"{ATTACK}{name}/accuracy": surface.accuracy().astype(np.float32),
+    }
+    common = {"attack": name, "seed": study.seed}
+    found.lines += lines(surface, names, part.clips.source, samples=study.resamples, **common)
+    halves = matched(once, _at(levels, 0))
+    found.lines.append(
+        study.line("stress/spread_advantage", halves.advantage, part.clips, **fields_of(_named(levels, 0), **common))
+    )
+    return surface
+
+
+def _guards(study: Study, part: Part, levels: Levels, once: Once) -> list[Guard]:
+    """At the widest radii of all modalities together."""
+    widest, steps = _at(levels), study.tier.attack_steps
+    right = once(widest).right
+    fewer = _by(study, part, PGD(steps=max(steps // FEWER, 1)))(widest).right
+    noise = _by(study, part, Noise(DRAWS))(widest).right
+    square = _by(study, part, Square(queries=QUERIES * steps))(widest).right
+    # As far as from one end of the box to the other.
+    everything = once({modality: BOX[modality][1] - BOX[modality][0] for modality in levels}).right
+    there = np.any([np.asarray(part.clips.streams[modality].valid).any(axis=1) for modality in levels], axis=0)
+    return [
+        steps_guard([fewer, right], SLACK),
+        masking_guard(right, noise, SLACK, "noise"),
+        masking_guard(right, square, SLACK, f"Square of {QUERIES * steps} queries"),
+        unbounded_guard(everything[there], SLACK),
+    ]
+
+
+def _universal(study: Study, part: Part, levels: Levels, found: Found) -> None:
+    """One perturbation for all clips, made on every other clip and judged on the rest."""
+    steps = UNIVERSAL * study.tier.attack_steps
+    fields = fields_of(_named(levels), attack=f"one perturbation for all clips, {steps} steps", seed=study.seed)
+    made, judged = np.arange(0, len(part.rows), 2), np.arange(1, len(part.rows), 2)
+    if not len(judged):
+        found.lines.append(skipped("stress/adversarial_accuracy", "one clip has no other to be judged on", **fields))
+        return
+    probe, clips = study.probe, part.clips.take(judged)
+    adversary = adversary_of(probe.program, part.clips, (), batch=probe.batch, seed=study.seed)
+
+    def budget(rows: np.ndarray) -> Budget:
+        return {m: radius[rows] if isinstance(radius, np.ndarray) else radius for m, radius in _at(levels).items()}
+
+    values, valid = inputs(part.clips.take(made))
+    one = universal_perturbation(
+        adversary.model, values, part.clips.label[made], budget(made), valid, steps=steps,
+        batch=min(probe.batch, len(made)), seed=study.seed,
+    )  # fmt: skip
+    values, valid = inputs(clips)
+    right = adversary.logits(one.applied(values, budget(judged), valid)).argmax(axis=1) == clips.label
+    found.lines.append(study.mean("stress/adversarial_accuracy", right, clips, **fields))
 
 
 def _radii(stream: Stream) -> list[tuple[str, np.ndarray | float]] | None:

@@ -22,6 +22,11 @@ STAGES = {
 """Definition -> the stage that measures it, where a tier may leave it out."""
 JOINT = 3
 """Colour of what is of all modalities together."""
+OF_WHAT_IS_MISSING = {
+    f"consistency/{name}" for name in
+    ("agreement", "kappa", "soft_agreement", "negative_flips", "positive_flips", "ece_change", "overconfidence")
+}  # fmt: skip
+"""Definitions whose lines of a fill are of clips without the modality in their group."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +132,8 @@ def kinds(diagnosis: Diagnosis) -> dict[str, str | None]:
 
 def place(line: Measured) -> str:
     """What sets a line apart among those of its definition, in words."""
-    words = [f"without {line.group}" if line.id.startswith("consistency/") and line.fill else line.group or ""]
+    gone = line.group and line.fill and line.id in OF_WHAT_IS_MISSING
+    words = [f"without {line.group}" if gone else line.group or ""]
     words.append(line.fill or "")
     if line.condition is not None:
         words.append(line.condition.corruption)

@@ -4,6 +4,7 @@ region.py      what may change: radii, box, valid positions; radius of a signal-
 losses.py      cross-entropy, margin, DLR
 gradient.py    FGSM, PGD, MI-FGSM
 apgd.py, fab.py, square.py    the attacks of AutoAttack
+noise.py       random noise, which every attack must beat
 adversary.py   runs attacks in order on the rows that are still right
 universal.py   one perturbation, or one patch, for all clips
 frontier.py    accuracy over both radii, synergy, and whether the numbers can be believed

@@ -6,12 +6,13 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from avjax.diagnostics.definitions import line
-from avjax.diagnostics.measured import Condition, Measured, Undefined
+from avjax.diagnostics.measured import SAMPLES, Condition, Measured, Undefined
 from avjax.diagnostics.stress.attacks.adversary import Attacked, Budget
 
 Attempt = Callable[[Budget], Attacked]
@@ -64,24 +65,59 @@ def frontier(attempt: Attempt, levels: Mapping[str, Sequence[Level]]) -> Frontie
     return Frontier((one, other), np.array(right))
 
 
-def lines(
-    found: Frontier, names: Mapping[str, Sequence[str]], source: Sequence[str], *, attack: str, seed: int
-) -> list[Measured]:
-    """Accuracy at every pair of levels, and synergy where both are above 0.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Once:
+    """Attacks the same rows, no budget twice.
+
+    Attributes:
+      attempt: the attack.
+    """
+
+    attempt: Attempt
+    _known: dict[tuple, Attacked] = dataclasses.field(default_factory=dict)
+
+    def __call__(self, budget: Budget) -> Attacked:
+        some = {name: np.asarray(radius, np.float32) for name, radius in budget.items() if np.any(radius)}
+        key = tuple(sorted((name, radius.tobytes()) for name, radius in some.items()))
+        if key not in self._known:
+            self._known[key] = self.attempt(budget)
+        return self._known[key]
+
+
+def fields_of(budget: Mapping[str, str], *, attack: str, seed: int) -> dict[str, Any]:
+    """What a line of the report says of an attack: its name, which modalities it changes, and how far.
 
     Args:
-      names: modality -> what each level is called, such as "20 dB" or "4/255".
+      budget: modality -> what its radius is called, such as "20 dB" or "4/255"; in the model's order.
+    """
+    words = ", ".join(f"{modality} {radius}" for modality, radius in budget.items())
+    return {
+        "estimator": attack, "target": "label", "group": "+".join(budget), "condition": Condition(words, seed=seed),
+    }  # fmt: skip
+
+
+def lines(
+    found: Frontier, names: Mapping[str, Sequence[str]], source: Sequence[str], *, attack: str, seed: int,
+    samples: int = SAMPLES,
+) -> list[Measured]:  # fmt: skip
+    """Accuracy at every pair of levels but that of no change, and synergy where both are above 0.
+
+    Args:
+      names: modality -> what each level is called, the first of no change.
       source: source video of each row.
+      samples: of the intervals.
     """
     clusters, made = np.asarray(source), []
     one, other = found.modalities
     for (i, a), (j, b) in itertools.product(enumerate(names[one]), enumerate(names[other])):
-        common = {"estimator": attack, "condition": Condition(f"{one} {a}, {other} {b}", seed=seed)}
-        accuracy = functools.partial(_at, found.accuracy, i, j)
-        made.append(line("stress/adversarial_accuracy", accuracy, clusters, target="label", **common))
-        if i and j:
-            synergy = functools.partial(_at, found.synergy, i, j)
-            made.append(line("stress/attack_synergy", synergy, clusters, target="label", **common))
+        budget = {name: text for name, text, level in ((one, a, i), (other, b, j)) if level}
+        if not budget:
+            continue
+        common = {"samples": samples, **fields_of(budget, attack=attack, seed=seed)}
+        ids = {"stress/adversarial_accuracy": found.accuracy} | (
+            {"stress/attack_synergy": found.synergy} if i and j else {}
+        )
+        made += [line(id, functools.partial(_at, of, i, j), clusters, **common) for id, of in ids.items()]
     return made
 
 
@@ -171,6 +207,20 @@ def steps_guard(right: Sequence[Bool[np.ndarray, " B"]], tolerance: float = 0.0)
     )  # fmt: skip
 
 
+def unbounded_guard(right: Bool[np.ndarray, " B"], tolerance: float = 0.0) -> Guard:
+    """An attack that may change everything breaks every row (Carlini et al. 2019).
+
+    Args:
+      right: rows that withstood a radius as wide as the box; without those of which nothing is there to change.
+    """
+    left = float(right.mean()) if len(right) else 0.0
+    return Guard(
+        "no row withstands a radius without bound", left <= tolerance, left,
+        "the attack does not follow the model: gradients that vanish or mislead, or predictions that do not depend on"
+        " what it changes",
+    )  # fmt: skip
+
+
 def masking_guard(
     white: Bool[np.ndarray, " B"], other: Bool[np.ndarray, " B"], tolerance: float = 0.0, name: str = "Square"
 ) -> Guard:
@@ -178,7 +228,7 @@ def masking_guard(
 
     Args:
       white: rows that withstood the attack by gradients, by itself.
-      other: rows that withstood Square, by itself, or values that were made on another model (transfer).
+      other: rows that withstood Square, by itself, random noise, or values that were made on another model (transfer).
       name: of the other.
     """
     excess = max(0.0, float(white.mean()) - float(other.mean()))

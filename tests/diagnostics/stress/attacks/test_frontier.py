@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from avjax.diagnostics.measured import Undefined
-from avjax.diagnostics.stress.attacks.adversary import Adversary
+from avjax.diagnostics.stress.attacks.adversary import Adversary, Attacked
 from avjax.diagnostics.stress.attacks.frontier import (
     Frontier,
+    Once,
     clean_guard,
     frontier,
     lines,
@@ -18,6 +19,7 @@ from avjax.diagnostics.stress.attacks.frontier import (
     matched,
     radius_guard,
     steps_guard,
+    unbounded_guard,
 )
 from avjax.diagnostics.stress.attacks.gradient import fgsm
 from tests.diagnostics.stress.attacks.linear import Linear
@@ -118,6 +120,10 @@ def test_guards_hold_and_break():
     assert masking_guard(fewer, more).holds
     assert not masking_guard(more, fewer, name="transfer").holds
     assert "transfer" in masking_guard(more, fewer, name="transfer").name
+    assert unbounded_guard(np.zeros(10, bool)).holds
+    assert unbounded_guard(fewer[:0]).holds
+    assert not unbounded_guard(ROWS == 3, tolerance=0.05).holds
+    assert unbounded_guard(ROWS == 3).excess == 0.1
 
 
 def test_lines_of_the_report():
@@ -125,10 +131,25 @@ def test_lines_of_the_report():
     source = [f"clip{row}" for row in ROWS]
     made = lines(found, {"audio": ["0", "20 dB"], "video": ["0", "4/255"]}, source, attack="PGD-20", seed=3)
     assert [(one.id, one.condition.corruption, one.value) for one in made] == [
-        ("stress/adversarial_accuracy", "audio 0, video 0", 1.0),
-        ("stress/adversarial_accuracy", "audio 0, video 4/255", 1.0),
-        ("stress/adversarial_accuracy", "audio 20 dB, video 0", 1.0),
+        ("stress/adversarial_accuracy", "video 4/255", 1.0),
+        ("stress/adversarial_accuracy", "audio 20 dB", 1.0),
         ("stress/adversarial_accuracy", "audio 20 dB, video 4/255", 0.6),
         ("stress/attack_synergy", "audio 20 dB, video 4/255", pytest.approx(0.4)),
     ]
     assert all(one.estimator == "PGD-20" and one.condition.seed == 3 and one.ci_lo is not None for one in made)
+    assert [one.group for one in made] == ["video", "audio", "audio+video", "audio+video"]
+
+
+def test_no_budget_is_attacked_twice():
+    calls = []
+
+    def attempt(budget):
+        calls.append(budget)
+        return Attacked({}, np.ones(2, bool), np.ones(2), np.ones(2, int), ("", ""))
+
+    once, radius = Once(attempt), np.array([0.5, 0.25])
+    # No change of a modality is the same as no word of it.
+    for budget in ({"audio": radius}, {"audio": radius.copy(), "video": 0.0}, {"video": 0.5, "audio": radius},
+                   {"audio": radius, "video": 0.5}, {"audio": 2 * radius}, {"audio": 0.0}, {}):  # fmt: skip
+        once(budget)
+    assert [sorted(budget) for budget in calls] == [["audio"], ["audio", "video"], ["audio"], ["audio"]]

@@ -1,0 +1,126 @@
+"""The stage of attacks on models whose robust accuracy is known, and guards that see a gradient that is hidden."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from avjax.diagnostics.protocol import attack
+from avjax.diagnostics.protocol.attack import DECIBELS, PIXELS, attacks
+from avjax.diagnostics.protocol.study import Found
+from avjax.diagnostics.stress.attacks.clips import attacked
+from avjax.diagnostics.stress.attacks.frontier import Once, unbounded_guard
+from avjax.diagnostics.stress.attacks.gradient import PGD
+from tests.diagnostics.protocol.raw_probe import FRAMES, SAMPLES, SIDE, TIER, clips_of, study_of
+
+ROWS = 24
+ELEMENTS = {"audio": SAMPLES, "video": FRAMES * SIDE * SIDE}
+# Root mean square of the sound, from which a radius in decibels follows.
+LOUD = 0.5
+
+
+def evidence(tokens):
+    """Sum of everything, so that a radius r moves it by r times the number of elements."""
+    return tokens["audio"].values.sum(axis=1) + (tokens["video"].values - 0.5).sum(axis=(1, 2, 3, 4))
+
+
+def hidden(tokens):
+    """The same decision in steps of a hundredth, which have no slope."""
+    whole = evidence(tokens)
+    return jnp.round(100 * whole) / 100
+
+
+def linear_clips(rng: np.random.Generator) -> tuple[np.ndarray, object]:
+    """Clips at known distances from the decision, half on either side."""
+    distance = rng.permutation(np.linspace(0.05, 4, ROWS)) * np.resize([1, -1], ROWS)
+    # Signs that cancel, and a shift of the frames: no value is near the ends of its box.
+    sound = LOUD * np.resize([1.0, -1.0], (ROWS, SAMPLES))
+    frames = np.full((ROWS, FRAMES, SIDE, SIDE, 1), 0.5) + (distance / ELEMENTS["video"])[:, None, None, None, None]
+    return distance, clips_of(sound, frames, (distance > 0).astype(int))
+
+
+def values(found: Found, id: str) -> dict[str, float]:
+    return {f"{line.estimator}: {line.condition.corruption}": line.value for line in found.lines if line.id == id}
+
+
+def guards(found: Found) -> dict[str, float]:
+    return {line.estimator.partition(": ")[2]: line.value for line in found.lines if line.id == "stress/attack_guard"}
+
+
+@pytest.mark.slow
+def test_a_linear_model(rng, monkeypatch):
+    """acc(eps_a, eps_v) = share with |f| > eps_a N_a + eps_v N_v; one perturbation breaks one side alone."""
+    distance, clips = linear_clips(rng)
+    budgets = []
+
+    def counted(adversary, clips, budget):
+        budgets.append(
+            (adversary.attacks[0].name, *((m, np.asarray(r).tobytes()) for m, r in sorted(budget.items()) if np.any(r)))
+        )
+        return attacked(adversary, clips, budget)
+
+    monkeypatch.setattr(attack, "attacked", counted)
+    found = attacks(study_of(evidence, clips))
+    sound = {f"audio {level:g} dB": LOUD * 10 ** (-level / 20) * ELEMENTS["audio"] for level in DECIBELS}
+    sight = {f"video {round(255 * level)}/255": level * ELEMENTS["video"] for level in PIXELS}
+    reach = sound | sight
+    for a in ("audio 40 dB", "audio 20 dB"):
+        for v in ("video 1/255", "video 8/255"):
+            reach[f"{a}, {v}"] = sound[a] + sight[v]
+    accuracy = values(found, "stress/adversarial_accuracy")
+    for words, far in reach.items():
+        # Within rounding of the distance either may be.
+        assert np.abs(np.abs(distance) - far).min() > 1e-4
+        assert accuracy.pop(f"PGD-4: {words}") == pytest.approx((np.abs(distance) > far).mean()), words
+    ((name, left),) = accuracy.items()
+    assert name.startswith("one perturbation")
+    # It goes one way: at most the clips on that side fall.
+    judged, far = distance[1::2], reach["audio 20 dB, video 8/255"]
+    fallen = [((judged * side > 0) & (np.abs(judged) <= far)).mean() for side in (1, -1)]
+    assert 1 - left in [pytest.approx(share) for share in fallen]
+
+    halves = (sound["audio 40 dB"] + sight["video 1/255"]) / 2
+    alone = min((np.abs(distance) > sound["audio 40 dB"]).mean(), (np.abs(distance) > sight["video 1/255"]).mean())
+    (advantage,) = values(found, "stress/spread_advantage").values()
+    assert advantage == pytest.approx(alone - (np.abs(distance) > halves).mean())
+    assert len(values(found, "stress/attack_synergy")) == 4
+
+    held = guards(found)
+    assert len(held) == 6
+    assert all(excess == 0 for excess in held.values()), held
+    # Every budget once; nothing is asked of no change but of the grid's first cell.
+    assert len(budgets) == len(set(budgets))
+    assert sum(name == "PGD-4" for name, *_ in budgets) == 3 + 4 + 4 + 1 + 2
+
+
+@pytest.mark.slow
+def test_a_model_that_hides_its_gradient(rng):
+    """Nothing but the random start is tried, so that an attack without gradients does more: the guards say so."""
+    _, clips = linear_clips(rng)
+    study = study_of(hidden, clips)
+    part = study.part(None)
+    levels = {m: attack._radii(clips.streams[m]) for m in ("audio", "video")}
+    once = Once(attack._by(study, part, PGD(steps=study.tier.attack_steps)))
+    _, _, square, unbounded = attack._guards(study, part, levels, once)
+    assert square.excess > 0.2
+    assert not unbounded.holds
+    assert unbounded.excess > 0.2
+
+
+@pytest.mark.slow
+def test_one_modality_has_no_grid(rng, monkeypatch):
+    _, clips = linear_clips(rng)
+    monkeypatch.setattr(attack, "_guards", lambda study, part, levels, once: [unbounded_guard(np.zeros(1, bool))])
+    monkeypatch.setattr(attack, "_universal", lambda *of: None)
+    features = clips.streams["audio"].replace(values=np.zeros((ROWS, SAMPLES, 1), np.float32))
+    study = study_of(
+        lambda tokens: evidence({**tokens, "audio": tokens["audio"].replace(values=tokens["audio"].values[..., 0])}),
+        clips.replace({"audio": features}), dataclasses.replace(TIER, attack_steps=2),
+    )  # fmt: skip
+    found = attacks(study)
+    assert {line.group for line in found.lines} == {"video"}
+    assert len(found.lines) == len(PIXELS) + 1
+    assert not found.arrays

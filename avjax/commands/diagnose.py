@@ -81,6 +81,7 @@ def diagnose(words: Words) -> int:
     study = Study(
         probe, reader.read(index), tier, read=lambda rows, late: reader.read(rows, audio_late=late), seed=options.seed,
         alone={modality: _right(run, probe, reader, index) for modality, run in _alone(options.alone, probe).items()},
+        history=tuple(trained.run.metrics()),
     )  # fmt: skip
     out = options.out or options.run / "diagnosis" / options.tier
     command = shlex.join(["avjax", "diagnose", *words])

@@ -1,7 +1,7 @@
 """The definition of every metric: id, equation, range, direction, null baseline, pitfalls, source, version.
 
 definition.py                     the type
-contribution.py, drift.py, consistency.py, stress.py, faithfulness.py   one table a section
+contribution.py with balance.py, drift.py, consistency.py, stress.py, faithfulness.py   one table a section
 
 docs/metrics.md shows them. A line of report.json is made with ``line``, ``number`` or ``skipped``, which take from here
 what a metric's lines have in common, so that no caller says it again.
@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped
 
-from avjax.diagnostics.definitions import consistency, contribution, drift, faithfulness, stress
+from avjax.diagnostics.definitions import balance, consistency, contribution, drift, faithfulness, stress
 from avjax.diagnostics.definitions.definition import SECTIONS, Definition, table
 from avjax.diagnostics.measured import SAMPLES, Measured, OfRows, Undefined, measured
 
 DEFINITIONS: Mapping[str, Definition] = table(
-    row for section in (contribution, drift, consistency, stress, faithfulness) for row in section.ROWS
+    row for section in (contribution, balance, drift, consistency, stress, faithfulness) for row in section.ROWS
 )
 
 __all__ = ["DEFINITIONS", "SECTIONS", "Definition", "facts", "line", "number", "skipped"]

@@ -1,4 +1,4 @@
-"""Definitions of modality contribution."""
+"""Definitions of modality contribution; those of information and of balance are in balance.py."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ SHARE = Scale("share", 0, 1)
 FREE_SHARE = Scale("share", None, None)
 LOGIT = Scale("logit", None, None, "none", 0)
 GAIN = Scale("accuracy", -1, 1, "none", 0)
-BITS = Scale("bits", 0, None, "none", 0)
 
 ROWS = (
     definition(
@@ -325,70 +324,6 @@ ROWS = (
         pitfalls="Needs N^2 runs of the fusion: N is a subsample. Of the data as much as of the model.",
         source="Hessel & Lee, EMNLP 2020",
         function="diagnostics.contribution.interaction.emap_gap",
-    ),
-    definition(
-        "contribution/pid_redundancy",
-        "redundant information",
-        "R = I(X1;Y) + I(X2;Y) - I_q*(X1 X2;Y),   q* = argmax of H_q(Y|X1 X2) with p's margins of (X1,Y) and (X2,Y)",
-        BITS,
-        pitfalls="Of the data unless Y is the model's prediction. Depends on the clustering, and grows with clusters"
-        " over clips: subtract the null of permuted labels.",
-        source="Bertschinger et al. 2014; Liang et al., NeurIPS 2023",
-        function="diagnostics.contribution.information.decompose",
-    ),
-    definition(
-        "contribution/pid_unique",
-        "unique information",
-        "U_1 = I_q*(X1;Y|X2),   q* as of redundant information; the group says of which modality",
-        BITS,
-        pitfalls="As of redundant information.",
-        source="Bertschinger et al. 2014; Liang et al., NeurIPS 2023",
-        function="diagnostics.contribution.information.decompose",
-    ),
-    definition(
-        "contribution/pid_synergy",
-        "synergistic information",
-        "S = I_p(X1 X2;Y) - I_q*(X1 X2;Y),   q* as of redundant information",
-        BITS,
-        pitfalls="As of redundant information, and the most biased of the four.",
-        source="Bertschinger et al. 2014; Liang et al., NeurIPS 2023",
-        function="diagnostics.contribution.information.decompose",
-    ),
-    definition(
-        "contribution/pid_above_null",
-        "information above its null",
-        "R, U_1, U_2 or S less its mean with Y permuted over clips; the group says which",
-        Scale("bits", None, None, "none", 0),
-        pitfalls="May fall below 0 by chance. The permuted labels keep the dependence of the modalities.",
-        source="ours",
-        function="diagnostics.contribution.information.null",
-    ),
-    definition(
-        "contribution/imbalance_ratio",
-        "imbalance in training",
-        "log10 rho_m,   rho_m = s_m / mean of the others' s,   s_m = sum of the true class's probability of m alone",
-        Scale("log10", None, None, "none", 0),
-        pitfalls="Noisy over batches, hence a moving average. Toolkits define s_m differently and do not compare.",
-        source="rho: Peng et al., CVPR 2022; of any fusion, the smoothing and the logarithm: ours",
-        function="diagnostics.contribution.imbalance.log_ratios",
-    ),
-    definition(
-        "contribution/gradient_norm_ratio",
-        "ratio of gradient norms",
-        "log10(||dL/dtheta_m|| / mean over the others of ||dL/dtheta||)",
-        Scale("log10", None, None, "none", 0),
-        pitfalls="Encoders of different size have different norms.",
-        source="ours",
-        function="diagnostics.contribution.imbalance.log_ratios",
-    ),
-    definition(
-        "contribution/imbalance_alarm",
-        "share of training out of balance",
-        "share of the steps with |log10 rho_m| > log10 3; alarm from 0.1",
-        Scale("share", 0, 1, "lower", 0),
-        pitfalls="One modality may deserve more than another: an alarm, and no verdict.",
-        source="ours",
-        function="diagnostics.contribution.imbalance.imbalanced",
     ),
     definition(
         "contribution/estimator_agreement",

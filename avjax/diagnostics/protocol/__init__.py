@@ -6,7 +6,10 @@
     explanation.py   Shapley values, attention, gradients, and how far they agree
     corruption.py    the suites at rising severity: accuracy, consistency, saliency drift
     alignment.py     sound out of sync, of other clips, missing, diluted
-    attack.py        adversarial budgets of each modality
+    attack.py        adversarial budgets of each modality, and guards of the attacks
+    information.py   what either modality says, and what only both together say
+    imbalance.py     which modality is ahead: in training, in what it says, in its gradients
+    inside.py        tokens and logits of each modality, for stages that ask for them
     faithfulness.py  deletion and insertion by each explanation
     groups.py        parts of the clips
     shown.py         the worst clips, as the page shows them

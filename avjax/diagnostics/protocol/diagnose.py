@@ -34,6 +34,8 @@ from avjax.diagnostics.protocol.attack import attacks
 from avjax.diagnostics.protocol.corruption import corruptions
 from avjax.diagnostics.protocol.faithfulness import faithfulness
 from avjax.diagnostics.protocol.groups import groups
+from avjax.diagnostics.protocol.imbalance import imbalance
+from avjax.diagnostics.protocol.information import information
 from avjax.diagnostics.protocol.shown import worst
 from avjax.diagnostics.protocol.study import Found, Study
 from avjax.diagnostics.protocol.tiers import Tier
@@ -59,6 +61,8 @@ def stages(tier: Tier, modalities: Sequence[str]) -> dict[str, Stage | str]:
     small = f"left out of the tier {tier.name}"
     return {
         "ablation": ablation,
+        "information": alone or information,
+        "imbalance": alone or imbalance,
         "additive": alone or (additive if tier.additive else small),
         "shapley": explanation.shapley_values,
         "attention": explanation.attention,

@@ -91,6 +91,7 @@ class Study:
     seed: of everything random.
     resamples: of every bootstrap.
     alone: modality -> which of the clips a model that was trained on it alone gets right.
+    history: what the run has written down while it trained, line by line; none of a model without a run.
     """
 
     probe: Probe
@@ -100,6 +101,7 @@ class Study:
     seed: int = 0
     resamples: int = SAMPLES
     alone: Mapping[str, Bool[np.ndarray, " N"]] = dataclasses.field(default_factory=dict)
+    history: Sequence[Mapping[str, Any]] = ()
 
     @property
     def modalities(self) -> tuple[str, ...]:

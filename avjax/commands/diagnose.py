@@ -62,6 +62,7 @@ def diagnose(words: Words) -> int:
     from avjax.diagnostics.protocol.diagnose import diagnose as carry_out
     from avjax.diagnostics.protocol.study import Study
     from avjax.diagnostics.protocol.tiers import TIERS
+    from avjax.diagnostics.protocol.training_drift import kept_checkpoints
     from avjax.training.trained import Trained
 
     options = tyro.cli(DiagnoseOptions, prog="avjax diagnose", args=words)
@@ -80,6 +81,7 @@ def diagnose(words: Words) -> int:
     index = reader.choose(tier.clips, seed=options.seed)
     study = Study(
         probe, reader.read(index), tier, read=lambda rows, late: reader.read(rows, audio_late=late), seed=options.seed,
+        checkpoints=kept_checkpoints(trained),
         alone={modality: _right(run, probe, reader, index) for modality, run in _alone(options.alone, probe).items()},
         history=tuple(trained.run.metrics()),
     )  # fmt: skip

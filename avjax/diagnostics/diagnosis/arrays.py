@@ -27,6 +27,7 @@ Arrays of samples.npz; N clips, M modalities in the model's order. Those of N ro
     share/ESTIMATOR [N, M]                      contribution of each modality, named as its definition:
                                                 share/mm_shap
     drift/score/CORRUPTION [S, N]               calibrated drift at each severity
+    drift/time/{rate,floor,shuffled,allocation} [N], drift/time/localisation [N, M]   means over a clip's windows
     training/step [K], training/allocation [K, M], training/to_final [K]   checkpoints: mass of modalities, drift
     attack/NAME/audio [A], attack/NAME/video [V], attack/NAME/accuracy [A, V]   budgets of the first two modalities, as
                                                 text or numbers, and accuracy under them
@@ -38,6 +39,7 @@ Arrays of samples.npz; N clips, M modalities in the model's order. Those of N ro
 from __future__ import annotations
 
 RIGHT, CONFIDENCE, SHARE, DRIFT, ATTACK, CURVE = "right/", "confidence/", "share/", "drift/score/", "attack/", "curve/"
+TIME = "drift/time/"
 ROWS = "rows/"
 """Before the name of an array of fewer clips: the places of its rows among all clips."""
 STEP, ALLOCATION, TO_FINAL = "training/step", "training/allocation", "training/to_final"

@@ -1,4 +1,5 @@
-"""A clip as the page shows it: frames with the cells that count, the sound's envelope with the times that count."""
+"""A clip as the page shows it: frames with the cells that count, the sound's envelope with the times that count, and
+below it what share of the saliency each modality has over time."""
 
 from __future__ import annotations
 
@@ -26,6 +27,7 @@ def shown(clip: ShownClip) -> dict[str, Any]:
         "coarse": clip.frames is not None and clip.frames.shape[1] <= 48,
         "wave": "" if clip.envelope is None else _wave(clip.envelope),
         "times": [] if clip.heard is None else _times(clip.heard),
+        "ribbon": [] if clip.allocation is None or clip.middles is None else _ribbon(clip),
         "ticks": figures.ticks(clip.seconds),
     }
 
@@ -51,6 +53,23 @@ def _times(heard: Float[np.ndarray, " T"]) -> list[tuple[float, float, float]]:
     """(place, width, strength) of the times that count, along an axis of 100."""
     width = 100 / max(len(heard), 1)
     return [(k * width, width, strength) for k, strength in enumerate(_strengths(heard)) if strength]
+
+
+def _ribbon(clip: ShownClip) -> list[tuple[int, str]]:
+    """(place of the modality, outline) of each share of the saliency, one above the other, over the clip's time."""
+    mass = np.clip(np.nan_to_num(np.asarray(clip.allocation, np.float64)), 0, None)
+    total = mass.sum(axis=1, keepdims=True)
+    shares = mass / np.where(total > 0, total, 1)
+    # The first and the last window reach to the clip's ends.
+    at = [0.0, *(100 * np.clip(clip.middles / max(clip.seconds, 1e-9), 0, 1)), 100.0]
+    below, found = np.zeros(len(at)), []
+    for place, own in enumerate(shares.T):
+        above = below + 100 * np.concatenate([own[:1], own, own[-1:]])
+        outline = [f"{x:.1f} {100 - y:.1f}" for x, y in zip(at, above, strict=True)]
+        outline += [f"{x:.1f} {100 - y:.1f}" for x, y in zip(at[::-1], below[::-1], strict=True)]
+        found.append((place, "M" + "L".join(outline) + "Z"))
+        below = above
+    return found
 
 
 def _strengths(saliency: Float[np.ndarray, " N"]) -> list[float]:

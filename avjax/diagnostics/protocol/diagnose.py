@@ -39,6 +39,8 @@ from avjax.diagnostics.protocol.information import information
 from avjax.diagnostics.protocol.shown import worst
 from avjax.diagnostics.protocol.study import Found, Study
 from avjax.diagnostics.protocol.tiers import Tier
+from avjax.diagnostics.protocol.time_drift import over_time
+from avjax.diagnostics.protocol.training_drift import over_training
 from avjax.progress import progress
 from avjax.run import write_json
 
@@ -68,6 +70,8 @@ def stages(tier: Tier, modalities: Sequence[str]) -> dict[str, Stage | str]:
         "attention": explanation.attention,
         "gradients": small if tier.gradients == 0 else explanation.by_gradients,
         "corruptions": corruptions,
+        "time": over_time if tier.timed != 0 else small,
+        "training": over_training if tier.trained != 0 else small,
         "offsets": alone or (offsets if tier.offsets else small),
         "mixtures": alone or (mixtures if len(tier.rates) > 1 else small),
         "absences": absences,
@@ -130,6 +134,7 @@ def _identity(study: Study, about: Mapping[str, Mapping[str, Any]]) -> dict[str,
         "resamples": study.resamples,
         "alone": {name: hashlib.sha256(right.tobytes()).hexdigest() for name, right in sorted(study.alone.items())},
         "model": about["model"].get("checkpoint"),
+        "training": sorted(study.checkpoints),
         "records": about["data"].get("fingerprint"),
         "clips": hashlib.sha256(np.ascontiguousarray(study.clips.index)).hexdigest(),
     }

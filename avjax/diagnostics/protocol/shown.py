@@ -6,8 +6,10 @@ import numpy as np
 
 from avjax.diagnostics.clips import Clips
 from avjax.diagnostics.diagnosis.result import ShownClip
+from avjax.diagnostics.measured import Undefined
 from avjax.diagnostics.probe import ModelProbe
 from avjax.diagnostics.protocol.study import Study
+from avjax.diagnostics.protocol.time_drift import spans, way
 from avjax.streams import Stream
 
 COUNT = 20
@@ -49,10 +51,26 @@ def _shown(
             parts["frames"] = np.rint(255 * stream.values[row, chosen]).clip(0, 255).astype(np.uint8)
             if mass is not None:
                 parts["seen"] = _cells(mass[row, chosen])
+    if saliency:
+        parts |= _over_time(study, clips, row, saliency)
     source = clips.source[row]
     return ShownClip(
         source, classes[int(clips.label[row])], classes[predicted], min(max(confidence, 0.0), 1.0), seconds, **parts
     )
+
+
+def _over_time(study: Study, clips: Clips, row: int, saliency: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Where saliency lay in each window, and how far it moved to the next; nothing where a window has none."""
+    try:
+        own = way(clips, row, saliency, study.modalities)
+    except Undefined:
+        return {}
+    begin = min(begin for begin, _ in spans(clips, row).values())
+    return {
+        "middles": own.edges.mean(axis=1) - begin,
+        "allocation": own.masses(study.modalities),
+        "drift": np.asarray(own.steps(study.modalities).total),
+    }
 
 
 def _envelope(stream: Stream, row: int) -> np.ndarray:

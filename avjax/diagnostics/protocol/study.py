@@ -18,7 +18,10 @@ from avjax.diagnostics.fills import Moments, moments
 from avjax.diagnostics.measured import SAMPLES, Measured, OfRows, Undefined
 from avjax.diagnostics.probe import Probe
 from avjax.diagnostics.protocol.tiers import Tier
+from avjax.training.step import TrainState
 
+Restore = Callable[[], TrainState]
+"""Reads a checkpoint."""
 Read = Callable[[Int[np.ndarray, " N"], float], Clips]
 """Record numbers, and seconds by which the sound is late, to clips."""
 
@@ -91,6 +94,7 @@ class Study:
     seed: of everything random.
     resamples: of every bootstrap.
     alone: modality -> which of the clips a model that was trained on it alone gets right.
+    checkpoints: step -> reads the state of then; none of a model without a run.
     history: what the run has written down while it trained, line by line; none of a model without a run.
     """
 
@@ -101,6 +105,7 @@ class Study:
     seed: int = 0
     resamples: int = SAMPLES
     alone: Mapping[str, Bool[np.ndarray, " N"]] = dataclasses.field(default_factory=dict)
+    checkpoints: Mapping[int, Restore] = dataclasses.field(default_factory=dict)
     history: Sequence[Mapping[str, Any]] = ()
 
     @property

@@ -14,6 +14,7 @@ class Tier:
     Attributes:
       name: smoke, standard or full.
       clips: of ablation, missing modalities, groups.
+      timed, trained: of drift over a clip's time, and over training.
       shapley, attention, gradients, additive, faithful: of those stages.
       stressed: of corruptions, offsets and dilution.
       attacked: of adversarial attacks.
@@ -30,6 +31,8 @@ class Tier:
 
     name: str
     clips: int | None
+    timed: int | None
+    trained: int | None
     shapley: int | None
     attention: int | None
     gradients: int | None
@@ -55,20 +58,23 @@ VISIBLE = tuple(f"video/{n}" for n in ("gaussian_noise", "defocus_blur", "low_li
 TOGETHER = tuple(f"joint/{n}" for n in ("gaussian", "compression", "rain", "wind", "crowd", "interference"))
 
 SMOKE = Tier(
-    name="smoke", clips=64, shapley=32, attention=32, gradients=0, additive=0, faithful=0, stressed=32, attacked=0,
+    name="smoke", clips=64, timed=32, trained=32,
+    shapley=32, attention=32, gradients=0, additive=0, faithful=0, stressed=32, attacked=0,
     permutations=(8, 8), shapley_fills=("drop",),
     fills=("drop", "mean"), corruptions=(AUDIBLE[0], VISIBLE[0], TOGETHER[0]), severities=(3,),
     drift=False, offsets=(), rates=(0.5,), attack_steps=0,
 )  # fmt: skip
 STANDARD = Tier(
-    name="standard", clips=1000, shapley=32, attention=128, gradients=32, additive=64, faithful=16, stressed=96,
+    name="standard", clips=1000, timed=96, trained=256,
+    shapley=32, attention=128, gradients=32, additive=64, faithful=16, stressed=96,
     attacked=64, permutations=(32, 64), shapley_fills=("drop", "mean"),
     fills=("drop", "zero", "mean", "noise", "marginal"),
     corruptions=(*AUDIBLE, *VISIBLE, *TOGETHER), severities=(1, 2, 3, 4, 5), drift=True,
     offsets=(40.0, 80.0, 160.0, 320.0, 640.0), rates=(0.25, 0.5, 0.75, 1.0), attack_steps=20,
 )  # fmt: skip
 FULL = Tier(
-    name="full", clips=None, shapley=None, attention=None, gradients=None, additive=500, faithful=200, stressed=None,
+    name="full", clips=None, timed=1000, trained=256,
+    shapley=None, attention=None, gradients=None, additive=500, faithful=200, stressed=None,
     attacked=1000, permutations=(32, 256), shapley_fills=("drop", "mean"),
     fills=("drop", "zero", "mean", "noise", "marginal"), corruptions=(),
     severities=(1, 2, 3, 4, 5), drift=True, offsets=(40.0, 80.0, 160.0, 320.0, 640.0, 1280.0),

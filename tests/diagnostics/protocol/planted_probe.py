@@ -29,7 +29,11 @@ TIER = dataclasses.replace(
 
 
 def probe_of(name: str) -> ModelProbe:
-    graph, params, buffers, constants = split_model(CASES[name].model)
+    return probe_for(CASES[name].model)
+
+
+def probe_for(model: nnx.Module) -> ModelProbe:
+    graph, params, buffers, constants = split_model(model)
     steps = Steps(graph, constants, Frontend(None, None), Classification(), optax.identity())
     state = steps.create(nnx.as_pure(params), nnx.as_pure(buffers))
     grids = dict.fromkeys(MODALITIES, (STEPS,))

@@ -86,9 +86,10 @@ def timeline(diagnosis: Diagnosis) -> Markup | None:
     clip = next((clip for clip in diagnosis.clips if clip.allocation is not None), None)
     if clip is None:
         return None
-    windows = len(clip.allocation)
-    times = (np.arange(windows) + 0.5) / windows * clip.seconds
-    parts = [(name, clip.allocation[:, k], colour(diagnosis, name)) for k, name in enumerate(diagnosis.modalities)]
+    count = len(clip.allocation)
+    times = (np.arange(count) + 0.5) / count * clip.seconds if clip.middles is None else np.asarray(clip.middles)
+    colours = [colour(diagnosis, name) for name in diagnosis.modalities]
+    parts = [(name, clip.allocation[:, k], colours[k]) for k, name in enumerate(diagnosis.modalities)]
     chart = charts.stacked(f"Saliency mass of each modality over {clip.name}", times, parts, x="seconds", y="mass",
                            y_range=(0.0, 1.0), form=charts.percent)  # fmt: skip
     rates = Markup("")
@@ -97,7 +98,7 @@ def timeline(diagnosis: Diagnosis) -> Markup | None:
         curve = Line("drift", between, clip.drift, colour=4, dots=True)
         label = f"Drift from window to window of {clip.name}"
         rates = charts.lines(label, [curve], x="seconds", y="bits between windows")
-    return environment().get_template("diagnosis/parts.html.j2").module.timeline(pictures.shown(clip), chart, rates)
+    return environment().get_template("diagnosis/parts.html.j2").module.timeline(pictures.shown(clip), colours, chart, rates)
 
 
 def training(diagnosis: Diagnosis) -> Markup | None:

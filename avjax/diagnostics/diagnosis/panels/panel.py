@@ -14,6 +14,8 @@ Draw = Callable[[Diagnosis], Markup | None]
 STAGES = {
     "contribution/emap_gap": "additive",
     "contribution/mm_shap": "shapley",
+    "drift/cmsd_time": "time",
+    "drift/cmsd_train": "training",
     "stress/offset_accuracy": "offsets",
     "stress/mismatch_accuracy": "mixtures",
     "stress/dilution_accuracy": "mixtures",

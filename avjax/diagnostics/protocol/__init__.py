@@ -9,6 +9,7 @@
     training_drift.py   where it went over the run's checkpoints
     alignment.py     sound out of sync, of other clips, missing, diluted
     attack.py        adversarial budgets of each modality, and guards of the attacks
+    backdoor.py      a patch that turns clips into one class, and whether clips with it stand out
     information.py   what either modality says, and what only both together say
     imbalance.py     which modality is ahead: in training, in what it says, in its gradients
     inside.py        tokens and logits of each modality, for stages that ask for them

@@ -31,6 +31,7 @@ from avjax.diagnostics.protocol import explanation
 from avjax.diagnostics.protocol.ablation import ablation, additive
 from avjax.diagnostics.protocol.alignment import absences, mixtures, offsets
 from avjax.diagnostics.protocol.attack import attacks
+from avjax.diagnostics.protocol.backdoor import backdoor
 from avjax.diagnostics.protocol.corruption import corruptions
 from avjax.diagnostics.protocol.faithfulness import faithfulness
 from avjax.diagnostics.protocol.groups import groups
@@ -76,6 +77,7 @@ def stages(tier: Tier, modalities: Sequence[str]) -> dict[str, Stage | str]:
         "mixtures": alone or (mixtures if len(tier.rates) > 1 else small),
         "absences": absences,
         "attacks": attacks if tier.attack_steps else small,
+        "backdoor": backdoor if tier.attack_steps else small,
         "faithfulness": small if tier.faithful == 0 else faithfulness,
         "groups": groups,
     }

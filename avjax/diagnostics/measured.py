@@ -11,11 +11,11 @@ import dataclasses
 import functools
 import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Int, Shaped
+from jaxtyping import Float, Int, Shaped
 
 Rows = Int[np.ndarray, " R"]
 OfRows = Callable[[Rows], float]
@@ -33,6 +33,30 @@ class Undefined(ValueError):
     @property
     def reason(self) -> str:
         return str(self)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class OfSums:
+    """A number that follows from sums over rows, such as a mean; one of ``OfRows``.
+
+    A bootstrap has the sums of every draw from how often each row was drawn, in one product for all draws: a report
+    has thousands of these numbers.
+
+    Attributes:
+      columns: what is summed. Of whole numbers the sums are exact.
+      function: from the sums [k] and the number of rows; may raise ``Undefined``.
+    """
+
+    columns: Shaped[np.ndarray, "N k"]
+    function: Callable[[Float[np.ndarray, " k"], int], float]
+
+    def __call__(self, rows: Rows) -> float:
+        return float(self.function(self.columns[rows].sum(axis=0, dtype=np.float64), len(rows)))
+
+    @classmethod
+    def mean(cls, values: Shaped[np.ndarray, " N"]) -> OfSums:
+        """Of one number or truth value a row."""
+        return cls(np.asarray(values, np.float64)[:, None], lambda sums, count: sums[0] / count)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,19 +162,37 @@ def clustered_bootstrap(
       None where there are fewer than two videos, or where more than one draw in twenty has no value.
     """
     _, cluster = np.unique(clusters, return_inverse=True)
-    drawn = _drawn(cluster.astype(np.int64).tobytes(), samples, seed)
-    if drawn is None:
-        return None
-    draws = []
-    for rows in drawn:
-        try:
-            draws.append(of(rows))
-        except Undefined:
-            continue
+    of_row = cluster.astype(np.int64).tobytes()
+    if isinstance(of, OfSums):
+        if (times := _times(of_row, samples, seed)) is None:
+            return None
+        sums, counts = times @ np.asarray(of.columns, np.float64), times.sum(axis=1).astype(int)
+        found = _defined(of.function, zip(sums, counts.tolist(), strict=True))
+    else:
+        if (drawn := _drawn(of_row, samples, seed)) is None:
+            return None
+        found = _defined(of, zip(drawn))
+    draws = list(found)
     if len(draws) < (1 - MOST_UNDEFINED_DRAWS) * samples or not draws:
         return None
     low, high = np.quantile(draws, [0.025, 0.975])
     return float(low), float(high)
+
+
+def _defined(of: Callable[..., float], draws: Iterable[tuple]) -> Iterator[float]:
+    """The number of every draw that has one."""
+    for draw in draws:
+        try:
+            yield of(*draw)
+        except Undefined:
+            continue
+
+
+@functools.lru_cache(maxsize=2)
+def _times(cluster: bytes, samples: int, seed: int) -> Float[np.ndarray, "draws N"] | None:
+    """How often each row is in every draw of ``_drawn``."""
+    drawn, rows = _drawn(cluster, samples, seed), len(cluster) // np.dtype(np.int64).itemsize
+    return None if drawn is None else np.stack([np.bincount(one, minlength=rows) for one in drawn]).astype(np.float64)
 
 
 @functools.lru_cache(maxsize=8)

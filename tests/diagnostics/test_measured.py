@@ -13,6 +13,7 @@ import pytest
 from avjax.diagnostics.measured import (
     Condition,
     Measured,
+    OfSums,
     Undefined,
     clustered_bootstrap,
     measured,
@@ -108,6 +109,37 @@ def test_the_interval_is_the_middle_of_the_draws_and_repeats(rng):
     # width, four deviations, to some 3 %.
     deviation = values.reshape(50, 2).mean(axis=1).std() / math.sqrt(50)
     assert high - low == pytest.approx(2 * 1.96 * deviation, rel=0.2)
+
+
+def test_what_follows_from_sums_has_the_interval_of_its_draws(rng):
+    """Where draws have no value, too: a share of the rows of one kind, of which a draw may have none."""
+    values, videos = rng.normal(size=30), rng.integers(0, 8, 30)
+    kind = np.arange(30) == 3
+
+    def of_rows(rows):
+        if not kind[rows].any():
+            raise Undefined("no row of the kind")
+        return values[rows][kind[rows]].mean() + len(rows)
+
+    def of_sums(sums, count):
+        if not sums[1]:
+            raise Undefined("no row of the kind")
+        return sums[0] / sums[1] + count
+
+    of = OfSums(np.stack([values * kind, kind], axis=1), of_sums)
+    plain, fast = (measured(one, videos, **FIELDS) for one in (of_rows, of))
+    assert fast.value == pytest.approx(plain.value, abs=1e-12)
+    # The video of the one row is missing from about one draw in three: no interval.
+    assert fast.ci_lo is plain.ci_lo is None
+    kind[:] = values > np.median(values)
+    of = OfSums(np.stack([values * kind, kind], axis=1), of_sums)
+    assert clustered_bootstrap(of, videos) == pytest.approx(clustered_bootstrap(of_rows, videos), abs=1e-12)
+    mean = OfSums.mean(kind)
+    assert mean(np.arange(5)) == kind[:5].mean()
+    assert clustered_bootstrap(mean, videos) == pytest.approx(
+        clustered_bootstrap(lambda rows: kind[rows].mean(), videos), abs=1e-12
+    )
+    assert clustered_bootstrap(mean, np.zeros(30)) is None
 
 
 def test_clips_of_one_video_do_not_count_twice(rng):

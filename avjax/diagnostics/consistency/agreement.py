@@ -39,9 +39,14 @@ def kappa(one: Classes, other: Classes) -> float:
     """
     _some(one)
     classes = int(max(one.max(), other.max())) + 1
-    n, same = len(one), int((one == other).sum())
+    counts = (np.bincount(each, minlength=classes) for each in (one, other))
+    return kappa_of_counts(int((one == other).sum()), *counts)
+
+
+def kappa_of_counts(same: int, one: Int[np.ndarray, " K"], other: Int[np.ndarray, " K"]) -> float:
+    """``kappa`` of how many rows agree, and how many each side puts into each class."""
     # In whole numbers, n^2 times each term: whether p_e is 1 must not depend on rounding.
-    expected = int(np.bincount(one, minlength=classes) @ np.bincount(other, minlength=classes))
+    n, expected = int(one.sum()), int(one @ other)
     if expected == n * n:
         raise Undefined("every prediction of both conditions is one class: agreement by chance is 1")
     return (n * same - expected) / (n * n - expected)

@@ -84,6 +84,13 @@ def expected_calibration_error(confidence: Confidence, right: Right, *, bins: in
     return float((bin.count * np.abs(bin.accuracy - bin.confidence)).sum() / bin.count.sum())
 
 
+def calibration_gaps(confidence: Confidence, right: Right, *, bins: int = 15) -> Float[np.ndarray, "N bins"]:
+    """1[row in bin b] (right - confidence): of any rows, ECE over bins of equal width is sum_b |sum of b| / n."""
+    place = np.searchsorted(np.arange(1, bins) / bins, np.asarray(confidence, np.float64), side="left")
+    gap = np.asarray(right, np.float64) - confidence
+    return np.where(place[:, None] == np.arange(bins), gap[:, None], 0.0)
+
+
 def overconfidence(confidence: Confidence, right: Right) -> float:
     """mean confidence - accuracy, in [-1, 1]; best 0, above it the model claims more than it knows.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from avjax.diagnostics.clips import Clips
 from avjax.diagnostics.consistency import agreement, calibration
@@ -15,7 +15,7 @@ from avjax.diagnostics.contribution.shapley import coalitions
 from avjax.diagnostics.definitions import skipped
 from avjax.diagnostics.diagnosis.arrays import CLEAN, CONFIDENCE, RIGHT
 from avjax.diagnostics.fills import Fill, absent, others, with_others
-from avjax.diagnostics.measured import Measured
+from avjax.diagnostics.measured import Measured, OfSums
 from avjax.diagnostics.protocol.study import Found, Said, Study, joined
 
 PERMUTATIONS = 5
@@ -63,9 +63,6 @@ def remaining(study: Study, clips: Clips, subset: Subset, fill: Fill, seed: int 
 def clean_lines(study: Study, said: Said, clips: Clips) -> list[Measured]:
     """Of the clips as they are."""
 
-    def ece(rows: Int[np.ndarray, " R"]) -> float:
-        return calibration.expected_calibration_error(said.confidence[rows], said.right[rows])
-
     def guess(rows: Int[np.ndarray, " R"]) -> float:
         return performance.majority(clips.label[rows], len(study.probe.classes))
 
@@ -75,7 +72,7 @@ def clean_lines(study: Study, said: Said, clips: Clips) -> list[Measured]:
     return [
         study.mean("stress/accuracy", said.right, clips, estimator="argmax"),
         study.line("contribution/majority_accuracy", guess, clips, estimator="commonest class of these clips"),
-        study.line("consistency/ece", ece, clips, estimator="15 bins of equal width"),
+        study.line("consistency/ece", _ece(said), clips, estimator="15 bins of equal width"),
         study.mean(
             "consistency/brier", calibration.brier(said.probability, said.label), clips, estimator="all classes"
         ),
@@ -93,48 +90,59 @@ def changes(study: Study, clips: Clips, before: Said, after: Said, **fields: obj
       fields: of the lines: fill and group, or condition.
     """
     one, other = before, after
+    gaps = np.concatenate([_gaps_of(other), _gaps_of(one)], axis=1)
 
-    def ece_change(rows: Int[np.ndarray, " R"]) -> float:
-        errors = [
-            calibration.expected_calibration_error(said.confidence[rows], said.right[rows]) for said in (other, one)
-        ]
-        return errors[0] - errors[1]
+    def ece_change(sums: Float[np.ndarray, " k"], rows: int) -> float:
+        errors = np.abs(sums).reshape(2, -1).sum(axis=1) / rows
+        return float(errors[0] - errors[1])
 
-    def of(function: Callable[..., float], *arrays: np.ndarray) -> Callable[[Int[np.ndarray, " R"]], float]:
-        return lambda rows: float(function(*(array[rows] for array in arrays)))
-
-    common = {"estimator": "argmax", **fields}
-    predicted, right = (one.predicted, other.predicted), (one.right, other.right)
+    lines = {
+        "agreement": OfSums.mean(one.predicted == other.predicted),
+        "kappa": _kappa(one.predicted, other.predicted, one.logits.shape[1]),
+        "soft_agreement": OfSums.mean(agreement.soft_agreement(one.probability, other.probability)),
+        "negative_flips": OfSums.mean(one.right & ~other.right),
+        "positive_flips": OfSums.mean(other.right & ~one.right),
+        "ece_change": OfSums(gaps, ece_change),
+        "overconfidence": OfSums.mean(other.confidence.astype(np.float64) - other.right),
+    }
+    estimators = {"soft_agreement": "probabilities", "ece_change": "15 bins of equal width"}
     return [
-        study.line("consistency/agreement", of(agreement.agreement, *predicted), clips, **common),
-        study.line("consistency/kappa", of(agreement.kappa, *predicted), clips, **common),
-        study.mean(
-            "consistency/soft_agreement", agreement.soft_agreement(one.probability, other.probability), clips,
-            **common | {"estimator": "probabilities"},
-        ),
-        study.line("consistency/negative_flips", of(agreement.negative_flips, *right), clips, **common),
-        study.line("consistency/positive_flips", of(agreement.positive_flips, *right), clips, **common),
-        study.line("consistency/ece_change", ece_change, clips, **common | {"estimator": "15 bins of equal width"}),
-        study.line(
-            "consistency/overconfidence", of(calibration.overconfidence, other.confidence, other.right), clips, **common
-        ),
-    ]  # fmt: skip
+        study.line(f"consistency/{name}", of, clips, **{"estimator": estimators.get(name, "argmax"), **fields})
+        for name, of in lines.items()
+    ]
+
+
+def _gaps_of(said: Said) -> Float[np.ndarray, "N bins"]:
+    return calibration.calibration_gaps(said.confidence, said.right)
+
+
+def _ece(said: Said) -> OfSums:
+    """``calibration.expected_calibration_error`` of any rows."""
+    return OfSums(_gaps_of(said), lambda sums, rows: float(np.abs(sums).sum()) / rows)
+
+
+def _kappa(one: Int[np.ndarray, " N"], other: Int[np.ndarray, " N"], classes: int) -> OfSums:
+    """``agreement.kappa`` of any rows."""
+    columns = np.concatenate([(one == other)[:, None], one[:, None] == np.arange(classes),
+                              other[:, None] == np.arange(classes)], axis=1)  # fmt: skip
+
+    def of(sums: Float[np.ndarray, " k"], rows: int) -> float:
+        same, *counts = sums.astype(int)
+        return agreement.kappa_of_counts(int(same), *np.split(np.array(counts), 2))
+
+    return OfSums(columns, of)
 
 
 def _matrix(study: Study, said: Mapping[Subset, Said], fill: Fill) -> list[Measured]:
     lines = []
     for subset, one in said.items():
         fields = {"fill": fill, "group": joined([m for m in study.modalities if m in subset])}
-
-        def ece(rows: Int[np.ndarray, " R"], one: Said = one) -> float:
-            return calibration.expected_calibration_error(one.confidence[rows], one.right[rows])
-
         nll = calibration.negative_log_likelihood(one.logits, one.label)
         lines += [
             study.mean("contribution/ablation_accuracy", one.right, study.clips, estimator="argmax", **fields),
             study.mean("contribution/ablation_nll", nll, study.clips, estimator="logits", **fields),
             study.line(
-                "contribution/ablation_ece", ece, study.clips, estimator="15 bins of equal width", **fields
+                "contribution/ablation_ece", _ece(one), study.clips, estimator="15 bins of equal width", **fields
             ),
         ]  # fmt: skip
     return lines
@@ -145,10 +153,17 @@ def _contributions(study: Study, said: Mapping[Subset, Said], fill: Fill) -> lis
     right = {subset: one.right for subset, one in said.items()}
     label, classes = study.clips.label, len(study.probe.classes)
 
-    def table(rows: Int[np.ndarray, " R"]) -> dict[Subset, float]:
-        # Without any modality it is the commonest class, as SHAPE has it, not what the model says of nothing.
-        guess = {frozenset(): performance.majority(label[rows], classes)}
-        return {subset: float(yes[rows].mean()) for subset, yes in right.items()} | guess
+    columns = np.stack([*right.values(), *(label == k for k in range(classes))], axis=1)
+
+    def of(measure: Callable[[dict[Subset, float]], float]) -> OfSums:
+        """A measure of the table of accuracies of any rows."""
+
+        def of_sums(sums: Float[np.ndarray, " k"], rows: int) -> float:
+            # Without any modality it is the commonest class, as SHAPE has it, not what the model says of nothing.
+            guess = {frozenset(): float(sums[len(right) :].max()) / rows}
+            return measure(dict(zip(right, (sums[: len(right)] / rows).tolist(), strict=True)) | guess)
+
+        return OfSums(columns, of_sums)
 
     lines = []
     fields = {"estimator": "accuracy; without any, the commonest class", "fill": fill}
@@ -162,19 +177,18 @@ def _contributions(study: Study, said: Mapping[Subset, Said], fill: Fill) -> lis
         for id, measure in measures.items():
             lines.append(
                 study.line(
-                    id, lambda rows, f=measure, m=modality: f(table(rows), study.modalities)[m], study.clips,
+                    id, of(lambda table, f=measure, m=modality: f(table, study.modalities)[m]), study.clips,
                     group=modality, **fields,
                 )
             )  # fmt: skip
 
-        def normalised(rows: Int[np.ndarray, " R"], modality: str = modality) -> float:
-            own = table(rows)
-            over = performance.denominator(own, study.modalities, "range")
-            return performance.shape(own, study.modalities)[modality] / over
+        def normalised(table: dict[Subset, float], modality: str = modality) -> float:
+            over = performance.denominator(table, study.modalities, "range")
+            return performance.shape(table, study.modalities)[modality] / over
 
         lines += [
             study.line(
-                "contribution/shape_normalised", normalised, study.clips, group=modality,
+                "contribution/shape_normalised", of(normalised), study.clips, group=modality,
                 **fields | {"estimator": "range"},
             ),
             study.mean(
@@ -183,7 +197,7 @@ def _contributions(study: Study, said: Mapping[Subset, Said], fill: Fill) -> lis
         ]  # fmt: skip
     lines.append(
         study.line(
-            "contribution/cooperation", lambda rows: performance.cooperation(table(rows), study.modalities),
+            "contribution/cooperation", of(lambda table: performance.cooperation(table, study.modalities)),
             study.clips, **fields,
         )
     )  # fmt: skip
@@ -193,22 +207,14 @@ def _contributions(study: Study, said: Mapping[Subset, Said], fill: Fill) -> lis
 def _between(study: Study, said: Mapping[Subset, Said], fill: Fill) -> list[Measured]:
     """What each modality says alone, beside the others and beside all together."""
     alone = {modality: said[frozenset([modality])] for modality in study.modalities}
-    joint = said[frozenset(study.modalities)]
-
-    def confusion(rows: Int[np.ndarray, " R"]) -> dict[str, float]:
-        return agreement.modality_confusion({m: one.right[rows] for m, one in alone.items()}, joint.right[rows])
-
-    def either(rows: Int[np.ndarray, " R"]) -> float:
-        return agreement.any_confusion({m: one.right[rows] for m, one in alone.items()}, joint.right[rows])
-
+    wrong = ~said[frozenset(study.modalities)].right
+    either = np.any([one.right for one in alone.values()], axis=0)
     fields = {"fill": fill, "estimator": "argmax"}
     lines = [
-        study.line(
-            "consistency/modality_confusion", lambda rows, m=m: confusion(rows)[m], study.clips, group=m, **fields
-        )
-        for m in study.modalities
+        study.mean("consistency/modality_confusion", 100.0 * (one.right & wrong), study.clips, group=m, **fields)
+        for m, one in alone.items()
     ]
-    lines.append(study.line("consistency/any_confusion", either, study.clips, **fields))
+    lines.append(study.mean("consistency/any_confusion", 100.0 * (either & wrong), study.clips, **fields))
     first, *rest = study.modalities
     # All classes overlap whatever the model says.
     most = max(min(5, len(study.probe.classes) - 1), 1)
@@ -232,14 +238,9 @@ def _gaps(study: Study, said: Mapping[Subset, Said], fill: Fill) -> list[Measure
             reason = f"it wants a model of {modality} alone: --alone {modality}=RUN"
             lines.append(skipped("contribution/utilisation_gap", reason, **fields))
             continue
-        separate, joint = study.alone[modality], said[frozenset([modality])].right
-
-        def gap(
-            rows: Int[np.ndarray, " R"], m: str = modality, own: np.ndarray = separate, here: np.ndarray = joint
-        ) -> float:
-            return performance.utilisation_gap({m: float(own[rows].mean())}, {m: float(here[rows].mean())})[m]
-
-        lines.append(study.line("contribution/utilisation_gap", gap, study.clips, **fields))
+        # ``performance.utilisation_gap`` of any rows.
+        gap = study.alone[modality].astype(np.float64) - said[frozenset([modality])].right
+        lines.append(study.mean("contribution/utilisation_gap", gap, study.clips, **fields))
     return lines
 
 

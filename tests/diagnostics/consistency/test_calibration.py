@@ -14,6 +14,7 @@ import sklearn.metrics
 from avjax.diagnostics.consistency.calibration import (
     area_under_risk_coverage,
     brier,
+    calibration_gaps,
     expected_calibration_error,
     log_probabilities,
     negative_log_likelihood,
@@ -38,6 +39,14 @@ def test_certain_and_right_half_the_time(equal):
 def test_confidence_that_is_the_accuracy(equal):
     """KA: confidence 0.9 = accuracy 0.9 -> 0."""
     assert expected_calibration_error(np.full(10, 0.9), np.arange(10) < 9, equal=equal) == pytest.approx(0, abs=1e-15)
+
+
+def test_the_error_of_any_rows_follows_from_sums_of_gaps(rng):
+    confidence, right = rng.choice(np.linspace(0, 1, 31), 40), rng.random(40) < 0.6
+    gaps = calibration_gaps(confidence, right, bins=10)
+    for rows in (np.arange(40), rng.integers(0, 40, 25)):
+        error = expected_calibration_error(confidence[rows], right[rows], bins=10)
+        assert np.abs(gaps[rows].sum(axis=0)).sum() / len(rows) == pytest.approx(error, abs=1e-12)
 
 
 @pytest.mark.parametrize("equal", EQUAL)

@@ -28,9 +28,9 @@ class ShownClip:
       frames: a few, at even distances in time; None without pictures.
       heard: saliency of each part of time of the sound, 0 or more.
       seen: saliency of the cells of the pictures, by time, row and column, 0 or more.
-      middles: seconds from its begin to the middle of each window of time.
-      allocation: mass of each modality, in the model's order, in those windows.
+      allocation: mass of each modality, in the model's order, in windows of time.
       drift: CMSD from each window to the next.
+      middles: seconds from its begin to the middle of each window.
     """
 
     name: str
@@ -42,9 +42,9 @@ class ShownClip:
     frames: UInt8[np.ndarray, "N H W C"] | None = None
     heard: Float[np.ndarray, " T"] | None = None
     seen: Float[np.ndarray, "S h w"] | None = None
-    middles: Float[np.ndarray, " V"] | None = None
     allocation: Float[np.ndarray, "V M"] | None = None
     drift: Float[np.ndarray, " V-1"] | None = None
+    middles: Float[np.ndarray, " V"] | None = None
 
     @property
     def pictures(self) -> dict[str, np.ndarray]:

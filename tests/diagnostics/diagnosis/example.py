@@ -285,6 +285,6 @@ def _clips(random: np.random.Generator) -> tuple[ShownClip, ...]:
             f"drawn-{k:03d}", names[k], names[(k + 3) % 8], 0.98 - 0.04 * k, 1.3, sound,
             None if k == 5 else np.clip(frames, 0, 255).astype(np.uint8), None if k == 4 else heard,
             None if k == 5 else seen, np.stack([mass, 1 - mass], 1) if k == 0 else None,
-            np.abs(np.diff(mass)) if k == 0 else None,
+            np.abs(np.diff(mass)) if k == 0 else None, 0.1 * np.arange(1, 13) if k == 0 else None,
         ))  # fmt: skip
     return tuple(found)

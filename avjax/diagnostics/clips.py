@@ -12,6 +12,7 @@ from avjax.data.pipeline import Crop, Data
 from avjax.data.record import Record, label_classes
 from avjax.data.records import Records
 from avjax.data.sampling import AudioSampling
+from avjax.data.truth import Region, regions
 from avjax.run import RunError
 from avjax.streams import Stream
 
@@ -26,12 +27,15 @@ class Clips:
       label: class of the head that is diagnosed.
       source: source video of each clip: clips of one are alike, and a bootstrap draws them together.
       index: number of the record in its split. What is random follows from (seed, index), never from the row.
+      truth: of each clip, modality -> where in it what tells its label is, as far as the records know; empty where
+        nobody asked them.
     """
 
     streams: Mapping[str, Stream]
     label: Int[np.ndarray, " B"]
     source: tuple[str, ...]
     index: Int[np.ndarray, " B"]
+    truth: tuple[Mapping[str, Region], ...] = ()
 
     def __len__(self) -> int:
         return len(self.label)
@@ -44,6 +48,7 @@ class Clips:
             self.label[rows],
             tuple(self.source[row] for row in rows),
             self.index[rows],
+            tuple(self.truth[row] for row in rows) if self.truth else (),
         )
 
     def replace(self, streams: Mapping[str, Stream]) -> Clips:
@@ -114,17 +119,20 @@ class ClipReader:
             data = dataclasses.replace(data, audio=LateAudio(data.audio.samples, data.audio.rate, audio_late))
         whole = Records(data.records)
         records, crop = whole.split(self.split), Crop(data, whole.description)
-        batch, label, source = crop.empty(len(index)), [], []
+        batch, label, source, truth = crop.empty(len(index)), [], [], []
         for row, place in enumerate(index):
             record = records[int(place)]
             crop.fill(batch, row, record, int(place), 0.5)
             label.append(self._label(record))
+            known = regions(record, self.head)
+            # Sound that comes later brings what is heard in it along.
+            truth.append({m: one.later(audio_late) if m == "audio" else one for m, one in known.items()})
             origin = record.provenance.get("video") or record.provenance.get("audio") or {}
             # An array is no file that clips could share.
             file = origin.get("source", "array")
             source.append(record.name if file == "array" else file)
         streams = {name: _floats(stream) for name, stream in batch.streams.items()}
-        return Clips(streams, np.array(label), tuple(source), np.asarray(index))
+        return Clips(streams, np.array(label), tuple(source), np.asarray(index), tuple(truth))
 
     def _label(self, record: Record) -> int:
         classes = label_classes(record.labels[self.head])

@@ -16,6 +16,10 @@ EXPRESSIONS = {
     "wide": (1.0, 0.1, 0.05, 1.0),
 }
 
+EXPRESSIVE = (-0.55, -0.6, 0.55, 0.75)
+"""Left, top, right and bottom, in half pictures, of the part in which any actor's expression is drawn: brows, eyes,
+cheeks and mouth."""
+
 # (opening 0..1, rounding -1 spread..1 rounded) by espeak-ng's mnemonic, longest match first (after its stress marks).
 _VISEMES = {
     "aI": (0.9, -0.2), "aU": (0.9, 0.2), "A": (1.0, 0.0), "a": (0.9, -0.1), "0": (0.9, 0.15), "V": (0.7, 0.0),

@@ -61,8 +61,14 @@ def gradient_times_input(score: Score, values: Values, arguments: Sequence[Any] 
     Pitfall: it is local, and does not add up to anything: f = a v at (2, 3) gives 6 and 6.
     """
     values = _arrays(values)
-    slopes = _mean_gradient(score, values, values, {}, 1, tuple(arguments))
-    return {m: _product(values[m], slopes[m]) for m in values}
+    slope = slopes(score, values, arguments)
+    return {m: _product(values[m], slope[m]) for m in values}
+
+
+def slopes(score: Score, values: Values, arguments: Sequence[Any] = ()) -> dict[str, Float[Array, "B ..."]]:
+    """df/dx_k: times a change of the input it is what the score changes by, as far as the score is linear."""
+    values = _arrays(values)
+    return _mean_gradient(score, values, values, {}, 1, tuple(arguments))
 
 
 def integrated_gradients(

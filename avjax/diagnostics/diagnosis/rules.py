@@ -83,6 +83,11 @@ def _clean(line: Measured) -> bool:
     return line.condition is None and line.fill is None
 
 
+def _as_it_is(line: Measured) -> bool:
+    """Of clips as they are, whatever stands in for what is removed from them."""
+    return line.condition is None
+
+
 def _missing(line: Measured) -> bool:
     return line.fill is not None
 
@@ -219,6 +224,6 @@ RULES = (
         "Explanations are faithful", "faithfulness/deletion_gap", 0.1, 0.02,
         ("What the maps show is what counts.", "The maps are little better than chance.",
          "The maps are no better than chance."),
-        percent=False,
+        which=_as_it_is, percent=False,
     ),
 )  # fmt: skip

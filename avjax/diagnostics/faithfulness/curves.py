@@ -159,7 +159,8 @@ def _area(
     def area(found: np.ndarray) -> np.ndarray:
         return np.trapezoid(found, share, axis=0)
 
-    drawn = [along(random.permutation(order)) for _ in range(draws)]
+    # Of the cells in their own order: two rankings of the same cells are read against the same random ones.
+    drawn = [along(random.permutation(np.sort(order))) for _ in range(draws)]
     areas = np.stack([area(found) for found in drawn])
     own = along(order)
     return Area(area(own), area(along(order[::-1])), areas.mean(axis=0), areas.std(axis=0), own, np.mean(drawn, axis=0))

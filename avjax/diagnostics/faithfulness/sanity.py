@@ -12,6 +12,9 @@ from avjax.diagnostics.measured import Undefined
 Maps = Num[np.ndarray, "N H W"]
 Cascade = Num[np.ndarray, "L N H W"]
 
+WINDOW = 7
+"""Cells along each side of the windows of SSIM."""
+
 
 def rank_cascade(original: Maps, randomised: Cascade) -> Float[np.ndarray, "L N"]:
     """Spearman's rho of each map and that of the model with its top 1, 2 .. L layers randomised (MPRT, Adebayo et al.
@@ -23,7 +26,7 @@ def rank_cascade(original: Maps, randomised: Cascade) -> Float[np.ndarray, "L N"
     return rank_correlation(_flat(np.broadcast_to(original, randomised.shape)), _flat(randomised))
 
 
-def similarity_cascade(original: Maps, randomised: Cascade, *, window: int = 7) -> Float[np.ndarray, "L N"]:
+def similarity_cascade(original: Maps, randomised: Cascade, *, window: int = WINDOW) -> Float[np.ndarray, "L N"]:
     """``structural_similarity`` of the same maps; SSIM sees edges that the input alone makes, so both are shown."""
     return structural_similarity(np.broadcast_to(original, randomised.shape), randomised, window=window)
 
@@ -38,7 +41,7 @@ def random_floor(original: Maps, *, seed: int = 0) -> Float[np.ndarray, " N"]:
 
 
 def structural_similarity(
-    one: Num[np.ndarray, "*rows H W"], other: Num[np.ndarray, "*rows H W"], *, window: int = 7
+    one: Num[np.ndarray, "*rows H W"], other: Num[np.ndarray, "*rows H W"], *, window: int = WINDOW
 ) -> Float[np.ndarray, "*rows"] | float:
     """SSIM = mean over windows of (2 mu mu' + c1)(2 cov + c2) / ((mu^2 + mu'^2 + c1)(var + var' + c2))   (Wang et al.
     2004), c1 = 0.01^2, c2 = 0.03^2, of maps in [0, 1].

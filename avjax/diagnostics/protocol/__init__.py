@@ -13,7 +13,11 @@
     information.py   what either modality says, and what only both together say
     imbalance.py     which modality is ahead: in training, in what it says, in its gradients
     inside.py        tokens and logits of each modality, for stages that ask for them
-    faithfulness.py  deletion and insertion by each explanation
+    faithfulness.py  deletion, insertion, infidelity and steadiness of each explanation
+    removal.py       the model on clips without some of their parts, in whole batches
+    randomised.py    explanations of the model with its weights made random, and of another class
+    pointing.py      explanations held against where the label is told
+    degraded.py      faithfulness under corruption and attack
     groups.py        parts of the clips
     shown.py         the worst clips, as the page shows them
     diagnose.py      runs the stages, keeps each as it is done, and writes the diagnosis

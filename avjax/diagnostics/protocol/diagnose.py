@@ -33,10 +33,13 @@ from avjax.diagnostics.protocol.alignment import absences, mixtures, offsets
 from avjax.diagnostics.protocol.attack import attacks
 from avjax.diagnostics.protocol.backdoor import backdoor
 from avjax.diagnostics.protocol.corruption import corruptions
+from avjax.diagnostics.protocol.degraded import degraded
 from avjax.diagnostics.protocol.faithfulness import faithfulness
 from avjax.diagnostics.protocol.groups import groups
 from avjax.diagnostics.protocol.imbalance import imbalance
 from avjax.diagnostics.protocol.information import information
+from avjax.diagnostics.protocol.pointing import pointing
+from avjax.diagnostics.protocol.randomised import randomised
 from avjax.diagnostics.protocol.shown import worst
 from avjax.diagnostics.protocol.study import Found, Study
 from avjax.diagnostics.protocol.tiers import Tier
@@ -46,8 +49,13 @@ from avjax.progress import progress
 from avjax.run import write_json
 
 Stage = Callable[[Study], Found]
-VERSION = 1
+VERSION = 2
 """Of the protocol: rises when a stage would give other numbers of the same study."""
+SIZES = (
+    "shapley", "attention", "gradients", "additive", "faithful", "randomised", "pointed", "degraded", "stressed",
+    "attacked",
+)  # fmt: skip
+"""Fields of a tier that are numbers of clips."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +87,9 @@ def stages(tier: Tier, modalities: Sequence[str]) -> dict[str, Stage | str]:
         "attacks": attacks if tier.attack_steps else small,
         "backdoor": backdoor if tier.attack_steps else small,
         "faithfulness": small if tier.faithful == 0 else faithfulness,
+        "randomised": small if tier.randomised == 0 else randomised,
+        "pointing": small if tier.pointed == 0 else pointing,
+        "degraded": small if tier.degraded == 0 else degraded,
         "groups": groups,
     }
 
@@ -181,7 +192,7 @@ def _read(folder: Path, name: str) -> Done | None:
 def _protocol(study: Study, done: Mapping[str, Done], skipped: Mapping[str, str], command: str) -> dict[str, Any]:
     tier = study.tier
     sizes = {"clips": len(study.clips)}
-    for name in ("shapley", "attention", "gradients", "additive", "faithful", "stressed", "attacked"):
+    for name in SIZES:
         size = getattr(tier, name)
         sizes[name] = len(study.clips) if size is None else min(size, len(study.clips))
     times = [{"name": name, "seconds": round(one.seconds, 2), "reason": ""} for name, one in done.items()]

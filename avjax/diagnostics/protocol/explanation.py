@@ -21,7 +21,7 @@ from avjax.diagnostics.definitions import number, skipped
 from avjax.diagnostics.diagnosis.arrays import AGAINST, ROWS, SHARE
 from avjax.diagnostics.drift.divergence import rank_correlation
 from avjax.diagnostics.measured import Measured, Undefined
-from avjax.diagnostics.players import Players, raw_players, token_players
+from avjax.diagnostics.players import Players
 from avjax.diagnostics.probe import Baseline, ModelProbe
 from avjax.diagnostics.protocol.study import Found, Part, Study
 from avjax.nn.statistics import Site
@@ -36,13 +36,12 @@ def shapley_values(study: Study) -> Found:
     """MM-SHAP (1.5): the tokens of 16 players of each modality dropped; and windows and cells at the mean."""
     part, found = study.part(study.tier.shapley), Found()
     ways: list[tuple[str, str, Players, Baseline | None]] = []
-    if isinstance(probe := study.probe, ModelProbe) and "drop" in study.tier.shapley_fills:
-        ways.append(("mm_shap", "drop", token_players(probe.grids), None))
-    means = {m: np.asarray(one.mean, np.float32) for m, one in study.moments.items()}
-    if set(means) == set(study.modalities) and ("mean" in study.tier.shapley_fills or not ways):
-        ways.append(("mm_shap_mean" if ways else "mm_shap", "mean", raw_players(part.clips.streams), means))
+    if isinstance(study.probe, ModelProbe) and "drop" in study.tier.shapley_fills:
+        ways.append(("mm_shap", "drop", study.token_players, None))
+    if study.means is not None and ("mean" in study.tier.shapley_fills or not ways):
+        ways.append(("mm_shap_mean" if ways else "mm_shap", "mean", study.raw_players, study.means))
     for name, fill, players, baseline in ways:
-        sampled = sampled_values(study, part, players, baseline)
+        sampled = sampled_values(study, part, players, baseline) if baseline is None else raw_values(study)
         estimator = (
             f"{'tokens' if not players.raw else 'windows and cells'}, {len(players)} players,"
             f" {sampled.permutations} permutations{'' if sampled.converged else ', not converged'}"
@@ -58,6 +57,12 @@ def shapley_values(study: Study) -> Found:
         reason = "no clip has one of the modalities, and tokens cannot be hidden"
         found.lines.append(skipped("contribution/mm_shap", reason, estimator="permutations"))
     return found
+
+
+@functools.lru_cache(maxsize=1)
+def raw_values(study: Study) -> shapley.Sampled:
+    """Of raw players at the mean, on the tier's clips for Shapley values; computed once for all stages of a study."""
+    return sampled_values(study, study.part(study.tier.shapley), study.raw_players, study.means)
 
 
 def sampled_values(study: Study, part: Part, players: Players, baseline: Baseline | None) -> shapley.Sampled:
@@ -211,28 +216,35 @@ def _relevances(study: Study, probe: ModelProbe, part: Part, found: Found) -> No
             found.lines.append(skipped(f"contribution/{name}", undefined.reason, estimator="through all layers"))
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True)
 class RawScore:
-    """Logit of the class that is predicted for the clean clip, as a function of raw values.
+    """Logit of one class of each row, as a function of raw values.
+
+    Of one model and the same rates all are equal, and compiled once.
 
     Attributes:
-      part: the clips.
+      rates: Hz of each modality.
     """
 
     probe: ModelProbe
-    part: Part
+    rates: tuple[tuple[str, float], ...]
+
+    @classmethod
+    def of(cls, probe: ModelProbe, clips: Clips) -> RawScore:
+        """For clips that are sampled like these."""
+        return cls(probe, tuple((m, float(stream.rate)) for m, stream in clips.streams.items()))
 
     def __call__(
         self, values: Mapping[str, jax.Array], rest: Mapping[str, tuple[jax.Array, jax.Array]], wanted: jax.Array
     ) -> Float[Array, " B"]:
-        streams = {m: Stream(values[m], *rest[m], stream.rate) for m, stream in self.part.clips.streams.items()}
+        streams = {m: Stream(values[m], *rest[m], rate) for m, rate in self.rates}
         return (self.probe.forward(streams) * wanted).sum(axis=1)
 
-    def inputs(self, rows: Int[np.ndarray, " R"]) -> tuple[dict[str, np.ndarray], tuple[Any, ...]]:
-        """Values of some clips, and the other arguments."""
-        streams = self.part.clips.take(rows).streams
+    def inputs(self, part: Part, rows: Int[np.ndarray, " R"]) -> tuple[dict[str, np.ndarray], tuple[Any, ...]]:
+        """Values of some clips, and the other arguments; the class is the one that the model predicts for them."""
+        streams = part.clips.take(rows).streams
         rest = {m: (jnp.asarray(stream.valid), jnp.asarray(stream.start)) for m, stream in streams.items()}
-        wanted = jax.nn.one_hot(self.part.clean.predicted[rows], len(self.probe.classes))
+        wanted = jax.nn.one_hot(part.clean.predicted[rows], len(self.probe.classes))
         return {m: stream.values for m, stream in streams.items()}, (rest, wanted)
 
 
@@ -243,14 +255,14 @@ def by_gradients(study: Study) -> Found:
         reason = "a plain function has no gradients here"
         found.lines.append(skipped("contribution/gradient_x_input", reason, estimator="raw clips"))
         return found
-    clips, score = part.clips, RawScore(probe, part)
+    clips, score = part.clips, RawScore.of(probe, part.clips)
     amounts: dict[str, list[np.ndarray]] = {"gradient_x_input": [], "integrated_gradients": []}
     nets: dict[str, list[np.ndarray]] = {"gradient_x_input": [], "integrated_gradients": []}
     errors = []
     # Every point of the path is a backward pass: rows that only fill a batch would cost as much as clips.
     size = min(probe.batch, len(clips))
     for rows in probe.parts(len(clips)):
-        values, arguments = score.inputs(np.resize(rows, size))
+        values, arguments = score.inputs(part, np.resize(rows, size))
         baseline = {m: np.broadcast_to(_baseline(study, m), values[m].shape).astype(np.float32) for m in values}
         integrated = gradients.integrated_gradients(
             score, values, baseline, arguments, steps=IG_STEPS[0], most_steps=IG_STEPS[1]

@@ -2,44 +2,107 @@
 
 from __future__ import annotations
 
-import numpy as np
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
-from avjax.diagnostics.consistency.calibration import probabilities
-from avjax.diagnostics.contribution.gradients import gradient_times_input
+import numpy as np
+from jaxtyping import Bool, Float
+
+from avjax.diagnostics.contribution.gradients import slopes
+from avjax.diagnostics.contribution.shapley import Sampled
 from avjax.diagnostics.definitions import skipped
 from avjax.diagnostics.diagnosis.arrays import CURVE
-from avjax.diagnostics.faithfulness import curves
+from avjax.diagnostics.faithfulness import complexity, curves, infidelity
 from avjax.diagnostics.faithfulness.sanity import share_drop_agreement
 from avjax.diagnostics.measured import Measured, Undefined
-from avjax.diagnostics.players import Players, raw_players
-from avjax.diagnostics.probe import Baseline, ModelProbe
-from avjax.diagnostics.protocol.explanation import RawScore, sampled_values
+from avjax.diagnostics.players import Players
+from avjax.diagnostics.probe import ModelProbe
+from avjax.diagnostics.protocol.explanation import RawScore, raw_values, sampled_values
+from avjax.diagnostics.protocol.removal import Removal
 from avjax.diagnostics.protocol.study import Found, Part, Study
 
-RANDOM_ORDERS = 5
 JOINT = "joint"
+SHAPLEY, GRADIENT = "Shapley values", "gradient x input"
+SENSITIVITY = ("max_sensitivity", "avg_sensitivity", "local_lipschitz")
+
+
+@dataclasses.dataclass(frozen=True)
+class Effort:
+    """How closely one set of clips is looked at.
+
+    Attributes:
+      fractions: shares of the cells at which a curve is taken.
+      orders: random orders of each curve.
+      sets: random sets of each size, for sensitivity-n and infidelity.
+      disturbances: of the input, for max-sensitivity.
+    """
+
+    fractions: tuple[float, ...] = curves.FRACTIONS
+    orders: int = 5
+    sets: int = 24
+    disturbances: int = 8
+
+
+SIZES = (1 / 8, 1 / 4)
+"""Of random sets, as shares of all players: those of half of them hardly differ in sum."""
+RADIUS = 0.05
+"""Of disturbances, as a share of the standard deviation of a modality's values."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Explanation:
+    """Attributions of raw players.
+
+    Attributes:
+      ranked: what players are ranked by.
+      signed: what the score is said to lose with each.
+    """
+
+    name: str
+    ranked: Float[np.ndarray, "B n"]
+    signed: Float[np.ndarray, "B n"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Erased:
+    """One clip as its players go and come.
+
+    Attributes:
+      numbers: by the names of definitions.
+      curves: of deletion and insertion, and of random orders.
+    """
+
+    numbers: dict[str, float]
+    curves: dict[str, Float[np.ndarray, " Q"]]
 
 
 def faithfulness(study: Study) -> Found:
-    """Deletion, insertion, comprehensiveness, sufficiency by Shapley values and by gradient x input, of raw players.
+    """Deletion, insertion, ERASER, infidelity, sensitivity-n and complexity of Shapley values and of gradient x input.
 
-    Rankings of all players, and of each modality's alone: the joint one may finish one modality first.
+    Rankings are of all raw players, and of each modality's alone: the joint one may finish one modality first.
     """
     part, found = study.part(study.tier.faithful), Found()
-    if set(study.moments) != set(study.modalities):
+    if study.means is None:
         reason = "no clip has one of the modalities: it has no mean to stand in for what is removed"
-        found.lines.append(skipped("faithfulness/deletion", reason, estimator="Shapley values", fill="mean"))
+        found.lines.append(skipped("faithfulness/deletion", reason, estimator=SHAPLEY, fill="mean"))
         return found
-    players = raw_players(part.clips.streams)
-    baseline = {m: np.asarray(one.mean, np.float32) for m, one in study.moments.items()}
-    sampled = sampled_values(study, part, players, baseline)
-    explanations = {"Shapley values": sampled.values}
+    effort, removal = Effort(), Removal(study, part)
+    sampled = _values(study, part)
+    explanations = [Explanation(SHAPLEY, sampled.values, sampled.values)]
     if isinstance(study.probe, ModelProbe):
-        explanations["gradient x input"] = pooled_gradients(study.probe, part, players)
-    for name, saliency in explanations.items():
-        # The page draws the curves of one explanation.
-        curve = name == "Shapley values"
-        _curves(study, part, players, baseline, name, saliency, found.arrays if curve else None, found.lines)
+        explanations.append(by_gradient(study, part))
+    for one in explanations:
+        for ranking, among in _rankings(study).items():
+            clips = erased(study, removal, one, effort, among)
+            found.lines += erasure(study, part, one, ranking, clips)
+            # The page draws the curves of one explanation.
+            for what in clips[0].curves if one.name == SHAPLEY else ():
+                drawn = np.stack([own.curves[what] for own in clips])
+                found.arrays[f"{CURVE}{ranking}/{what}"] = drawn.astype(np.float32)
+        found.lines += prediction(study, removal, one, effort)
+        found.lines += form(study, part, one)
+    found.lines += steadiness(study, part, effort, explanations[-1])
     try:
         found.lines += _shares_and_drops(study, part, sampled.share)
     except Undefined as undefined:
@@ -48,57 +111,81 @@ def faithfulness(study: Study) -> Found:
     return found
 
 
-def pooled_gradients(probe: ModelProbe, part: Part, players: Players) -> np.ndarray:
-    """[B, n] sum of |x df_c/dx| over what each raw player holds."""
-    found, score = np.zeros((len(part.rows), len(players))), RawScore(probe, part)
-    for rows in probe.parts(len(part.rows)):
-        attribution = gradient_times_input(score, *score.inputs(np.resize(rows, probe.batch)))
-        for modality, where in players.where.items():
-            size = np.abs(np.asarray(attribution[modality], np.float64))[: len(rows)]
-            size = size.reshape(len(rows), where.size, -1).sum(axis=2)
-            for row, amounts in zip(rows, size, strict=True):
-                found[row] += np.bincount(where.ravel(), amounts, minlength=len(players))
-    return found
+def _values(study: Study, part: Part) -> Sampled:
+    """Shapley values, of the stage that has sampled them where its clips are among those."""
+    wide = study.part(study.tier.shapley)
+    if not np.isin(part.rows, wide.rows).all():
+        return sampled_values(study, part, study.raw_players, study.means)
+    sampled, places = raw_values(study), np.searchsorted(wide.rows, part.rows)
+    return dataclasses.replace(sampled, first=sampled.first[places], second=sampled.second[places])
 
 
-def _curves(
-    study: Study, part: Part, players: Players, baseline: Baseline, name: str, saliency: np.ndarray,
-    arrays: dict[str, np.ndarray] | None, lines: list[Measured],
-) -> None:  # fmt: skip
-    clips, target = part.clips, part.clean.predicted
-    rankings = {JOINT: np.ones(len(players), bool)} | {m: players.of(m) for m in study.modalities}
-    for ranking, among in rankings.items() if len(study.modalities) > 1 else [(JOINT, rankings[JOINT])]:
-        measured: dict[str, list[float]] = {}
-        drawn: dict[str, list[np.ndarray]] = {}
-        for row in range(len(clips)):
-
-            def value(kept: np.ndarray, row: int = row) -> np.ndarray:
-                same = clips.take(np.full(len(kept), row))
-                logits = study.probe.varied(same, kept, players, baseline)
-                return probabilities(logits)[:, target[row], None]
-
-            order = curves.ranking(saliency[row], among)
-            numbers, shown = _of_clip(value, order, len(players), study.seed + row)
-            for what, one in numbers.items():
-                measured.setdefault(what, []).append(one)
-            for what, curve in shown.items():
-                drawn.setdefault(what, []).append(curve)
-        fields = {"estimator": f"{name}, {ranking} ranking, {len(players)} raw players", "target": "predicted"}
-        group = None if ranking == JOINT else ranking
-        for what, values in measured.items():
-            lines.append(
-                study.mean(f"faithfulness/{what}", np.array(values), clips, fill="mean", group=group, **fields)
-            )
-        for what, values in drawn.items() if arrays is not None else ():
-            arrays[f"{CURVE}{ranking}/{what}"] = np.stack(values).astype(np.float32)
+def _rankings(study: Study) -> dict[str, Bool[np.ndarray, " n"]]:
+    players = study.raw_players
+    alone = {m: players.of(m) for m in study.modalities} if len(study.modalities) > 1 else {}
+    return {JOINT: np.ones(len(players), bool), **alone}
 
 
-def _of_clip(
-    value: curves.KeptValue, order: np.ndarray, cells: int, seed: int
-) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """Numbers of a clip, and its curves, which the page draws."""
-    removed = curves.deletion(value, order, cells, draws=RANDOM_ORDERS, seed=seed)
-    added = curves.insertion(value, order, cells, draws=RANDOM_ORDERS, seed=seed)
+def by_gradient(study: Study, part: Part) -> Explanation:
+    """sum of |x df_c/dx| over what each raw player holds, and what a step to the mean would change."""
+    slope, score = [], RawScore.of(study.probe, part.clips)
+    for rows in study.probe.parts(len(part.rows)):
+        values, arguments = score.inputs(part, np.resize(rows, study.probe.batch))
+        found = slopes(score, values, arguments)
+        slope.append({m: np.asarray(found[m], np.float64)[: len(rows)] for m in values})
+    ranked, signed = 0.0, 0.0
+    for modality, where in study.raw_players.where.items():
+        own = np.concatenate([one[modality] for one in slope])
+        values = np.asarray(part.clips.streams[modality].values, np.float64)
+        number = len(study.raw_players)
+        ranked = ranked + _pooled(np.abs(values * own), where, number)
+        signed = signed + _pooled((values - study.means[modality]) * own, where, number)
+    return Explanation(GRADIENT, ranked, signed)
+
+
+def _pooled(amounts: np.ndarray, where: np.ndarray, players: int) -> Float[np.ndarray, "B n"]:
+    """[B, T, ...] summed over what each player holds."""
+    flat = amounts.reshape(len(amounts), where.size, -1).sum(axis=2)
+    return np.stack([np.bincount(where.ravel(), row, minlength=players) for row in flat])
+
+
+def estimator(one: Explanation, players: Players, *words: str) -> str:
+    return ", ".join((one.name, *words, f"{len(players)} raw players"))
+
+
+def erased(
+    study: Study, removal: Removal, one: Explanation, effort: Effort, among: Bool[np.ndarray, " n"]
+) -> list[Erased]:
+    """What becomes of every clip as these players go in the order of the explanation."""
+
+    def ask(row: int) -> Erased:
+        order = curves.ranking(one.ranked[row], among)
+        return _of_clip(removal.probability(row), order, len(among), effort, study.seed + row)
+
+    return removal.answered(ask)
+
+
+def erasure(
+    study: Study, part: Part, one: Explanation, ranking: str, clips: Sequence[Erased], **fields: Any
+) -> list[Measured]:
+    """Areas of the curves by one ranking.
+
+    Args:
+      clips: ``erased``.
+      fields: of the lines, such as a condition.
+    """
+    named = {"estimator": estimator(one, study.raw_players, f"{ranking} ranking"), "target": "predicted"}
+    named |= {"fill": "mean", "group": None if ranking == JOINT else ranking, **fields}
+    return [
+        study.mean(f"faithfulness/{what}", np.array([own.numbers[what] for own in clips]), part.clips, **named)
+        for what in clips[0].numbers
+    ]
+
+
+def _of_clip(value: curves.KeptValue, order: np.ndarray, cells: int, effort: Effort, seed: int) -> Erased:
+    common = {"fractions": effort.fractions, "draws": effort.orders, "seed": seed}
+    removed = curves.deletion(value, order, cells, **common)
+    added = curves.insertion(value, order, cells, **common)
     numbers = {
         "deletion": float(removed.area[0]),
         "deletion_against_random": float(removed.against_random[0]),
@@ -111,7 +198,122 @@ def _of_clip(
     drawn = {}
     for name, found in (("deletion", removed), ("insertion", added)):
         drawn |= {name: found.curve[:, 0], f"{name}_random": found.random_curve[:, 0]}
-    return numbers, drawn
+    return Erased(numbers, drawn)
+
+
+def prediction(
+    study: Study, removal: Removal, one: Explanation, effort: Effort, **fields: Any
+) -> list[Measured]:  # fmt: skip
+    """Sensitivity-n of two sizes of random sets, and infidelity over all of them, of the class's logit."""
+    players = study.raw_players
+    sizes = sorted({max(round(share * len(players)), 1) for share in SIZES})
+    every = np.ones(len(players), bool)
+    sets = {size: infidelity.subsets(every, size, effort.sets, study.seed) for size in sizes}
+    together = np.concatenate(list(sets.values()))
+
+    def ask(row: int) -> tuple[float, dict[int, float | str]]:
+        value, signed, correlations = removal.logit(row), one.signed[row], {}
+        for size, removed in sets.items():
+            try:
+                correlations[size] = float(infidelity.sensitivity_n(signed, value, removed)[0])
+            except Undefined as undefined:
+                correlations[size] = undefined.reason
+        change = (value(every[None]) - value(~together))[:, 0]
+        # A set that is removed is a perturbation in units of each player's step to the mean.
+        return infidelity.infidelity(signed, together.astype(np.float64), change), correlations
+
+    answers = removal.answered(ask)
+    common = {"target": "predicted", "fill": "mean", **fields}
+    words = f"sets of {' and '.join(map(str, sizes))}"
+    lines = [
+        study.mean("faithfulness/infidelity", np.array([found for found, _ in answers]), removal.part.clips,
+                   estimator=estimator(one, players, words), **common)
+    ]  # fmt: skip
+    for size in sizes:
+        lines.append(
+            mean_of_defined(study, "faithfulness/sensitivity_n", [found[size] for _, found in answers], removal.part,
+                            estimator(one, players, f"sets of {size}"), **common)
+        )  # fmt: skip
+    return lines
+
+
+def mean_of_defined(
+    study: Study, id: str, values: Sequence[float | str], part: Part, estimator: str, **fields: Any
+) -> Measured:
+    """Mean over the clips that have a value; the others have a reason in its place, and are counted."""
+    there = np.array([not isinstance(value, str) for value in values])
+    if not there.any():
+        reason = f"none of {len(values)} clips has a value: {values[0]}"
+        return skipped(id, reason, n=len(values), estimator=estimator, **fields)
+    if not there.all():
+        estimator = f"{estimator}; {there.sum()} of {len(values)} clips have a value"
+    known = np.array([value for value in values if not isinstance(value, str)])
+    return study.mean(id, known, part.clips.take(np.flatnonzero(there)), estimator=estimator, **fields)
+
+
+def form(study: Study, part: Part, one: Explanation, **fields: Any) -> list[Measured]:
+    """How concentrated the attribution is."""
+    sizes = np.abs(one.signed)
+    measures = {
+        "complexity": complexity.entropy,
+        "normalised_entropy": lambda row: complexity.normalised_entropy(row, np.ones(row.shape, bool)),
+        "effective_tokens": complexity.effective_tokens,
+        "inverse_participation": complexity.inverse_participation,
+        "gini": complexity.gini,
+    }
+    lines = []
+    for id, measure in measures.items():
+        values = []
+        for row in sizes:
+            try:
+                values.append(float(measure(row)))
+            except Undefined:
+                values.append("it has no attribution")
+        lines.append(
+            mean_of_defined(study, f"faithfulness/{id}", values, part, estimator(one, study.raw_players),
+                            target="predicted", **fields)
+        )  # fmt: skip
+    return lines
+
+
+def steadiness(study: Study, part: Part, effort: Effort, one: Explanation, **fields: Any) -> list[Measured]:
+    """How much gradient x input moves when the input does, within 5 % of its spread (Yeh et al. 2019).
+
+    Args:
+      one: ``by_gradient`` of the clips; of a model without gradients, any.
+    """
+    named = {"estimator": f"{GRADIENT}, {len(study.raw_players)} raw players, {effort.disturbances} draws within"
+             f" {100 * RADIUS:g} % of each modality's deviation", "target": "predicted", **fields}  # fmt: skip
+    if not isinstance(study.probe, ModelProbe):
+        reason = "a plain function has no gradients here"
+        return [skipped(f"faithfulness/{id}", reason, n=len(part.rows), **named) for id in SENSITIVITY]
+    signed, random = one.signed, np.random.default_rng(study.seed)
+    changed, distance = [], []
+    for _ in range(effort.disturbances):
+        clips, moved = part.clips, 0.0
+        for modality, stream in clips.streams.items():
+            radius = RADIUS * float(np.mean(study.moments[modality].deviation))
+            noise = random.uniform(-radius, radius, stream.values.shape).astype(np.float32)
+            clips = clips.replace({modality: stream.replace(values=stream.values + noise)})
+            moved = moved + (np.asarray(noise, np.float64) ** 2).reshape(len(noise), -1).sum(axis=1)
+        changed.append(by_gradient(study, dataclasses.replace(part, clips=clips)).signed)
+        distance.append(np.sqrt(moved))
+    values: dict[str, list[float | str]] = {id: [] for id in SENSITIVITY}
+    for row in range(len(part.rows)):
+        others, far = np.stack(changed)[:, row], np.stack(distance)[:, row]
+        try:
+            ratio = infidelity.relative_changes(signed[row], others)
+            # Of a disturbance its length is all that counts.
+            lipschitz = infidelity.local_lipschitz(signed[row], others, np.zeros(1), far[:, None])
+        except Undefined as undefined:
+            found = (undefined.reason,) * len(SENSITIVITY)
+        else:
+            found = float(ratio.max()), float(ratio.mean()), lipschitz
+        for id, one in zip(SENSITIVITY, found, strict=True):
+            values[id].append(one)
+    return [
+        mean_of_defined(study, f"faithfulness/{id}", values[id], part, **named) for id in SENSITIVITY
+    ]  # fmt: skip
 
 
 def _shares_and_drops(study: Study, part: Part, share: np.ndarray) -> list[Measured]:

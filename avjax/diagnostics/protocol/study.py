@@ -15,7 +15,8 @@ from avjax.diagnostics.consistency.calibration import probabilities
 from avjax.diagnostics.definitions import line
 from avjax.diagnostics.diagnosis.arrays import ROWS
 from avjax.diagnostics.fills import Moments, moments
-from avjax.diagnostics.measured import SAMPLES, Measured, OfRows, Undefined
+from avjax.diagnostics.measured import SAMPLES, Measured, OfRows, OfSums, Undefined
+from avjax.diagnostics.players import Players, raw_players, token_players
 from avjax.diagnostics.probe import Probe
 from avjax.diagnostics.protocol.tiers import Tier
 from avjax.training.step import TrainState
@@ -128,6 +129,23 @@ class Study:
                 continue
         return found
 
+    @functools.cached_property
+    def means(self) -> dict[str, Float[np.ndarray, "..."]] | None:
+        """What stands in for absent raw players: the mean of each modality; None where no clip has one of them."""
+        if set(self.moments) != set(self.modalities):
+            return None
+        return {m: np.asarray(one.mean, np.float32) for m, one in self.moments.items()}
+
+    @functools.cached_property
+    def raw_players(self) -> Players:
+        """One division for all stages: a program is compiled for it once."""
+        return raw_players(self.clips.streams)
+
+    @functools.cached_property
+    def token_players(self) -> Players:
+        """The same of the tokens of a model that can hide them."""
+        return token_players(self.probe.grids)
+
     def said(self, clips: Clips) -> Said:
         return Said(self.probe.logits(clips), clips.label)
 
@@ -142,8 +160,7 @@ class Study:
 
     def mean(self, id: str, values: np.ndarray, clips: Clips, *, estimator: str, **fields: Any) -> Measured:
         """The mean of one number a clip."""
-        values = np.asarray(values, np.float64)
-        return self.line(id, lambda rows: float(values[rows].mean()), clips, estimator=estimator, **fields)
+        return self.line(id, OfSums.mean(values), clips, estimator=estimator, **fields)
 
 
 def joined(modalities: Sequence[str]) -> str:

@@ -16,6 +16,9 @@ class Tier:
       clips: of ablation, missing modalities, groups.
       timed, trained: of drift over a clip's time, and over training.
       shapley, attention, gradients, additive, faithful: of those stages.
+      randomised: of weights made random.
+      pointed: of explanations held against where the label is told.
+      degraded: of faithfulness under corruption and attack.
       stressed: of corruptions, offsets and dilution.
       attacked: of adversarial attacks.
       permutations: of Shapley values, at first and at most.
@@ -38,6 +41,9 @@ class Tier:
     gradients: int | None
     additive: int
     faithful: int | None
+    randomised: int | None
+    pointed: int | None
+    degraded: int | None
     stressed: int | None
     attacked: int | None
     permutations: tuple[int, int]
@@ -59,23 +65,25 @@ TOGETHER = tuple(f"joint/{n}" for n in ("gaussian", "compression", "rain", "wind
 
 SMOKE = Tier(
     name="smoke", clips=64, timed=32, trained=32,
-    shapley=32, attention=32, gradients=0, additive=0, faithful=0, stressed=32, attacked=0,
+    shapley=32, attention=32, gradients=0, additive=0, faithful=0, randomised=32,
+    pointed=32, degraded=0, stressed=32, attacked=0,
     permutations=(8, 8), shapley_fills=("drop",),
     fills=("drop", "mean"), corruptions=(AUDIBLE[0], VISIBLE[0], TOGETHER[0]), severities=(3,),
     drift=False, offsets=(), rates=(0.5,), attack_steps=0,
 )  # fmt: skip
 STANDARD = Tier(
     name="standard", clips=1000, timed=96, trained=256,
-    shapley=32, attention=128, gradients=32, additive=64, faithful=16, stressed=96,
-    attacked=64, permutations=(32, 64), shapley_fills=("drop", "mean"),
+    shapley=32, attention=128, gradients=32, additive=64, faithful=16, randomised=32,
+    pointed=128, degraded=8, stressed=96, attacked=64, permutations=(32, 64), shapley_fills=("drop", "mean"),
     fills=("drop", "zero", "mean", "noise", "marginal"),
     corruptions=(*AUDIBLE, *VISIBLE, *TOGETHER), severities=(1, 2, 3, 4, 5), drift=True,
     offsets=(40.0, 80.0, 160.0, 320.0, 640.0), rates=(0.25, 0.5, 0.75, 1.0), attack_steps=20,
 )  # fmt: skip
 FULL = Tier(
     name="full", clips=None, timed=1000, trained=256,
-    shapley=None, attention=None, gradients=None, additive=500, faithful=200, stressed=None,
-    attacked=1000, permutations=(32, 256), shapley_fills=("drop", "mean"),
+    shapley=None, attention=None, gradients=None, additive=500, faithful=200,
+    randomised=200, pointed=None, degraded=32, stressed=None, attacked=1000,
+    permutations=(32, 256), shapley_fills=("drop", "mean"),
     fills=("drop", "zero", "mean", "noise", "marginal"), corruptions=(),
     severities=(1, 2, 3, 4, 5), drift=True, offsets=(40.0, 80.0, 160.0, 320.0, 640.0, 1280.0),
     rates=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0), attack_steps=50, auto=True,

@@ -20,6 +20,9 @@ STAGES = {
     "stress/mismatch_accuracy": "mixtures",
     "stress/dilution_accuracy": "mixtures",
     "stress/adversarial_accuracy": "attacks",
+    "faithfulness/rank_cascade": "randomised",
+    "faithfulness/pointing_game": "pointing",
+    "faithfulness/gap_change": "degraded",
 }
 """Definition -> the stage that measures it, where a tier may leave it out."""
 JOINT = 3

@@ -60,6 +60,7 @@ def diagnose(words: Words) -> int:
     from avjax.diagnostics.diagnosis import compare, exit_code, headline, read, read_bounds, verdicts, violations, write
     from avjax.diagnostics.probe import ModelProbe, reader_of
     from avjax.diagnostics.protocol.diagnose import diagnose as carry_out
+    from avjax.diagnostics.protocol.groups import attributes
     from avjax.diagnostics.protocol.study import Study
     from avjax.diagnostics.protocol.tiers import TIERS
     from avjax.diagnostics.protocol.training_drift import kept_checkpoints
@@ -81,7 +82,7 @@ def diagnose(words: Words) -> int:
     index = reader.choose(tier.clips, seed=options.seed)
     study = Study(
         probe, reader.read(index), tier, read=lambda rows, late: reader.read(rows, audio_late=late), seed=options.seed,
-        checkpoints=kept_checkpoints(trained),
+        checkpoints=kept_checkpoints(trained), attributes=attributes(reader, index),
         alone={modality: _right(run, probe, reader, index) for modality, run in _alone(options.alone, probe).items()},
         history=tuple(trained.run.metrics()),
     )  # fmt: skip

@@ -38,6 +38,9 @@ def headline(diagnosis: Diagnosis) -> tuple[Headline, ...]:
         found = [line.value for line in diagnosis.find(id) if line.value is not None and which(line)]
         return float(np.mean(found)) if found else None
 
+    def least(id: str) -> float | None:
+        return min((line.value for line in diagnosis.find(id) if line.value is not None), default=None)
+
     def group(name: str | None) -> Callable[[Measured], bool]:
         return lambda line: line.group == name
 
@@ -64,7 +67,7 @@ def headline(diagnosis: Diagnosis) -> tuple[Headline, ...]:
         ("follows reliability", mean("drift/rfi"), False, "RFI, −1 to 1"),
         ("ΔECE", mean("consistency/ece_change"), False, "mean of conditions"),
         ("under attack", mean("stress/adversarial_accuracy", group(whole)), True, "accuracy, all attacked"),
-        ("worst group", mean("stress/worst_group_accuracy"), True, "accuracy"),
+        ("worst group", least("stress/worst_group_accuracy"), True, "accuracy"),
         ("attention ρ", mean("contribution/estimator_agreement", ATTENTION), False, "with MM-SHAP"),
     ]
     return tuple(Headline(name, value, _text(value, share), note) for name, value, share, note in rows)

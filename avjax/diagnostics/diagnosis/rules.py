@@ -40,7 +40,7 @@ class Rule:
       which: of the definition's lines; all, unless told.
       lower: whether lower is better.
       less: definition whose value is taken off first, such as that of guessing.
-      over: definition by whose value it is divided.
+      chance: whether what a line's number comes to by chance, its null baseline, is taken off.
       percent: whether it is shown in percent.
     """
 
@@ -52,6 +52,7 @@ class Rule:
     which: Which = lambda line: True
     lower: bool = False
     less: str | None = None
+    chance: bool = False
     percent: bool = True
     remedies: tuple[Remedy, ...] = ()
 
@@ -217,7 +218,7 @@ RULES = (
         "Fair to groups", "stress/group_gap", 0.05, 0.15,
         ("Groups of clips are told about equally well.", "Some groups of clips are told less well.",
          "Some groups of clips are told far less well."),
-        lower=True,
+        lower=True, chance=True,
         remedies=(GROUPS,),
     ),
     Rule(

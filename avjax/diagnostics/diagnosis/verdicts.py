@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from avjax.diagnostics.diagnosis.panels.panel import place, why
 from avjax.diagnostics.diagnosis.result import Diagnosis
 from avjax.diagnostics.diagnosis.rules import RULES, Light, Remedy, Rule
+from avjax.diagnostics.measured import Measured
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,8 +44,13 @@ def verdict(diagnosis: Diagnosis, rule: Rule) -> Verdict:
     base = 0.0 if rule.less is None else diagnosis.value(rule.less)
     if not lines or base is None:
         return Verdict(rule, "unknown", why(diagnosis, (rule.id,) if not lines else (rule.less,)))
-    worst = (max if rule.lower else min)(lines, key=lambda line: line.value)
-    value, low, high = (None if edge is None else edge - base for edge in (worst.value, worst.ci_lo, worst.ci_hi))
+
+    def off(line: Measured) -> float:
+        return base + ((line.null_baseline or 0.0) if rule.chance else 0.0)
+
+    worst = (max if rule.lower else min)(lines, key=lambda line: line.value - off(line))
+    ends = (worst.value, worst.ci_lo, worst.ci_hi)
+    value, low, high = (None if edge is None else edge - off(worst) for edge in ends)
     light = rule.light(value, low, high)
     said = rule.words[("good", "warn", "bad").index(light)]
     if light == "warn" and rule.passes(value, rule.good):

@@ -35,7 +35,7 @@ from avjax.diagnostics.protocol.backdoor import backdoor
 from avjax.diagnostics.protocol.corruption import corruptions
 from avjax.diagnostics.protocol.degraded import degraded
 from avjax.diagnostics.protocol.faithfulness import faithfulness
-from avjax.diagnostics.protocol.groups import groups
+from avjax.diagnostics.protocol.groups import gaps, groups
 from avjax.diagnostics.protocol.imbalance import imbalance
 from avjax.diagnostics.protocol.information import information
 from avjax.diagnostics.protocol.pointing import pointing
@@ -120,7 +120,7 @@ def diagnose(
             advance(place + 1, name)
     arrays = {name: array for one in done.values() for name, array in one.found.arrays.items()}
     lines = [line for one in done.values() for line in one.found.lines]
-    lines += explanation.agreement(study, arrays).lines
+    lines += explanation.agreement(study, arrays).lines + gaps(study, arrays).lines
     arrays |= {SOURCE: np.array(study.clips.source), INDEX: study.clips.index}
     return Diagnosis(
         tuple(lines), {**about, "protocol": _protocol(study, done, skipped, command)}, arrays, worst(study)
@@ -148,6 +148,7 @@ def _identity(study: Study, about: Mapping[str, Mapping[str, Any]]) -> dict[str,
         "alone": {name: hashlib.sha256(right.tobytes()).hexdigest() for name, right in sorted(study.alone.items())},
         "model": about["model"].get("checkpoint"),
         "training": sorted(study.checkpoints),
+        "attributes": fingerprint(dict(study.attributes)),
         "records": about["data"].get("fingerprint"),
         "clips": hashlib.sha256(np.ascontiguousarray(study.clips.index)).hexdigest(),
     }

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
 from avjax.diagnostics.clips import Clips, stratified
 from avjax.diagnostics.consistency.calibration import probabilities
@@ -96,6 +96,7 @@ class Study:
     resamples: of every bootstrap.
     alone: modality -> which of the clips a model that was trained on it alone gets right.
     checkpoints: step -> reads the state of then; none of a model without a run.
+    attributes: name -> what is known of each clip beside its class, in words or numbers: groups to compare.
     history: what the run has written down while it trained, line by line; none of a model without a run.
     """
 
@@ -107,6 +108,7 @@ class Study:
     resamples: int = SAMPLES
     alone: Mapping[str, Bool[np.ndarray, " N"]] = dataclasses.field(default_factory=dict)
     checkpoints: Mapping[int, Restore] = dataclasses.field(default_factory=dict)
+    attributes: Mapping[str, Shaped[np.ndarray, " N"]] = dataclasses.field(default_factory=dict)
     history: Sequence[Mapping[str, Any]] = ()
 
     @property

@@ -72,6 +72,16 @@ def test_what_is_taken_off_first() -> None:
     assert verdict(of("stress/accuracy", 0.6), rule).light == "unknown"
 
 
+def test_what_chance_makes_of_a_line_is_taken_off() -> None:
+    """A gap of many small groups is large by chance; that of a few large ones is judged, though it is the smaller."""
+    lines = of("stress/group_gap", (0.2, 0.15, 0.3), null_baseline=0.18).measured
+    lines += of("stress/group_gap", (0.18, 0.1, 0.25), null_baseline=0.02).measured
+    rule = next(rule for rule in RULES if rule.id == "stress/group_gap")
+    found = verdict(dataclasses.replace(example(0), measured=lines), rule)
+    assert (found.value, found.low, found.high) == pytest.approx((0.16, 0.08, 0.23))
+    assert found.light == "bad"
+
+
 def test_what_was_not_measured_says_why() -> None:
     none = Measured(**facts("stress/retention"), estimator="made", n=0, value=None, status="skipped", reason="no time")
     found = verdict(dataclasses.replace(example(0), measured=(none,)), HIGHER)

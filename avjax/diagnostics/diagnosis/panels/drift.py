@@ -98,7 +98,8 @@ def timeline(diagnosis: Diagnosis) -> Markup | None:
         curve = Line("drift", between, clip.drift, colour=4, dots=True)
         label = f"Drift from window to window of {clip.name}"
         rates = charts.lines(label, [curve], x="seconds", y="bits between windows")
-    return environment().get_template("diagnosis/parts.html.j2").module.timeline(pictures.shown(clip), colours, chart, rates)
+    parts_of = environment().get_template("diagnosis/parts.html.j2").module
+    return parts_of.timeline(pictures.shown(clip), colours, chart, rates)
 
 
 def training(diagnosis: Diagnosis) -> Markup | None:

@@ -20,6 +20,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from avjax.diagnostics.clips import ClipReader, Clips
+from avjax.diagnostics.compiled import compiled
 from avjax.diagnostics.players import Players
 from avjax.nn.encoders import Encoder
 from avjax.nn.statistics import Site
@@ -306,7 +307,7 @@ class ModelProbe(Probe):
 
     @functools.cached_property
     def _plain(self) -> Callable[..., jax.Array]:
-        return jax.jit(lambda state, streams: self._logits(state, streams), out_shardings=self._whole)
+        return compiled(lambda state, streams: self._logits(state, streams), out_shardings=self._whole)
 
     @functools.cached_property
     def _salient(self) -> Callable[..., tuple[dict[str, jax.Array], jax.Array]]:
@@ -325,18 +326,18 @@ class ModelProbe(Probe):
             heard = {m for m, stream in streams.items() if stream.values.ndim == 2}
             return {m: x if m in heard else x.sum(axis=-1) for m, x in magnitude.items()}, logits
 
-        return jax.jit(report, out_shardings=self._whole)
+        return compiled(report, out_shardings=self._whole)
 
     @functools.cached_property
     def _keeping(self) -> Callable[..., jax.Array]:
-        return jax.jit(self._logits, out_shardings=self._whole)
+        return compiled(self._logits, out_shardings=self._whole)
 
     @functools.lru_cache(maxsize=8)  # noqa: B019 - a probe lives as long as its diagnosis
     def _attention(self, names: tuple[str, ...]) -> Callable[..., dict[str, Site]]:
         def report(state: Any, streams: Streams) -> dict[str, Site]:
             return self.steps.output(state, self._features(streams), None, names).aux["attention"]
 
-        return jax.jit(report, out_shardings=self._whole)
+        return compiled(report, out_shardings=self._whole)
 
     @functools.cached_property
     def _of_players(self) -> dict[tuple[Players, str], Callable[..., jax.Array]]:
@@ -360,7 +361,7 @@ class ModelProbe(Probe):
             return jax.lax.map(lambda row: self._logits(state, _filled(streams, row, players, baseline)), kept)
 
         if (players, "all") not in known:
-            known[players, "all"] = jax.jit(of_raw if players.raw else of_tokens, out_shardings=self._whole)
+            known[players, "all"] = compiled(of_raw if players.raw else of_tokens, out_shardings=self._whole)
         return known[players, "all"]
 
     def _of_rows(self, players: Players) -> Callable[..., jax.Array]:
@@ -371,7 +372,7 @@ class ModelProbe(Probe):
             return self._logits(state, _filled(streams, kept, players, baseline))
 
         if (players, "each") not in known:
-            known[players, "each"] = jax.jit(of_raw, out_shardings=self._whole)
+            known[players, "each"] = compiled(of_raw, out_shardings=self._whole)
         return known[players, "each"]
 
 

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from avjax.diagnostics.compiled import compiled
 from avjax.diagnostics.measured import Undefined
 from avjax.nn.statistics import Call, tapped, tapping
 from kernels.attention import Layout
@@ -77,7 +78,7 @@ class Flow:
         Raises:
           Undefined: where relevance cannot be carried, with the reason.
         """
-        value, calls = jax.jit(functools.partial(_called, score))(*arguments)
+        value, calls = compiled(functools.partial(_called, score))(*arguments)
         if not calls:
             raise Undefined("the model has no call of attention")
         if any(len(call.query) != len(value) for call in calls):
@@ -85,7 +86,7 @@ class Flow:
         lengths = _lengths([layout for call in calls for layout in (call.mask.queries, call.mask.keys)])
         rng = np.random.default_rng(0)
         asked = {name: _half(rng, length) for name, length in lengths.items()}
-        depends = jax.jit(functools.partial(_depends, score))
+        depends = compiled(functools.partial(_depends, score))
         outputs = [call.output for call in calls]
         nothing = jax.tree.map(jnp.zeros_like, [(call.query, call.key, call.value) for call in calls])
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 import jax
@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, Integer
 
+from avjax.diagnostics.compiled import compiled
 from avjax.diagnostics.measured import Undefined
 from avjax.diagnostics.stress.blur import BLUR
 from avjax.diagnostics.stress.channel import CHANNEL
@@ -58,7 +59,10 @@ def corrupted(
         return dict(streams)
     level = jnp.asarray(corruption.levels[severity - 1], jnp.float32)
     touched = {modality: streams[modality] for modality in corruption.modalities}
-    found = _rows(touched, level, jnp.asarray(index).astype(jnp.uint32), jnp.uint32(seed), name=name)
+    on_host = all(isinstance(stream.values, np.ndarray) for stream in touched.values())
+    # Streams of JAX may be those of a program that is being traced.
+    program = _compiled_rows() if on_host else _rows
+    found = program(touched, level, jnp.asarray(index).astype(jnp.uint32), jnp.uint32(seed), name=name)
     return dict(streams) | {
         modality: jax.tree.map(np.asarray, stream) if isinstance(touched[modality].values, np.ndarray) else stream
         for modality, stream in found.items()
@@ -80,8 +84,7 @@ def unchanged(before: Streams, after: Streams) -> dict[str, Bool[np.ndarray, " B
     return same
 
 
-@functools.partial(jax.jit, static_argnames="name")
-def _rows(streams: Streams, level: Level, index: Array, seed: Array, *, name: str) -> Streams:
+def _of_rows(streams: Streams, level: Level, index: Array, seed: Array, *, name: str) -> Streams:
     """Every row by itself; the level is an argument, so that one program serves all severities."""
     key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
 
@@ -89,6 +92,14 @@ def _rows(streams: Streams, level: Level, index: Array, seed: Array, *, name: st
         return SUITE[name].function(streams, level, jax.random.fold_in(key, number))
 
     return jax.vmap(row)(streams, index)
+
+
+_rows = jax.jit(_of_rows, static_argnames="name")
+
+
+@functools.cache
+def _compiled_rows() -> Callable[..., Streams]:
+    return compiled(_of_rows, static_argnames="name")
 
 
 def _applicable(corruption: Corruption, streams: Streams) -> None:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, Num, Shaped
 
+from avjax.diagnostics.compiled import compiled
 from avjax.diagnostics.stress.attacks.apgd import APGD
 from avjax.diagnostics.stress.attacks.fab import FAB
 from avjax.diagnostics.stress.attacks.losses import Labels, margin
@@ -147,11 +148,11 @@ class Adversary:
 
     @functools.cached_property
     def _plain(self) -> Callable[..., Array]:
-        return jax.jit(lambda model, values: model(values).astype(jnp.float32))
+        return compiled(lambda model, values: model(values).astype(jnp.float32))
 
     @functools.cached_property
     def _programs(self) -> list[Callable[..., Any]]:
-        return [jax.jit(functools.partial(_attempt, attack, self.box)) for attack in self.attacks]
+        return [compiled(functools.partial(_attempt, attack, self.box)) for attack in self.attacks]
 
 
 @dataclasses.dataclass

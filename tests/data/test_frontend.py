@@ -104,6 +104,7 @@ def test_streams_without_an_entry_pass_through(rng):
     assert out.streams["video"].values.dtype == jnp.float32
 
 
+@pytest.mark.slow
 def test_permuting_the_rows_permutes_the_result(rng):
     batch = raw(rng, absent_audio=[0], absent_video=[3])
     weight = np.ones(6, np.float32)

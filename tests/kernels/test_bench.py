@@ -23,6 +23,7 @@ TOWERS = Spec("towers", "apart", TOKENS, TOKENS, 2, 8, sees=(("audio", "audio"),
 
 
 @pytest.mark.parametrize("spec", [PLAIN, CAUSAL, TOWERS], ids=lambda spec: spec.name)
+@pytest.mark.slow
 def test_contestants_compute_the_same(spec):
     """What is raced must be one thing: outputs and gradients agree."""
     case = bench.Case(spec, 2, direction="both")

@@ -133,6 +133,7 @@ def test_order_cannot_be_cut_along_the_sequence(rng):
 
 
 @hypothesis.given(st.lists(st.integers(0, 7), min_size=1, max_size=4), st.integers(1, 5))
+@pytest.mark.slow
 def test_parts_join_to_what_was_cut(lengths, count):
     values = np.arange(2 * sum(lengths) * 3, dtype=np.float32).reshape(2, -1, 3)
     parts = Parts(lengths, count)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hypothesis
 import hypothesis.strategies as st
 import numpy as np
+import pytest
 
 from avjax.nn.segments import aligned
 from avjax.streams import Stream
@@ -27,6 +28,7 @@ def stream(rng, rows, count, rate, start):
     count=st.integers(1, 6),
     seed=st.integers(0, 2**32 - 1),
 )
+@pytest.mark.slow
 def test_equals_a_loop(audio, video, apart, count, seed):
     rng = np.random.default_rng(seed)
     tokens = {"audio": stream(rng, 3, *audio, 1.0), "video": stream(rng, 3, *video, 1.0 + apart)}

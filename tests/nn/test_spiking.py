@@ -315,6 +315,7 @@ def test_energy_counts_additions_and_products():
     assert spike_rate(spikes, jnp.zeros((1, 3), bool)) == 0.0
 
 
+@pytest.mark.slow
 def test_counting_finds_every_layer(rng):
     """Stem, projections of attention, map and MLP, by hand; the first sees real numbers, the map a product of means."""
     stem = SpikingPatchSplitting(2, 4, depth=1, rngs=nnx.Rngs(0))

@@ -56,6 +56,7 @@ def products(depth: int, scan: bool, batch) -> int:
     return str(jax.make_jaxpr(made.evaluate)(state, batch)).count("dot_general")
 
 
+@pytest.mark.slow
 def test_a_scan_is_one_program(rng):
     """Twice the layers cost no more program, where the loop's grows by as many layers."""
     batch = tiny.batch(rng, rows=8, classes=CLASSES)

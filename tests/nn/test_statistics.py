@@ -72,7 +72,8 @@ def captured(config, batch, names=NAMES, placement=None, **views):
     return tiny.jit(call)(params, batch)
 
 
-@pytest.mark.parametrize("name", [n if n == "bottleneck" else pytest.param(n, marks=pytest.mark.slow) for n in SITES])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(SITES))
 def test_every_site_has_every_layer(name, rng):
     config, layers = SITES[name]
     given = batch(rng)
@@ -215,6 +216,7 @@ def scores(config, **views):
     return score, params
 
 
+@pytest.mark.slow
 def test_calls_are_kept_in_order_with_gradients(rng):
     """<dO, d> summed over all calls is the derivative of the scores along d at the calls' outputs."""
     config, _ = SITES["bottleneck"]

@@ -122,6 +122,7 @@ def test_filler_rows_and_missing_modalities_have_no_gradient(rng):
     assert (np.asarray(gradient["emotion"]) == 0).all()
 
 
+@pytest.mark.slow
 def test_microbatches_add_up(rng):
     """The loss of a batch is the mean of its parts by their weight: gradient accumulation stands on this."""
     output, batch = made(rng, rows=9)

@@ -44,6 +44,7 @@ def written(path, state, *steps, keep=9, scores=()):
 
 
 @pytest.mark.parametrize("shape", [MeshShape(8), MeshShape(1, 4, 2), MeshShape(2, 2, 1, 2)])
+@pytest.mark.slow
 def test_what_was_written_is_read_onto_any_mesh(shape, state, tmp_path):
     checkpoints = written(tmp_path, state, 3)
     loaded, position = checkpoints.load(checkpoints.newest(), target(state, shape))

@@ -82,9 +82,8 @@ def test_a_run_holds_what_the_design_says(whole):
     assert results["synthetic"] is True
 
 
-@pytest.mark.parametrize(
-    "mesh", [None, *(pytest.param(mesh, marks=pytest.mark.slow) for mesh in (("fsdp", 8), ("data", 2, "fsdp", 4)))]
-)
+@pytest.mark.parametrize("mesh", [None, ("fsdp", 8), ("data", 2, "fsdp", 4)])
+@pytest.mark.slow
 def test_losses_are_the_same_on_any_mesh(tiny, whole, tmp_path, mesh):
     """None is one device: steps alone, since a run takes all devices there are."""
     if mesh is None:
@@ -162,6 +161,7 @@ def test_events_are_what_tensorboard_reads(whole):
             assert found[step, name] == pytest.approx(value, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_ends_bit_for_bit_where_the_whole_run_did(tiny, whole, tmp_path):
     command = [sys.executable, "-m", "avjax.cli", "train", str(tiny), "--out", str(tmp_path / "killed"), "--quiet"]
     child = subprocess.Popen(command, cwd=tmp_path, env=os.environ, stdout=subprocess.DEVNULL)
@@ -206,6 +206,7 @@ def test_a_finished_run_is_left_as_it_is(tiny, whole):
         np.testing.assert_array_equal(before[name], value)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_stops_and_names_the_records(tiny, tmp_path):
     experiment, run = start(tiny, tmp_path / "run", "--optimizer.learning-rate", "1e30", "--optimizer.clip", "0")
     with pytest.raises(NonFiniteLoss, match=r"step \d+: loss .* records \["):

@@ -61,10 +61,10 @@ def test_it_finds_the_experiments():
 def meshes_of_experiments():
     for name in known():
         for mesh in MESHES if name in EVERYWHERE else [ONE]:
-            quick = (name, mesh) == ("demo_mbt", "data=8")
-            yield pytest.param(name, mesh, id=f"{name}-{mesh}", marks=() if quick else pytest.mark.slow)
+            yield pytest.param(name, mesh, id=f"{name}-{mesh}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "mesh"), list(meshes_of_experiments()))
 def test_every_experiment_lowers_for_a_pod(name, mesh):
     experiment, _ = load(name)

@@ -102,6 +102,7 @@ def test_a_model_without_own_logits_is_an_error(rng):
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.slow
 def test_in_a_step(rng, accumulate):
     """A step of SGD with modulation moves what the formula says, also over microbatches."""
     model = tiny.config(classes={"emotion": 4}).build(tiny.nnx.Rngs(0))

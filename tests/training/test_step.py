@@ -90,6 +90,7 @@ def test_batches_that_microbatches_do_not_divide_are_refused(rng):
         made.train(state, tiny.batch(rng, rows=ROWS, classes=CLASSES), SEED)
 
 
+@pytest.mark.slow
 def test_remat_changes_nothing(rng):
     batch, states, again = tiny.batch(rng, rows=ROWS, classes=CLASSES), [], {}
     for remat in ("none", "full", "dots"):

@@ -18,6 +18,8 @@ from avjax.training.loop import train
 from avjax.training.trained import Trained
 from tests.fixtures.records import write_experiment, write_records
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
@@ -49,7 +51,6 @@ def test_a_modality_is_scored_on_the_clips_that_have_it(run):
     assert found["label/audio"]["accuracy"]["value"] == pytest.approx(right[rows].mean())
 
 
-@pytest.mark.slow
 def test_several_labels_a_clip_are_scored_by_map(tmp_path):
     tiny = write_experiment(tmp_path / "experiments", write_records(tmp_path / "records", several=True))
     tiny.write_text(tiny.read_text().replace("Classification()", 'Classification("sigmoid")'))
@@ -93,7 +94,6 @@ def test_pictures_are_given_in_the_colours_that_the_model_knows(run, tmp_path, r
     np.testing.assert_allclose(shown[..., 0], frames.images @ [0.299, 0.587, 0.114], atol=0.5001)
 
 
-@pytest.mark.slow
 def test_one_device_gives_the_same_predictions_as_eight(run, monkeypatch):
     eight = Trained.load(run.path)
     eight.score("test")

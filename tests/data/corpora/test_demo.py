@@ -230,6 +230,7 @@ def features(knobs: Knobs, clips: list[demo.PlannedClip]) -> tuple[np.ndarray, n
     return np.array(heard), np.array(seen)
 
 
+@pytest.mark.slow
 def test_cues_are_read_on_unseen_actors_and_nothing_else_is(rng: np.random.Generator) -> None:
     linear_model = pytest.importorskip("sklearn.linear_model", reason="needs the extra: pip install avjax[demo]")
     knobs = Knobs(seed=int(rng.integers(1 << 31)), clips_per_actor=8)

@@ -236,7 +236,8 @@ def by_matrices(name, attentions, lengths, there, identity):
     return relevance
 
 
-@pytest.mark.parametrize("name", [n if n == "bottleneck" else pytest.param(n, marks=pytest.mark.slow) for n in CONFIGS])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(CONFIGS))
 def test_recursions_in_memory_of_tokens_are_matrices(name, rng):
     """Chefer's relevance, rollout and its shares of four systems against R over the union of all tokens."""
     config, score, params, given, there = system(name, rng)
@@ -368,6 +369,7 @@ def co_attention(rng):
     return score, jnp.asarray(rng.normal(size=(2, 3, 4))), jnp.asarray(rng.normal(size=(2, 4, 4)))
 
 
+@pytest.mark.slow
 def test_bimodal_rules(rng):
     """Against the equations, a row of a matrix at a time."""
     score, *given = co_attention(rng)

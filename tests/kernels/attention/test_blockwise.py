@@ -61,6 +61,7 @@ def loss_of(arrays, statistics, implementation="blockwise"):
     return jnp.sum(jnp.sin(attended.output)) + sum(jnp.sum(jnp.cos(x)) for x in attended.statistics.values())
 
 
+@pytest.mark.slow
 def test_second_derivatives_backwards_are_those_of_the_reference(rng):
     """Reverse over reverse; forward mode is refused by JAX, and served by the reference."""
     arrays = [jnp.asarray(normal(rng, 1, 6, 2, 4)) for _ in range(3)]

@@ -52,6 +52,7 @@ def test_float64_is_float64(double, rng):
         np.testing.assert_allclose(array, expected[name], rtol=1e-12, atol=1e-13, err_msg=name)
 
 
+@pytest.mark.slow
 def test_forward_and_second_derivatives(double, rng):
     """Against the formulas of the NumPy gradient: forward mode directly, second order by differencing it."""
     case = masked_case(rng)

@@ -111,6 +111,7 @@ def test_q_former(rng):
     assert half.dtype == jnp.bfloat16
 
 
+@pytest.mark.slow
 def test_causal_q_former(rng):
     size = Size(width=8, depth=1, heads=2, hidden=2)
     block = latents.CausalQFormer(size, 3, frames=4, window=2, rngs=nnx.Rngs(0))

@@ -55,7 +55,8 @@ def test_random_values_follow_from_the_key_of_the_row(rng):
     given, keys = region(rng, radius=(0.1, 0.3)), jax.random.split(jax.random.key(0), 2)
     found = given.random(keys)
     assert (jnp.abs(found["audio"][0] - given.clean["audio"][0]) <= 0.1 + 1e-6).all()
-    assert len(np.unique(found["video"])) > 20
+    inside = found["video"][(found["video"] > 0) & (found["video"] < 1)]
+    assert len(np.unique(inside)) == inside.size > 0
     turned = jax.tree.map(lambda x: x[::-1], (given.clean, given.radius, given.moves))
     other = Region(*turned, given.box).random(keys[::-1])
     for name in found:

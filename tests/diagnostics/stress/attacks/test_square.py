@@ -70,6 +70,7 @@ def test_windows_go_where_there_is_a_budget():
         assert np.asarray(found["audio"][1]).any()
 
 
+@pytest.mark.slow
 def test_sees_through_a_model_that_hides_its_gradient(rng):
     """Rounding makes the gradient 0: attacks that follow it stay where they begin, and the guard says so."""
     linear = Linear.draw(rng, rows=10, classes=2)

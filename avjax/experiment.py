@@ -1,4 +1,4 @@
-"""Experiment: what an experiment file returns. Generic over model, objective, optimizer and rule; imports none of them.
+"""Experiment: what an experiment file returns. Generic over model, objective, optimizer, rules; imports none of them.
 
 An experiment file is Python. Its function ``experiment()`` builds one ``Experiment`` from plain objects, and the
 command line changes any of its fields: ``avjax train experiments/demo_mbt.py --optimizer.learning-rate 1e-3``. A file
@@ -26,7 +26,7 @@ from jax.sharding import AbstractMesh, Mesh
 from avjax.data.frontend import Frontend
 from avjax.data.pipeline import Data
 from avjax.nn.placement import Placement
-from avjax.training.rules import GradientRule
+from avjax.training.rules import GradientRule, InputRule
 from avjax.training.sharding import MeshShape, Rules
 from avjax.training.step import Objective, Steps, split_model
 
@@ -54,6 +54,7 @@ M = TypeVar("M", bound=ModelConfig)
 L = TypeVar("L", bound=Objective)
 O = TypeVar("O", bound=OptimizerConfig)  # noqa: E741
 R = TypeVar("R", bound=GradientRule | None)
+I = TypeVar("I", bound=InputRule | None)  # noqa: E741
 T = TypeVar("T")
 
 
@@ -101,7 +102,7 @@ class Training:
 
 
 @dataclasses.dataclass(frozen=True)
-class Experiment(Generic[M, L, O, R]):
+class Experiment(Generic[M, L, O, R, I]):
     """Everything that defines a run.
 
     Attributes:
@@ -114,6 +115,8 @@ class Experiment(Generic[M, L, O, R]):
       second_view: how training sees the same clips a second time, for objectives that compare two views; None where
         none does.
       rule: what is done to gradients before the optimizer sees them (avjax.training.rules); None for nothing.
+      inputs: what is done to raw clips before the front end sees them, such as adversarial training
+        (avjax.diagnostics.stress.attacks.training); None for nothing.
       seed: of parameters, order, crops, augmentation and dropout.
     """
 
@@ -125,6 +128,7 @@ class Experiment(Generic[M, L, O, R]):
     training: Training
     second_view: Frontend | None = None
     rule: R = None
+    inputs: I = None
     seed: int = 0
 
     def build_model(self) -> nnx.Module:
@@ -159,6 +163,7 @@ class Experiment(Generic[M, L, O, R]):
                 average=training.average,
                 second_view=self.second_view,
                 rule=self.rule,
+                inputs=self.inputs,
                 skip_non_finite=training.non_finite == "skip",
                 placement=None if mesh is None else Placement(mesh, training.rules),
             ),
@@ -309,8 +314,8 @@ def override(experiment: Experiment, words: tuple[str, ...], name: str) -> Exper
 
 
 def concrete_type(experiment: Experiment) -> Any:
-    """The type from which flags are made: Experiment of this very model, objective, optimizer and rule."""
-    parts = (experiment.model, experiment.objective, experiment.optimizer, experiment.rule)
+    """The type from which flags are made: Experiment of this very model, objective, optimizer and rules."""
+    parts = (experiment.model, experiment.objective, experiment.optimizer, experiment.rule, experiment.inputs)
     return Experiment[tuple(_type(part) for part in parts)]
 
 

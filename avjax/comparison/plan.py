@@ -118,7 +118,7 @@ def differences(experiments: Mapping[str, Experiment]) -> dict[str, dict[str, An
     }
 
 
-PARTS = ("objective", "optimizer", "second_view", "rule")
+PARTS = ("objective", "optimizer", "second_view", "rule", "inputs")
 
 
 def _budget(experiment: Experiment) -> dict[str, Any]:

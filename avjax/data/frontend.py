@@ -12,6 +12,7 @@ from avjax.data.augment import (
     Crop,
     Mixup,
     ModalityDropout,
+    PixelNoise,
     SoftHard,
     SpecAugment,
     SpeedJitter,
@@ -79,7 +80,7 @@ class Augment:
 
     Attributes:
       speed, waveform, shift: before the log-mel, in this order. spectrogram: after it.
-      crop, colour: on pixels in [0, 1], before they are normalised.
+      crop, colour, noise: on pixels in [0, 1], in this order, before they are normalised.
       mixup: on the features of both, and on the targets.
       erasing, dropout: last, steps of time and whole modalities that a row loses.
     """
@@ -90,6 +91,7 @@ class Augment:
     spectrogram: SpecAugment | None = None
     crop: Crop | None = None
     colour: ColourJitter | None = None
+    noise: PixelNoise | None = None
     mixup: Mixup | None = None
     erasing: TemporalErasing | None = None
     dropout: ModalityDropout | SoftHard | None = None
@@ -157,10 +159,9 @@ class Frontend:
 
     def _see(self, video: Stream, augment: Augment, keys: jax.Array | None) -> Stream:
         video = self.video.pixels(video)
-        if augment.crop is not None:
-            video = augment.crop(video, keys)
-        if augment.colour is not None:
-            video = augment.colour(video, keys)
+        for change in (augment.crop, augment.colour, augment.noise):
+            if change is not None:
+                video = change(video, keys)
         return self.video.normalise(video)
 
 

@@ -1,14 +1,14 @@
-"""Training rules that change gradients, so that no modality outruns the others.
+"""Training rules that change what a step computes: gradients, so that no modality outruns the others, or raw inputs.
 
-A rule sees two things of a step: signals, means over the rows of the batch of something in the model's output, and the
-gradients. The parameters of a modality are those whose path names it (``encoders.audio``, ``fusion.2.blocks.audio``);
-what modalities share belongs to none and is left alone.
+A rule of gradients sees two things of a step: signals, means over the rows of the batch of something in the model's
+output, and the gradients. The parameters of a modality are those whose path names it (``encoders.audio``,
+``fusion.2.blocks.audio``); what modalities share belongs to none and is left alone.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -19,6 +19,21 @@ from avjax.streams import Batch, Mean, Output
 from avjax.training.optimizer import path_names
 
 Gradients = Any
+Logits = Callable[[Batch], Mapping[str, jax.Array]]
+"""A raw batch to the model's logits by head, with this step's augmentation and otherwise as in evaluation."""
+
+
+@runtime_checkable
+class InputRule(Protocol):
+    """What a step asks of a rule for its inputs; its fields become flags of ``avjax train``.
+
+    It is given the raw batch before the front end, in units that a listener or viewer has, and what the model of this
+    step says of any such batch, which can be differentiated in float values. It returns the batch to train on, of as
+    many rows. Each row's draws are to follow from the key and the row's index, so that any number of devices,
+    processes and microbatches gives the same. ``avjax.diagnostics.stress.attacks.training`` has adversarial training.
+    """
+
+    def __call__(self, logits: Logits, batch: Batch, key: jax.Array) -> Batch: ...
 
 
 @runtime_checkable

@@ -17,7 +17,7 @@ from avjax.nn.placement import Placement, placed_on
 from avjax.nn.statistics import recording
 from avjax.nn.transformer import Constant
 from avjax.streams import Batch, Mean, Output
-from avjax.training.rules import GradientRule
+from avjax.training.rules import GradientRule, InputRule
 
 Metrics = dict[str, jax.Array]
 Means = dict[str, Mean]
@@ -86,6 +86,8 @@ class Steps:
       average: decay of the moving average of the parameters; 0 for none.
       second_view: how the same clips are seen a second time, for objectives that compare; None where none does.
       rule: what is done to gradients before the optimizer sees them; None for nothing.
+      inputs: what is done to the raw batch before the front end sees it; None for nothing. A second view stays one of
+        the clips as they are.
       skip_non_finite: a step whose loss or gradient is no number leaves everything but the step's number as it was.
       placement: the mesh that the step is for, and how activations lie on it; None for one device.
     """
@@ -102,6 +104,7 @@ class Steps:
     average: float = 0.0
     second_view: Frontend | None = None
     rule: GradientRule | None = None
+    inputs: InputRule | None = None
     skip_non_finite: bool = False
     placement: Placement | None = None
 
@@ -127,7 +130,7 @@ class Steps:
         place in the global batch, which is the same for any number of processes and devices.
         """
         augment_key, model_key = jax.random.split(jax.random.fold_in(seed, state.step))
-        views: Views = (self.frontend(batch, augment_key),)
+        views: Views = (self.frontend(self._changed(state, batch, augment_key), augment_key),)
         if self.second_view is not None and getattr(self.objective, "needs_second_view", True):
             views = (*views, self.second_view(batch, jax.random.fold_in(augment_key, 1)))
         gradients, means, buffers = self._gradients(state, views, model_key)
@@ -178,24 +181,44 @@ class Steps:
         params = state.params if state.average is None else state.average
         return self._forward(params, state.buffers, features, None, keep, statistics or self.statistics)[0]
 
+    def _changed(self, state: TrainState, batch: Batch, key: jax.Array) -> Batch:
+        """The raw batch as ``inputs`` wants it, in as many parts as there are microbatches: memory is theirs."""
+        if self.inputs is None:
+            return batch
+        if self.frontend.augment is not None and self.frontend.augment.mixup is not None:
+            raise ValueError(
+                "a rule for inputs looks at each row by itself, and mixup blends rows: leave one of them out"
+            )
+
+        def logits(raw: Batch) -> dict[str, jax.Array]:
+            features = self.frontend(raw, key)
+            return self._forward(state.params, state.buffers, features, None, statistics=())[0].logits
+
+        def change(part: Batch) -> Batch:
+            return self.inputs(logits, part, jax.random.fold_in(key, 3))
+
+        if self.accumulate == 1:
+            return change(batch)
+        changed = jax.lax.map(change, self._microbatches(batch))
+        return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(-1, *x.shape[2:]), changed)
+
+    def _microbatches(self, batch: Tree) -> Tree:
+        """Rows [B, ...] to [A, B / A, ...]: row i goes to microbatch i modulo their number, so that every device keeps
+        its own rows."""
+        rows = jax.tree.leaves(batch)[0].shape[0]
+        if rows % self.accumulate:
+            raise ValueError(
+                f"a batch of {rows} rows cannot be divided into {self.accumulate} microbatches; set --data.batch to a"
+                " multiple of --training.accumulate"
+            )
+        return jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, self.accumulate, *x.shape[1:]), 1, 0), batch)
+
     def _gradients(self, state: TrainState, views: Views, key: jax.Array) -> tuple[nnx.State, Means, nnx.State]:
         """Gradient and metrics of the batch, over microbatches where there are several."""
         gradient = jax.grad(self._loss, has_aux=True)
         if self.accumulate == 1:
             gradients, (means, buffers) = gradient(state.params, state.buffers, views, key)
             return gradients, means, buffers
-
-        weight = views[0].weight
-        rows = weight.shape[0]
-        if rows % self.accumulate:
-            raise ValueError(
-                f"a batch of {rows} rows cannot be divided into {self.accumulate} microbatches; set --data.batch to a"
-                " multiple of --training.accumulate"
-            )
-
-        def split(x: jax.Array) -> jax.Array:
-            # Row i goes to microbatch i modulo their number, so that every device keeps its own rows.
-            return jnp.moveaxis(x.reshape(-1, self.accumulate, *x.shape[1:]), 1, 0)
 
         def add(carry: tuple, part: tuple[Views, jax.Array]) -> tuple[tuple, None]:
             sums, means, buffers = carry
@@ -207,12 +230,12 @@ class Steps:
                 buffers,
             ), None
 
-        micros = jax.tree.map(split, views)
+        micros = self._microbatches(views)
         first = jax.tree.map(lambda x: x[0], micros)
         _, (means, _) = jax.eval_shape(gradient, state.params, state.buffers, first, key)
         start = (*optax.tree.zeros_like((state.params, means)), state.buffers)
         (sums, means, buffers), _ = jax.lax.scan(add, start, (micros, jnp.arange(self.accumulate)))
-        gradients = optax.tree.scale(1 / jnp.maximum(weight.sum(), 1e-8), sums)
+        gradients = optax.tree.scale(1 / jnp.maximum(views[0].weight.sum(), 1e-8), sums)
         return gradients, means, buffers
 
     def _loss(

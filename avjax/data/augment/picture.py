@@ -1,4 +1,4 @@
-"""Augmentation of frames: crop, flip, colour; the same in every frame of a clip."""
+"""Augmentation of frames: crop, flip, colour, the same in every frame of a clip; noise, of its own in every frame."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32
 
-from avjax.data.augment.draws import Keys, Range, uniform, within
-from avjax.streams import Stream
+from avjax.data.augment.draws import Keys, Range, named_keys, uniform, within
+from avjax.streams import Stream, beside
 
 # Resampling is a product with weights; in TPU's default bfloat16 it would round pixels to 1 in 256.
 PRECISION = jax.lax.Precision.HIGHEST
@@ -82,6 +82,30 @@ class ColourJitter:
             coloured = jnp.clip(grey + factor(self.saturation, saturation) * (values - grey), 0, 1)
             values = jnp.where(lost < self.grey, grey, coloured)
         return video.replace(values=jnp.where(changed < self.probability, values, video.values))
+
+
+@dataclasses.dataclass(frozen=True)
+class PixelNoise:
+    """White Gaussian noise on every pixel, drawn anew in every frame, as strong throughout a clip (Rusak et al. 2020).
+
+    Attributes:
+      deviation: range of its standard deviation, of pixels on [0, 1]; uniform.
+      probability: share of clips that get noise.
+    """
+
+    deviation: Range = (0.0, 0.2)
+    probability: float = 0.5
+
+    def __call__(self, video: Stream, keys: Keys) -> Stream:
+        """Float frames [B, T, H, W, C] on [0, 1] in, and out; what is not valid stays as it is."""
+        noisy, level = uniform(keys, "pixel noise", "pixel noise level")
+        shape = video.values.shape[1:]
+        drawn = jax.vmap(lambda key: jax.random.normal(key, shape, jnp.float32))(
+            named_keys(keys, ["pixel noise samples"])[0]
+        )
+        values = jnp.clip(video.values + beside(within(self.deviation, level), drawn) * drawn, 0, 1)
+        changed = jnp.asarray(video.valid) & (noisy < self.probability)[:, None]
+        return video.replace(values=jnp.where(beside(changed, values), values, video.values))
 
 
 def _resampling(

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from avjax.data.augment import ColourJitter, Crop
+from avjax.data.augment import ColourJitter, Crop, PixelNoise
 from tests.data.augment.common import keys, stream
 
 
@@ -79,3 +79,25 @@ def test_colour_jitter(rng):
     np.testing.assert_allclose(grey, np.repeat(luma[..., None], 3, -1), atol=1e-6)
     same = (changed(0.4, 0.4, 0.4, 0.1, 0.5) == original).all((1, 2, 3, 4))
     assert 5 < same.sum() < 35
+
+
+def test_pixel_noise(rng):
+    """White, of the deviation drawn for its clip, in every frame anew; none outside what is valid."""
+    valid = np.ones((60, 3), bool)
+    valid[:, 2] = False
+    grey = stream(np.full((60, 3, 16, 16, 3), 0.5), valid)
+    values = np.asarray(jax.jit(PixelNoise((0.02, 0.08), probability=0.5))(grey, keys(60)).values, np.float64)
+    np.testing.assert_array_equal(values[:, 2], 0.5)
+    noise = values[:, :2] - 0.5
+    noisy = noise.any((1, 2, 3, 4))
+    assert 5 < noisy.sum() < 55
+    # Of 768 draws a frame: five standard errors of a deviation and of a correlation.
+    deviation = noise[noisy].std((2, 3, 4))
+    np.testing.assert_allclose(deviation[:, 0], deviation[:, 1], rtol=5 * np.sqrt(2 / (2 * 768)))
+    assert 0.02 * 0.85 < deviation.min() < deviation.max() < 0.08 * 1.15
+    flat = noise[noisy].reshape(noisy.sum(), 2, -1) / deviation[:, :, None]
+    assert np.abs((flat[:, 0] * flat[:, 1]).mean(1)).max() < 6 / np.sqrt(768)
+    ends = stream(rng.integers(0, 2, (4, 2, 8, 8, 3)))
+    out = np.asarray(jax.jit(PixelNoise((0.5, 0.5), probability=1.0))(ends, keys(4)).values)
+    assert out.min() == 0
+    assert out.max() == 1

@@ -9,6 +9,7 @@ adversary.py   runs attacks in order on the rows that are still right
 universal.py   one perturbation, or one patch, for all clips
 frontier.py    accuracy over both radii, synergy, and whether the numbers can be believed
 clips.py       of clips and a probe of the diagnosis
+training.py    a rule by which training sees attacked clips
 
 An attack shows that a row can be made wrong; that it fails shows nothing. Accuracies are upper bounds of the robust
 ones, and belong to their attack, its steps and its radii.

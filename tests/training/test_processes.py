@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -15,7 +16,7 @@ from avjax.launch import Job, environment
 from avjax.run import Run
 from tests.training.conftest import PATIENCE_SECONDS, Commands, finished, losses
 
-pytestmark = [pytest.mark.slow, pytest.mark.alone]
+pytestmark = pytest.mark.slow
 
 STEPS = 20
 WORDS = ("--quiet", "--training.steps", STEPS, "--training.log-every", 1, "--training.checkpoint-every", 4)
@@ -84,20 +85,26 @@ def records(folder: Path, topology: str) -> list[list[int]]:
 
 
 @pytest.fixture(scope="module")
-def one(tiny_experiment, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("one")
-    train(tiny_experiment, folder, "one device")
-    return folder
+def trained(tiny_experiment, tmp_path_factory):
+    """From a topology to the folder in which it has trained, once."""
+
+    @functools.cache
+    def folder_of(topology: str) -> Path:
+        folder = tmp_path_factory.mktemp("trained")
+        train(tiny_experiment, folder, topology)
+        return folder
+
+    return folder_of
 
 
 @pytest.mark.parametrize("topology", [name for name in TOPOLOGIES if name != "one device"])
-def test_the_same_run_on_any_topology(topology, tiny_experiment, one, tmp_path):
-    run = train(tiny_experiment, tmp_path / "there", topology)
-    assert records(tmp_path / "there", topology) == records(one, "one device")
-    expected, found = losses(one / "run"), losses(run)
+def test_the_same_run_on_any_topology(topology, trained):
+    one, there = trained("one device"), trained(topology)
+    assert records(there, topology) == records(one, "one device")
+    expected, found = losses(one / "run"), losses(there / "run")
     assert list(found) == list(expected) == list(range(1, STEPS + 1))
     np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-4)
-    results = Run(run).results()
+    results = Run(there / "run").results()
     assert results["environment"]["processes"] == TOPOLOGIES[topology][0]
     assert results["test"]["losses"]["loss"] == pytest.approx(
         Run(one / "run").results()["test"]["losses"]["loss"], rel=1e-3
@@ -105,12 +112,11 @@ def test_the_same_run_on_any_topology(topology, tiny_experiment, one, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def saved(tiny_experiment, tmp_path_factory):
+def saved(trained):
     """A run on data=8, and its checkpoint of step 12 alone."""
-    folder = tmp_path_factory.mktemp("saved")
-    run = train(tiny_experiment, folder, "data=8")
+    folder = trained("data=8")
+    run, halfway = folder / "run", folder / "halfway"
     assert finished(run) == [4, 8, 12, 16, 20]
-    halfway = folder / "halfway"
     shutil.copytree(run, halfway)
     for step in (4, 8, 16, 20):
         shutil.rmtree(halfway / "checkpoints" / str(step))

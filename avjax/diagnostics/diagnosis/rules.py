@@ -215,6 +215,18 @@ RULES = (
         remedies=(NOISE,),
     ),
     Rule(
+        "Attacks may be believed", "stress/attack_guard", 0.02, 0.1,
+        ("Attacks hold what they must.", "An attack is weaker than it must be: accuracies under attack say too much.",
+         "Attacks do not follow the model: accuracies under attack say nothing."),
+        lower=True,
+    ),
+    Rule(
+        "No patch takes over", "stress/attack_success", 0.3, 0.7,
+        ("No small patch was found that takes over.", "A small patch turns many clips into one class.",
+         "A small patch turns most clips into one class, as a backdoor would."),
+        lower=True,
+    ),
+    Rule(
         "Fair to groups", "stress/group_gap", 0.05, 0.15,
         ("Groups of clips are told about equally well.", "Some groups of clips are told less well.",
          "Some groups of clips are told far less well."),

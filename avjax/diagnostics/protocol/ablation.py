@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from avjax.diagnostics.clips import Clips
-from avjax.diagnostics.consistency import agreement, calibration
+from avjax.diagnostics.consistency import agreement, calibration, robustness
 from avjax.diagnostics.contribution import interaction, performance
 from avjax.diagnostics.contribution.performance import Subset, subsets
 from avjax.diagnostics.contribution.shapley import coalitions
@@ -43,6 +43,7 @@ def ablation(study: Study) -> Found:
             found.lines += changes(study, clips, clean, rest, fill=fill, group=modality)
             found.arrays[f"{RIGHT}without {modality} ({fill})"] = rest.right
         if len(study.modalities) > 1:
+            found.lines += _over_subsets(study, said, fill)
             found.lines += _between(study, said, fill)
             found.lines += _gaps(study, said, fill)
     if len(study.modalities) > 1:
@@ -146,6 +147,23 @@ def _matrix(study: Study, said: Mapping[Subset, Said], fill: Fill) -> list[Measu
             ),
         ]  # fmt: skip
     return lines
+
+
+def _over_subsets(study: Study, said: Mapping[Subset, Said], fill: Fill) -> list[Measured]:
+    """Mean and worst accuracy over the sets of modalities of which some are missing, but not all."""
+    right = {
+        tuple(m for m in study.modalities if m in subset): one.right for subset, one in said.items() if subset
+    }  # fmt: skip
+
+    def over(rows: Int[np.ndarray, " R"]) -> robustness.OverSubsets:
+        accuracy = {tested: float(yes[rows].mean()) for tested, yes in right.items()}
+        return robustness.over_subsets(accuracy, study.modalities)["missing"]
+
+    fields = {"estimator": "accuracy", "group": "missing", "fill": fill}
+    return [
+        study.line("stress/subset_average", lambda rows: over(rows).average, study.clips, **fields),
+        study.line("stress/subset_worst", lambda rows: over(rows).worst, study.clips, **fields),
+    ]
 
 
 def _contributions(study: Study, said: Mapping[Subset, Said], fill: Fill) -> list[Measured]:

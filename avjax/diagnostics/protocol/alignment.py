@@ -9,7 +9,8 @@ import numpy as np
 from avjax.diagnostics.clips import Clips
 from avjax.diagnostics.definitions import skipped
 from avjax.diagnostics.measured import Condition, Undefined
-from avjax.diagnostics.protocol.study import Found, Study, joined
+from avjax.diagnostics.protocol.ablation import changes
+from avjax.diagnostics.protocol.study import Found, Said, Study, joined
 from avjax.diagnostics.stress.imbalance import diluted
 from avjax.diagnostics.stress.misalignment import mismatched, out_of_sync, shifted, sync_sensitivity
 from avjax.diagnostics.stress.missing import area, frames_missing, missing
@@ -77,29 +78,34 @@ def mixtures(study: Study) -> Found:
 
 
 def absences(study: Study) -> Found:
-    """Accuracy over the share of clips that lack a modality, and over the share of steps that every clip lacks."""
+    """Over the share of clips that lack a modality: accuracy, and what becomes of the answers; accuracy over the share
+    of steps that every clip lacks."""
     part, found = study.part(study.tier.stressed), Found()
     clips, fill = part.clips, study.tier.fills[0]
     patterns = {joined([m]): (m,) for m in study.modalities}
     if len(study.modalities) > 1:
         patterns[joined(study.modalities)] = study.modalities
     for group, lacking in patterns.items():
-        curve = {0.0: part.clean.right}
-        for rate in study.tier.rates:
-            right = _add(
+        curve = {}
+        for rate in (0.0, *study.tier.rates):
+            said = _add(
                 study, found, clips, "stress/missing_accuracy", Condition("missing", rate, study.seed),
                 lambda rate=rate, lacking=lacking: missing(
                     clips, lacking, rate, fill, seed=study.seed, of=dict(study.moments)
-                ),
+                ) if rate else clips,
                 group=group, fill=fill,
             )  # fmt: skip
-            if right is not None:
-                curve[rate] = right
+            if said is None:
+                continue
+            curve[rate] = said.right
+            if rate:
+                fields = {"group": group, "fill": fill, "condition": Condition("missing", rate, study.seed)}
+                found.lines += changes(study, clips, part.clean, said, **fields)
 
         def under(chosen: np.ndarray, curve: Mapping[float, np.ndarray] = curve) -> float:
             return area(list(curve), np.array([yes[chosen].mean() for yes in curve.values()]))
 
-        if max(curve) == 1:
+        if max(curve, default=0.0) == 1:
             found.lines.append(
                 study.line("stress/missing_area", under, clips, estimator="accuracy", group=group, fill=fill)
             )
@@ -118,12 +124,12 @@ def absences(study: Study) -> Found:
 
 def _add(
     study: Study, found: Found, clips: Clips, id: str, condition: Condition, make: Callable[[], Clips], **fields: str
-) -> np.ndarray | None:
+) -> Said | None:
     """Accuracy of the clips that ``make`` gives; a line that says why where it gives none."""
     try:
-        right = study.said(make()).right
+        said = study.said(make())
     except Undefined as undefined:
         found.lines.append(skipped(id, undefined.reason, estimator="argmax", condition=condition, **fields))
         return None
-    found.lines.append(study.mean(id, right, clips, estimator="argmax", condition=condition, **fields))
-    return right
+    found.lines.append(study.mean(id, said.right, clips, estimator="argmax", condition=condition, **fields))
+    return said

@@ -116,7 +116,14 @@ def _contribution(drawn: Drawn, clean: float) -> None:
     add("contribution/utilisation_gap", 0.03, group="audio")
     add("contribution/utilisation_gap", 0.08, group="video")
     add("contribution/imbalance_ratio", 0.21, group="audio")
+    add("contribution/imbalance_ratio", 0.13, group="audio", estimator="diagnosed clips, its own logits")
+    add("contribution/gradient_norm_ratio", -0.3, group="video")
     add("contribution/imbalance_alarm", 0.22)
+    for (by, target), (group, bits) in itertools.product(
+        (("prediction of each", "label"), ("tokens of each", "predicted")),
+        (("redundancy", 0.4), ("audio", 0.6), ("video", 0.2), ("synergy", 0.1)),
+    ):
+        add("contribution/pid_above_null", bits, group=group, target=target, estimator=by)
 
 
 def _drift(drawn: Drawn) -> None:
@@ -194,6 +201,14 @@ def _stress(drawn: Drawn, clean: float) -> None:
             condition=Condition(f"{group} 4/255 or 30 dB"))  # fmt: skip
     add("stress/attack_synergy", -0.19, estimator="PGD-20", group="audio+video",
         condition=Condition("audio+video 4/255 or 30 dB"))  # fmt: skip
+    for name, broken in (("accuracy does not rise with steps", 0.0), ("gradients break no less than noise", 0.016)):
+        add("stress/attack_guard", broken, width=0.0, estimator=f"PGD-20: {name}", group="audio+video")
+    add("stress/attack_success", 0.38, group="video", estimator="patch of 5 % of the frame, made for a")
+    for name, area in (("attention outliers", 0.61), ("occlusion", 0.92)):
+        add("stress/backdoor_detection", area, group="video", estimator=f"{name}; patch")
+    for group, value in (("audio", 0.7), ("video", 0.5)):
+        add("stress/stickiness", value, group=group, fill="marginal")
+    add("stress/outlying_clips", 0.04)
     for share, group, pattern in itertools.product((0.25, 0.5, 0.75), MODALITIES, ("block", "random")):
         loss = share * {"block": 0.4, "random": 0.25}[pattern] * (1.2 if group == "audio" else 1)
         add("stress/frame_missing_accuracy", clean - loss, group=group, condition=Condition(pattern, share, 0))

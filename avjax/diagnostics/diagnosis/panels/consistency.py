@@ -93,11 +93,29 @@ def calibration(diagnosis: Diagnosis) -> Markup | None:
         if rows else None  # fmt: skip
 
 
+def missing(diagnosis: Diagnosis) -> Markup | None:
+    """Accuracy by the share of clips without a modality, and by which."""
+    lines = [line for line in diagnosis.find("stress/missing_accuracy") if line.value is not None and line.condition]
+    if not lines:
+        return None
+    own = {(line.group, line.fill, line.condition.severity): line.value for line in lines}
+    rows = list(dict.fromkeys((group, fill) for group, fill, _ in own))
+    rates = sorted({rate for *_, rate in own if rate is not None})
+    names = [", ".join(word for word in (f"{group}{' in turn' if '+' in str(group) else ''}", fill) if word)
+             for group, fill in rows]  # fmt: skip
+    values = [[own.get((*row, rate)) for rate in rates] for row in rows]
+    top = max(value for row in values for value in row if value is not None)
+    return charts.heat("Accuracy by modality and share of clips without it", names, [charts.percent(r) for r in rates],
+                       values, axis=(0.0, max(top, 1e-6)), form=charts.percent, corner="missing")  # fmt: skip
+
+
 PANELS = (
     Panel("Without a modality, and under corruption", "Agreement with the clean prediction: plain, above chance, of "
           "the whole distribution; change of the calibration error; share of clips spoiled and mended. Corruption at "
           "its greatest severity.",
           ("consistency/agreement", "consistency/kappa"), grid, wide=True),
+    Panel("Missing for a share of the clips", "Accuracy where so many clips lack the modality of the row, filled in as "
+          "it says; in turn: each lacks one of them.", ("stress/missing_accuracy",), missing),
     Panel("Reliability", "Accuracy of the clips of each confidence; on the diagonal confidence may be believed.",
           ("consistency/ece",), diagram),
     Panel("Flips", "Share of all clips that turn from right to wrong, and back.",

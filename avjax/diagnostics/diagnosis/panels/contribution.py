@@ -112,18 +112,25 @@ def lift(diagnosis: Diagnosis) -> Markup | None:
 
 
 def output_share(diagnosis: Diagnosis) -> Markup | None:
-    """Output share by layer, and by head where there are lines of heads."""
+    """Output share by layer, or by head where there are lines of heads, and over all layers."""
+    title, axis = "Output share", {"axis": (-0.25, 1.25), "middle": 0.5, "form": lambda value: f"{value:.2f}"}
+    means = diagnosis.arrays.get(f"{SHARE}output_share")
+    known = means is not None and len(means) > 0
+    whole = {name: float(np.mean(means[:, k])) for k, name in enumerate(diagnosis.modalities)} if known else {}
     heads = _by_head(diagnosis, "contribution/output_share", (-0.25, 1.25), 0.5)
     if heads:
-        return heads
+        over = charts.heat(f"{title}, mean of layers", ["all layers"], list(whole), [list(whole.values())], **axis)
+        return heads + over if whole else heads
     lines = [line for line in diagnosis.find("contribution/output_share") if line.layer is not None]
     own = {(line.layer, line.group): line.value for line in lines}
     if not any(value is not None for value in own.values()):
         return None
     layers, groups = (list(dict.fromkeys(key[k] for key in own)) for k in range(2))
     values = [[own.get((layer, group)) for group in groups] for layer in layers]
-    return charts.heat("Output share by layer", [str(layer) for layer in layers], [str(group) for group in groups],
-                       values, axis=(-0.25, 1.25), middle=0.5, form=lambda value: f"{value:.2f}")  # fmt: skip
+    if whole:
+        values.append([whole.get(group) for group in groups])
+    rows = [*map(str, layers), *(["all layers"] if whole else [])]
+    return charts.heat(f"{title} by layer", rows, [str(group) for group in groups], values, **axis)
 
 
 def _by_head(diagnosis: Diagnosis, id: str, axis: tuple[float, float], middle: float) -> Markup | None:
@@ -179,6 +186,20 @@ def information(diagnosis: Diagnosis) -> Markup | None:
         if rows else None  # fmt: skip
 
 
+def decomposition(diagnosis: Diagnosis) -> Markup | None:
+    """What either modality says, and what only both: bits above those of permuted labels."""
+    rows = []
+    for line in diagnosis.find("contribution/pid_above_null"):
+        if line.value is not None:
+            of, by = TARGETS.get(line.target, line.target), line.estimator.partition(",")[0].partition(" ")[0]
+            name = f"only {line.group}" if line.group in diagnosis.modalities else line.group
+            rows.append(Bar(f"{name}, of the {of} by {by}", line.value, line.ci_lo, line.ci_hi,
+                            colour(diagnosis, line.group)))  # fmt: skip
+    return charts.bars("Information above its null, in bits", rows, zero=0.0, filled=True) if rows else None
+
+
+TARGETS = {"label": "label", "predicted": "prediction"}
+
 PANELS = (
     Panel("Ablations", "Accuracy with the modalities of the row, the others filled in as the column says; below it "
           "negative log-likelihood and calibration error.",
@@ -190,11 +211,15 @@ PANELS = (
     Panel("Interaction, necessity, sufficiency", "InterSHAP and EMAP tell what lies in both together; the others what "
           "is lost without a modality, or reached by it alone.",
           ("contribution/intershap", "contribution/emap_gap", "contribution/perceptual_score"), information),
+    Panel("Information", "Bits of the label, or of the model's prediction, that either modality says (redundancy), "
+          "that only one says, and that only both together say (synergy), less what permuted labels give: by the "
+          "prediction from each modality alone, and by its tokens in clusters.",
+          ("contribution/pid_above_null", "contribution/pid_synergy"), decomposition),
     Panel("Every estimator's share", "One quantity, estimated in several ways: where they part, no single one may be "
           "read. Dashed: even shares.", tuple(SHARES), estimates, wide=True),
     Panel("Lift by layer and head", "Rows are layers, columns heads. Above 0 a modality gets more attention than its "
           "tokens' share.", ("contribution/attention_lift",), lift),
-    Panel("Output share by layer", "The part of the attention's output that comes through a modality; below "
+    Panel("Output share by layer and in all", "The part of the attention's output that comes through a modality; below "
           "0 it opposes the update.", ("contribution/output_share",), output_share),
     Panel("Do the estimators agree?", "Spearman correlation over clips. Attention against MM-SHAP says whether "
           "attention may be read in this model at all.", ("contribution/estimator_agreement",), agreement),

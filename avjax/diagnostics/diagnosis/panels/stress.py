@@ -141,15 +141,39 @@ def groups(diagnosis: Diagnosis) -> Markup | None:
 def imbalance(diagnosis: Diagnosis) -> Markup | None:
     """Whether a modality was trained below its means."""
     rows = []
-    for id, name in (("utilisation_gap", "unimodal gap"), ("probe_gap", "probe gap"),
-                     ("imbalance_ratio", "log₁₀ ρ in training"), ("gradient_norm_ratio", "log₁₀ of gradient norms"),
+    for id, name in (("utilisation_gap", "unimodal gap"), ("probe_gap", "probe gap"), ("imbalance_ratio", "log₁₀ ρ"),
+                     ("gradient_norm_ratio", "log₁₀ of gradient norms"),
                      ("imbalance_alarm", "share of steps out of balance")):  # fmt: skip
-        rows += [
-            Bar(f"{name}{f': {line.group}' if line.group else ''}", line.value, line.ci_lo, line.ci_hi,
-                colour(diagnosis, line.group))
-            for line in diagnosis.find(f"contribution/{id}") if line.value is not None
-        ]  # fmt: skip
+        found = [line for line in diagnosis.find(f"contribution/{id}") if line.value is not None]
+        several = len(distinct(found, "estimator")) > 1
+        for line in found:
+            words = [name, line.group or ""] + ([line.estimator] if several else [line.fill or ""])
+            title = ", ".join(word for word in words if word)
+            rows.append(Bar(title, line.value, line.ci_lo, line.ci_hi, colour(diagnosis, line.group)))
     return charts.bars("Imbalance", rows, zero=0.0, filled=True) if rows else None
+
+
+def guards(diagnosis: Diagnosis) -> Markup | None:
+    """By how many clips what must hold of attacks does not."""
+    rows = [
+        Bar(line.estimator, line.value, colour=JOINT)
+        for line in diagnosis.find("stress/attack_guard") if line.value is not None
+    ]  # fmt: skip
+    return charts.bars("Shares of clips by which attacks break what they must hold", rows, axis=(0.0, 1.0), zero=0.0,
+                       filled=True, form=charts.percent) if rows else None  # fmt: skip
+
+
+def backdoors(diagnosis: Diagnosis) -> Markup | None:
+    """A patch that turns clips into one class, and what would tell of a hidden one."""
+    rows = []
+    for id, name in (("attack_success", "turned by a"), ("backdoor_detection", "found by"),
+                     ("stickiness", "stays with other clips' other modality:"),
+                     ("outlying_clips", "outliers:")):  # fmt: skip
+        for line in diagnosis.find(f"stress/{id}"):
+            if line.value is not None:
+                what = line.group if id == "stickiness" else line.estimator
+                rows.append(Bar(f"{name} {what}", line.value, line.ci_lo, line.ci_hi, colour(diagnosis, line.group)))
+    return charts.bars("Backdoor", rows, axis=(0.0, 1.0), zero=0.0, filled=True) if rows else None
 
 
 PANELS = (
@@ -163,14 +187,21 @@ PANELS = (
           ("stress/adversarial_accuracy",), frontier),
     Panel("Attacks", "Upper bounds: a stronger attack may find more. Synergy above 0: both together cost more than "
           "the two apart.", ("stress/adversarial_accuracy",), attacks),
+    Panel("May the attacks be believed?", "Share of clips by which each fails, 0 where it holds: more steps, a wider "
+          "radius and gradients break no less, and a radius without bound breaks everything.",
+          ("stress/attack_guard",), guards),
+    Panel("Backdoor", "The patch that most turns clips into a class, looked for on half of the clips; area under the "
+          "ROC by which each detector tells clips that carry it (0.5: not at all); answers that stay whatever the "
+          "other modality says.", ("stress/attack_success", "stress/stickiness"), backdoors),
     Panel("Missing for some of the time", "Accuracy where every clip lacks a share of a modality's steps, in one block "
           "or at random.", ("stress/frame_missing_accuracy",), steps_missing),
     Panel("Mismatched", "Accuracy where a share of the clips has a modality of another clip, of the same class or of "
           "another.", ("stress/mismatch_accuracy",), mismatch),
     Panel("Dilution", "Accuracy when a modality is mixed with another clip's.", ("stress/dilution_accuracy",),
           dilution),
-    Panel("Imbalance of training", "Gap to a model of that modality alone: above 0 it learned less than it could.",
-          ("contribution/utilisation_gap", "contribution/imbalance_ratio"), imbalance),
+    Panel("Imbalance of training", "Gap to a model of that modality alone: above 0 it learned less than it could. ρ: "
+          "probability that a modality alone gives the true class, over the others'; above 0 it is ahead.",
+          ("contribution/imbalance_ratio", "contribution/utilisation_gap"), imbalance),
     Panel("Groups of clips", "Accuracy with 95 % intervals and number of clips; fewer than 30 are hidden. Dashed: all.",
           ("stress/group_accuracy",), groups),
 )  # fmt: skip

@@ -1,0 +1,61 @@
+"""The share of clips that lack a modality, from none to all: accuracy, what becomes of the answers, the worst set."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from avjax.diagnostics.protocol.ablation import ablation
+from avjax.diagnostics.protocol.alignment import absences
+from avjax.diagnostics.protocol.study import Found
+from tests.diagnostics.protocol.planted_probe import study_of
+
+RATES = (0.25, 0.5, 1.0)
+
+
+def along(found: Found, id: str, group: str) -> dict[float, float | None]:
+    own = [line for line in found.lines if line.id == id and line.group == group and line.condition]
+    assert {line.fill for line in own} == {"drop"}
+    return {line.condition.severity: line.value for line in own if line.condition.corruption == "missing"}
+
+
+@pytest.fixture
+def found(rng) -> Found:
+    study = study_of("T1 audio only", rng, 80)
+    return absences(dataclasses.replace(study, tier=dataclasses.replace(study.tier, rates=RATES), resamples=2))
+
+
+def test_what_is_not_listened_to_may_be_missing(found):
+    """T1: without its pictures nothing changes at any rate; without its sound the answer is always no."""
+    assert along(found, "stress/missing_accuracy", "video") == {0: 1, 0.25: 1, 0.5: 1, 1: 1}
+    assert along(found, "consistency/agreement", "video") == {0.25: 1, 0.5: 1, 1: 1}
+    assert along(found, "consistency/negative_flips", "video") == {0.25: 0, 0.5: 0, 1: 0}
+    heard = along(found, "stress/missing_accuracy", "audio")
+    lost = along(found, "consistency/negative_flips", "audio")
+    assert list(heard) == [0, *RATES]
+    # Half of the clips are yes: those that lack their sound are lost.
+    assert heard[0] == 1
+    assert heard[1] == 0.5
+    for rate in RATES:
+        assert heard[rate] == pytest.approx(1 - lost[rate])
+        assert along(found, "consistency/agreement", "audio")[rate] == pytest.approx(1 - lost[rate])
+    assert heard[0.25] >= heard[0.5] >= heard[1]
+
+
+def test_in_turn_each_is_missing_in_half(found):
+    """All clips lack one of the two; those that keep their sound are right."""
+    both = along(found, "stress/missing_accuracy", "audio+video")
+    assert 0.5 <= both[1.0] <= 1
+    (area,) = [line for line in found.lines if line.id == "stress/missing_area" and line.group == "audio+video"]
+    curve = [both[rate] for rate in (0, *RATES)]
+    assert area.value == pytest.approx(np.trapezoid(curve, (0, *RATES)))
+
+
+def test_the_worst_set_is_that_without_what_counts(rng):
+    study = dataclasses.replace(study_of("T1 audio only", rng, 40), resamples=2)
+    lines = {line.id: line for line in ablation(study).lines if line.id.startswith("stress/subset")}
+    assert lines["stress/subset_worst"].value == 0.5
+    assert lines["stress/subset_average"].value == 0.75
+    assert {line.fill for line in lines.values()} == {"drop"}

@@ -100,8 +100,8 @@ ROWS = (
             "CMSD over time",
             "clip((d - D_floor) / (d_shuffled - D_floor), 0, 1)",
             SCORE,
-            pitfalls="1 where the order of windows does not matter. Content that changes moves saliency rightly: read"
-            " the unprovoked drift beside it.",
+            pitfalls="1 where the order of windows does not matter; as neighbours share half of their time, it is"
+            " rarely that. Content that changes moves saliency rightly: read the unprovoked drift beside it.",
             source="ours",
             function="diagnostics.drift.calibrated.calibrated",
         ),
@@ -199,7 +199,8 @@ ROWS = (
         "unprovoked drift",
         "a of the least squares d_t = a + b c_t,   c_t the change of the input from a window to the next",
         Scale("bits", None, None, "lower", 0),
-        pitfalls="An extrapolation where the input always changes.",
+        pitfalls="An extrapolation where the input always changes. Of all clips' windows together: clips that differ in"
+        " both make a slope.",
         source="ours",
         function="diagnostics.drift.axes.content_following",
     ),
@@ -208,7 +209,7 @@ ROWS = (
         "drift that follows content",
         "Spearman(d_t, c_t)",
         Scale("correlation", -1, 1, "higher", 0),
-        pitfalls="Of as many points as a clip has windows.",
+        pitfalls="Of all clips' windows together: clips that differ in both correlate too.",
         source="ours",
         function="diagnostics.drift.axes.content_following",
     ),

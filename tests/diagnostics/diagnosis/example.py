@@ -147,6 +147,15 @@ def _drift(drawn: Drawn) -> None:
         else:
             add("drift/rfi", 0.9 - 0.25 * place / 3, width=0.1, group=kind, condition=whole)
     add("drift/cmsd_time", 0.24, estimator="rollout")
+    for axis, scale in (("time", 1.0), ("train", 0.6)):
+        for part, value in (("raw", 0.09), ("floor", 0.005), ("ceiling", 0.31), ("allocation", 0.03)):
+            add(f"drift/cmsd_{axis}_{part}", scale * value, width=0.002)
+        for group, value in (("audio", 0.04), ("video", 0.02)):
+            add(f"drift/cmsd_{axis}_localisation", scale * value, width=0.002, group=group)
+    for id, value in (("cmsd_train", 0.13), ("wander", 0.7), ("unprovoked", 0.04), ("content_following", 0.55)):
+        add(f"drift/{id}", value)
+    add("drift/settle_step", 152.0, width=0.0)
+    drawn.none("drift/collapse_step", "the mass is within 0.05 and 0.95 at the last checkpoint", group="audio")
     add("drift/unexplained", 0.18)
     add("drift/harmful", 0.41)
     add("drift/separation", 0.72)
@@ -236,7 +245,12 @@ def _faithfulness(drawn: Drawn) -> None:
         add("faithfulness/rank_cascade", value, layer=layer, estimator="rollout")
         add("faithfulness/rank_cascade", value**0.6, layer=layer, estimator="integrated gradients")
     add("faithfulness/random_floor", 0.0, width=0.01)
-    drawn.none("faithfulness/pointing_game", "the records have no masks", "skipped")
+    for group, name in itertools.product(MODALITIES, ("gradient x input", "centre prior")):
+        own = {"group": group, "estimator": f"{name}, in time", "target": "predicted" if "x" in name else None}
+        add("faithfulness/pointing_game", 0.7, null_baseline=0.4, **own)
+    for number, name in enumerate(("white_noise", "motion_blur")):
+        add("faithfulness/gap_change", -0.05 * number, condition=Condition(name, 5, 0))
+    drawn.none("faithfulness/gap_change", "no modality is a waveform", "skipped", condition=Condition("rain", 5, 0))
 
 
 def _arrays(random: np.random.Generator, clean: float) -> dict[str, np.ndarray]:

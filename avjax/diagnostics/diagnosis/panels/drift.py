@@ -116,9 +116,50 @@ def training(diagnosis: Diagnosis) -> Markup | None:
     final = diagnosis.arrays.get(TO_FINAL)
     if final is None:
         return chart
+    chart += Markup('<p class="lead">{}</p>').format(" ".join(_settled(diagnosis)))
     curve = Line("to the last", places, final, colour=4, dots=True)
     return chart + charts.lines("Drift to the last checkpoint", [curve], x="step", y="bits to the last checkpoint",
                                 x_ticks=marks, rule=0.05)  # fmt: skip
+
+
+def _settled(diagnosis: Diagnosis) -> list[str]:
+    """Since when it looks where it looks in the end, and which modality it has left, in words."""
+    found = []
+    for line in diagnosis.find("drift/settle_step"):
+        found.append(
+            f"Not settled: {line.reason}." if line.value is None else f"Settled from step {line.value:,.0f} on."
+        )
+    for line in diagnosis.find("drift/collapse_step"):
+        if line.value is not None:
+            found.append(f"The mass of {line.group} has been next to nothing or all since step {line.value:,.0f}.")
+    return found
+
+
+def split(diagnosis: Diagnosis) -> Markup | None:
+    """Raw drift from window to window and from checkpoint to checkpoint: its parts, its floor and its ceiling."""
+    rows = []
+    for axis, name in (("time", "over time"), ("train", "over training")):
+        whole = diagnosis.one(f"drift/cmsd_{axis}_raw")
+        if whole is None:
+            continue
+        rows.append(Bar(name, whole.value, whole.ci_lo, whole.ci_hi, 4))
+        parts = [("between modalities", diagnosis.one(f"drift/cmsd_{axis}_allocation"), JOINT)]
+        parts += [(f"within {m}", diagnosis.one(f"drift/cmsd_{axis}_localisation", group=m), colour(diagnosis, m))
+                  for m in diagnosis.modalities]  # fmt: skip
+        parts += [(end, diagnosis.one(f"drift/cmsd_{axis}_{end}"), charts.QUIET) for end in ("floor", "ceiling")]
+        rows += [
+            Bar(f"{name}, {part}", line.value, line.ci_lo, line.ci_hi, shade, second=True)
+            for part, line, shade in parts if line is not None
+        ]  # fmt: skip
+    return charts.bars("Raw drift and its parts, in bits", rows, zero=0.0, filled=True) if rows else None
+
+
+def content(diagnosis: Diagnosis) -> Markup | None:
+    """Whether saliency moves with what it sees, and whether it gets anywhere."""
+    names = {"content_following": "follows the content", "unprovoked": "unprovoked, bits", "wander": "wander"}
+    lines = {name: diagnosis.one(f"drift/{id}") for id, name in names.items()}
+    rows = [Bar(name, line.value, line.ci_lo, line.ci_hi, 4) for name, line in lines.items() if line is not None]
+    return charts.bars("The way through a clip", rows, axis=(-1.0, 1.0), zero=0.0, filled=True) if rows else None
 
 
 PANELS = (
@@ -130,6 +171,13 @@ PANELS = (
     Panel("Calibrated drift", "0 is the drift under imperceptible re-encoding, 1 that between different clips. Drift "
           "is no fault by itself: read it beside RFI and accuracy.", ("drift/cmsd_severity", "drift/cmsd_time"),
           headline),
+    Panel("Where it moves", "CMSD in bits from each window of a clip to the next, and from each checkpoint to the "
+          "next: the sum, and exactly its parts. Floor: re-encoding. Ceiling: a clip's windows in any order, or other "
+          "clips.",
+          ("drift/cmsd_time_raw", "drift/cmsd_train_raw"), split),
+    Panel("The way through a clip", "Follows the content: rank correlation of drift with the change of sound and "
+          "pictures. Unprovoked: the drift where nothing changes, 0 is best. Wander: 1 ends where it began.",
+          ("drift/content_following", "drift/cmsd_time"), content),
     Panel("One clip over time", "Frames with the cells that count, the sound's envelope with the times that count, and "
           "the mass of each modality.", ("drift/cmsd_time",), timeline, wide=True),
     Panel("Over training", "Mass of each modality at checkpoints, and drift to the last one; below the dashed line it "

@@ -15,6 +15,7 @@ STAGES = {
     "contribution/emap_gap": "additive",
     "contribution/mm_shap": "shapley",
     "drift/cmsd_time": "time",
+    "drift/cmsd_time_raw": "time",
     "drift/cmsd_train": "training",
     "stress/offset_accuracy": "offsets",
     "stress/mismatch_accuracy": "mixtures",

@@ -11,7 +11,7 @@ from avjax.comparison.plan import differences, plan
 from avjax.data.pipeline import Crop
 from avjax.data.record import SCHEMA
 from avjax.data.records import Description
-from avjax.experiment import load_comparison
+from avjax.experiment import load_comparison, override
 from avjax.objectives.groups import WithGroups
 from avjax.objectives.prototypes import WithPrototypes
 from avjax.training.on_mesh import build_state
@@ -19,11 +19,12 @@ from avjax.training.sharding import MeshShape
 
 # With the remedy -> the settings that it changes beside the model, by their beginning.
 CHANGES = {
-    "late_dropout": "frontend.augment.",
     "late_modulation": "rule",
     "late_prototypes": "objective",
     "late_noise": "frontend.augment.",
+    "late_adversarial": "inputs",
     "late_groups": "objective",
+    "merged_dropout": "frontend.augment.",
     "merged_balance": "objective.balance",
 }
 
@@ -53,6 +54,12 @@ def test_flags_reach_every_one(experiments, tmp_path):
     planned = plan(["remedies"], tmp_path, seeds=(3,), words=words)
     assert [run.name for run in planned] == list(experiments)
     assert all(run.steps == 7 and run.seed == 3 and run.experiment.data.records == "elsewhere" for run in planned)
+
+
+def test_flags_reach_a_rule_for_inputs(experiments):
+    words = ("--inputs.pixels", "0.5", "--inputs.attack.steps", "3")
+    changed = override(experiments["late_adversarial"], words, "remedies").inputs
+    assert (changed.pixels, changed.attack.steps) == (0.5, 3)
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ demo         the quickstart's experiments on the synthetic demo corpus, three se
 interaction  late fusion and MBT where the label lies in heard and seen together (synthetic)
 systems      every system that can tell an emotion, under one budget, three seeds (synthetic)
 attention    losses on attention statistics, each beside a run without it (synthetic)
+informativeness  shares of nine models against what the generator of their corpora planted (synthetic)
 digits       spoken and handwritten digits, each speaker held out in turn, with logistic regression beside them
 
 Everything is kept below --out and gone on with, so a second run costs what is missing. Each part prints a Markdown
@@ -33,7 +34,7 @@ from avjax.cli import main as avjax
 from avjax.training.metrics import Measure, over_seeds
 
 HERE = Path(__file__).resolve().parent
-Part = Literal["demo", "interaction", "systems", "attention", "digits"]
+Part = Literal["demo", "interaction", "systems", "attention", "informativeness", "digits"]
 SPEAKERS = ("george", "jackson", "lucas", "nicolas")
 
 
@@ -52,7 +53,9 @@ class Options:
       speakers: held out in turn, in the digits part.
     """
 
-    parts: tyro.conf.Positional[tuple[Part, ...]] = ("demo", "interaction", "systems", "attention", "digits")
+    parts: tyro.conf.Positional[tuple[Part, ...]] = (
+        "demo", "interaction", "systems", "attention", "informativeness", "digits",
+    )  # fmt: skip
     out: Path = Path("runs/figures")
     digits_data: Path | None = None
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -147,6 +150,15 @@ def attention(options: Options) -> list[str]:
     return _table(heading, rows)
 
 
+def informativeness(options: Options) -> list[str]:
+    """MM-SHAP and attention against what was planted; informativeness.py keeps JSON and a plot beside the table."""
+    import informativeness as program
+
+    steps = {"steps": options.steps} if options.steps else {}
+    clips = {"clips_per_actor": min(options.clips_per_actor, program.Options.clips_per_actor)}
+    return program.carry_out(program.Options(out=options.out / "informativeness", **clips, **steps))
+
+
 def digits(options: Options) -> list[str]:
     """Four experiments and three logistic regressions, each speaker held out in turn."""
     if options.digits_data is None:
@@ -213,7 +225,14 @@ def _table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 def main(options: Options) -> None:
     """Makes each part's table, prints it, and keeps it with the command that made it."""
-    makers = {"demo": demo, "interaction": interaction, "systems": systems, "attention": attention, "digits": digits}
+    makers = {
+        "demo": demo,
+        "interaction": interaction,
+        "systems": systems,
+        "attention": attention,
+        "informativeness": informativeness,
+        "digits": digits,
+    }
     for part in options.parts:
         table = makers[part](options)
         command = f"python experiments/figures.py {part}" + (" --digits-data FOLDER" if part == "digits" else "")

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from avjax.diagnostics.clips import Clips
 from avjax.diagnostics.drift.axes import reliability_following
+from avjax.diagnostics.probe import FunctionProbe
 from avjax.diagnostics.protocol import explanation
 from avjax.diagnostics.protocol.ablation import ablation, additive
+from avjax.diagnostics.protocol.alignment import offsets
 from avjax.diagnostics.protocol.corruption import states
-from avjax.diagnostics.protocol.study import Found
-from tests.diagnostics.protocol.planted_probe import clips_of, probe_of, study_of
-from tests.models.planted import CASES, MODALITIES, corrupted
+from avjax.diagnostics.protocol.study import Found, Study
+from avjax.streams import Batch
+from tests.diagnostics.protocol.planted_probe import TIER, clips_of, probe_of, study_of
+from tests.models.planted import CASES, HEAD, MODALITIES, RATE, STEPS, corrupted
 
 # Of 400 rows instead of the 4,000 of the bounds in planted.py, a share lies within sqrt(10) times as much.
 WIDER = 3.2
@@ -137,3 +143,45 @@ def test_a_modality_that_no_clip_has_is_told_and_stops_nothing(rng):
     (line,) = [line for line in found.lines if line.status == "skipped" and line.id == "contribution/ablation_accuracy"]
     assert "no clip has video" in line.reason
     assert explanation.shapley_values(study).lines
+
+
+def test_synchrony_is_lost_with_the_offset(rng):
+    """T10: right in sync, always wrong half a clip away, and in between as the arithmetic of steps has it."""
+    case = CASES["T10 synchrony"]
+    batch = case.batch(rng, 64)
+    heard, seen = (batch.streams[m].values[..., 0].argmax(axis=1) for m in MODALITIES)
+    whole = clips_of(batch)
+    # A number a step is a waveform of that rate.
+    sound = whole.streams["audio"].replace(values=batch.streams["audio"].values[..., 0])
+    clips = whole.replace({"audio": sound})
+
+    def told(clips: Clips) -> np.ndarray:
+        values = clips.streams["audio"].values
+        audio = clips.streams["audio"].replace(values=np.stack([values, np.zeros_like(values)], axis=-1))
+        streams = jax.tree.map(jnp.asarray, {**clips.streams, "audio": audio})
+        return np.asarray(case.model(Batch(streams, {}, None, None)).logits[HEAD])
+
+    def read(index: np.ndarray, late: float) -> Clips:
+        """What comes before the clip is its end, as on the circle of the task."""
+        own = clips.take(index)
+        rolled = np.roll(own.streams["audio"].values, round(late * RATE), axis=1)
+        return own.replace({"audio": own.streams["audio"].replace(values=rolled)})
+
+    probe = FunctionProbe(MODALITIES, HEAD, ("no", "yes"), 64, told)
+    steps = (1, 2, 4)
+    tier = dataclasses.replace(TIER, offsets=tuple(1000 / RATE * step for step in steps))
+    found = offsets(Study(probe, clips, tier, read=read, resamples=20))
+    curve = {
+        line.condition.severity * RATE / 1000: line.value
+        for line in found.lines
+        if line.id == "stress/offset_accuracy" and line.fill == "real"
+    }
+    for late, accuracy in curve.items():
+        ahead = (seen - heard - late + STEPS // 2) % STEPS - STEPS // 2
+        assert accuracy == pytest.approx(((ahead > 0) == clips.label).mean())
+    assert (curve[0], curve[4], curve[-4]) == (case.expected["accuracy"][0], 0, 0)
+    assert case.expected["accuracy.offset_half_a_clip"] == (curve[4], curve[-4])
+    fall = [np.mean([curve[step], curve[-step]]) for step in (0, *steps)]
+    assert fall == sorted(fall, reverse=True)
+    # All is lost at the last of three distances that double: a quarter of the area, whatever is lost before.
+    assert value(found, "stress/sync_sensitivity", fill="real") >= 0.25

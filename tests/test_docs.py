@@ -86,6 +86,12 @@ COMMANDS: dict[str, Held] = {
     "avjax compare demo_late": Held("run", "--steps 2 --only demo_late", seconds=600),
     "python experiments/figures.py demo": Held("run", "--steps 2 --seeds 0 --clips-per-actor 4"),
     "python experiments/figures.py interaction": Held("run", "--steps 2 --clips-per-actor 4"),
+    "python experiments/figures.py informativeness": Held(
+        "elsewhere", by="tests/test_informativeness.py::test_the_program_on_tiny_corpora"
+    ),
+    "python experiments/cures.py": Held(
+        "run", "--steps 1 --seeds 0 --only merged_balance --clips-per-actor 4 --clips 8", seconds=600
+    ),
     "python experiments/figures.py systems": Held("run", "--steps 2 --seeds 0 --only mult --clips-per-actor 4"),
     "python experiments/figures.py digits": Held("run", "--steps 2 --speakers george", data="fsdd", seconds=900),
     "python experiments/benchmarks/prepare.py": Held("run", "--rounds 1 --clips 2 --seconds 1"),

@@ -8,6 +8,7 @@ systems      every system that can tell an emotion, under one budget, three seed
 attention    losses on attention statistics, each beside a run without it (synthetic)
 informativeness  shares of nine models against what the generator of their corpora planted (synthetic)
 digits       spoken and handwritten digits, each speaker held out in turn, with logistic regression beside them
+peers        metrics of a small network beside shap, captum and Quantus, which another Python has
 
 Everything is kept below --out and gone on with, so a second run costs what is missing. Each part prints a Markdown
 table and writes it to OUT/PART.md, with the command, the hardware, the date and the commit.
@@ -34,7 +35,7 @@ from avjax.cli import main as avjax
 from avjax.training.metrics import Measure, over_seeds
 
 HERE = Path(__file__).resolve().parent
-Part = Literal["demo", "interaction", "systems", "attention", "informativeness", "digits"]
+Part = Literal["demo", "interaction", "systems", "attention", "informativeness", "digits", "peers"]
 SPEAKERS = ("george", "jackson", "lucas", "nicolas")
 
 
@@ -46,6 +47,7 @@ class Options:
       parts: which tables.
       out: folder for media, records, runs and tables.
       digits_data: folder of the Free Spoken Digit recordings; the digits part needs it.
+      torch_python: a Python with PyTorch, shap, captum and Quantus; the peers part needs it.
       seeds: of the demo and systems parts.
       only: names of systems to take; all unless told.
       steps: optimizer steps of each run; the experiments' own number unless told.
@@ -58,6 +60,7 @@ class Options:
     )  # fmt: skip
     out: Path = Path("runs/figures")
     digits_data: Path | None = None
+    torch_python: Path | None = None
     seeds: tuple[int, ...] = (0, 1, 2)
     only: tuple[str, ...] = ()
     steps: int | None = None
@@ -189,6 +192,25 @@ def digits(options: Options) -> list[str]:
     return _table(["held-out speaker", *options.speakers, "mean"], rows)
 
 
+def peers(options: Options) -> list[str]:
+    """Every metric that a library of another framework has too, on the same numbers: peers/agreement.py."""
+    if options.torch_python is None:
+        raise SystemExit("figures: the peers part needs --torch-python, a Python with PyTorch and the libraries")
+    folder = options.out / "peers"
+    program = [sys.executable, str(HERE / "peers" / "agreement.py"), "--out", str(folder)]
+    # It prints its own table, and which tolerance is broken.
+    if status := subprocess.run([*program, "--torch-python", str(options.torch_python)], check=False).returncode:
+        raise SystemExit(status)
+    found = json.loads((folder / "agreement.json").read_text())
+    heading = ["avjax", "peer", "between the two", "numbers", "difference", "tolerance"]
+    rows = []
+    for row in found["rows"]:
+        amounts = (str(row["numbers"]), f"{row['difference']:.1e}", f"{row['tolerance']:.0e}")
+        rows.append([f"`{row['metric']}`", row["peer"], row["conversion"], *amounts])
+    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    return [*_table(heading, rows), "", f"Versions: {versions}."]
+
+
 def _prepare(folder: Path, corpus: str, *words: str, data: Path | None = None) -> Path:
     records = folder / "records"
     _avjax("prepare", corpus, "--data", str(data or folder / "media"), "--out", str(records), *words)
@@ -226,16 +248,14 @@ def _table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 def main(options: Options) -> None:
     """Makes each part's table, prints it, and keeps it with the command that made it."""
     makers = {
-        "demo": demo,
-        "interaction": interaction,
-        "systems": systems,
-        "attention": attention,
-        "informativeness": informativeness,
-        "digits": digits,
-    }
+        "demo": demo, "interaction": interaction, "systems": systems, "attention": attention,
+        "informativeness": informativeness, "digits": digits,
+        "peers": peers,
+    }  # fmt: skip
     for part in options.parts:
         table = makers[part](options)
-        command = f"python experiments/figures.py {part}" + (" --digits-data FOLDER" if part == "digits" else "")
+        words = {"digits": " --digits-data FOLDER", "peers": " --torch-python PYTHON"}.get(part, "")
+        command = f"python experiments/figures.py {part}{words}"
         made = f"`{command}`, {os.cpu_count()} cores of {_processor()}, {datetime.date.today()}, {_commit()}."
         text = "\n".join([*table, "", made, ""])
         (options.out / f"{part}.md").write_text(text)

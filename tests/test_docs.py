@@ -94,6 +94,7 @@ COMMANDS: dict[str, Held] = {
     ),
     "python experiments/figures.py systems": Held("run", "--steps 2 --seeds 0 --only mult --clips-per-actor 4"),
     "python experiments/figures.py digits": Held("run", "--steps 2 --speakers george", data="fsdd", seconds=900),
+    "python experiments/figures.py peers": Held("elsewhere", by="tests/test_peers.py::test_the_libraries_agree"),
     "python experiments/benchmarks/prepare.py": Held("run", "--rounds 1 --clips 2 --seconds 1"),
     "python experiments/benchmarks/train_step.py": Held("run", "--rounds 1 --batch 1 --size 32,2,2"),
     "python experiments/benchmarks/train_memory.py": Held("run", "--size Ti --batch 1"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Mapping
 
 import numpy as np
@@ -10,7 +12,7 @@ from avjax.diagnostics.definitions import number, skipped
 from avjax.diagnostics.diagnosis.arrays import ATTACK
 from avjax.diagnostics.probe import ModelProbe
 from avjax.diagnostics.protocol.study import Found, Part, Study, joined
-from avjax.diagnostics.stress.attacks.adversary import Attack, Budget, standard_autoattack
+from avjax.diagnostics.stress.attacks.adversary import Adversary, Attack, Budget, standard_autoattack
 from avjax.diagnostics.stress.attacks.clips import adversary_of, attacked, inputs
 from avjax.diagnostics.stress.attacks.frontier import (
     Attempt,
@@ -65,9 +67,10 @@ def attacks(study: Study) -> Found:
         reason = "no modality is a waveform or frames: features have no units that an attacker's budget could be in"
         found.lines.append(skipped("stress/adversarial_accuracy", reason, estimator="PGD"))
         return found
-    name, once = f"PGD-{study.tier.attack_steps}", Once(_by(study, part, PGD(steps=study.tier.attack_steps)))
+    target = _Target(study, part, levels)
+    name, once = f"PGD-{study.tier.attack_steps}", Once(target.by(PGD(steps=study.tier.attack_steps)))
     guards = []
-    surface = _grid(study, part, levels, once, name, found) if len(levels) == 2 else None
+    surface = _grid(target, once, name, found) if len(levels) == 2 else None
     if surface is not None:
         guards += [clean_guard(surface, part.clean.right), radius_guard(surface, SLACK)]
     drawn = {line.condition for line in found.lines}
@@ -78,26 +81,38 @@ def attacks(study: Study) -> Found:
             if fields["condition"] not in drawn:
                 right = once({modality: radius}).right
                 found.lines.append(study.mean("stress/adversarial_accuracy", right, part.clips, **fields))
-    guards += _guards(study, part, levels, once)
+    guards += _guards(target, once)
     whole = joined(list(levels))
     for guard in guards:
         found.lines.append(
             number("stress/attack_guard", lambda guard=guard: guard.excess, estimator=f"{name}: {guard.name}",
                    n=len(part.rows), group=whole)
         )  # fmt: skip
-    _universal(study, part, levels, found)
+    _universal(target, found)
     if study.tier.auto:
-        right = _by(study, part, *standard_autoattack())(_at(levels)).right
+        right = target.by(*standard_autoattack())(_at(levels)).right
         fields = fields_of(_named(levels), attack="AutoAttack", seed=study.seed)
         found.lines.append(study.mean("stress/adversarial_accuracy", right, part.clips, **fields))
     return found
 
 
-def _by(study: Study, part: Part, *which: Attack) -> Attempt:
-    """These attacks on these clips within a budget."""
-    probe = study.probe
-    adversary = adversary_of(probe.program, part.clips, which, batch=probe.batch, seed=study.seed)
-    return lambda budget: attacked(adversary, part.clips, budget)[0]
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Target:
+    """The clips that are attacked, and the model, of which one adversary takes the programs of another."""
+
+    study: Study
+    part: Part
+    levels: Levels
+
+    @functools.cached_property
+    def adversary(self) -> Adversary:
+        probe = self.study.probe
+        return adversary_of(probe.program, self.part.clips, (), batch=probe.batch, seed=self.study.seed)
+
+    def by(self, *which: Attack) -> Attempt:
+        """These attacks within a budget."""
+        adversary = dataclasses.replace(self.adversary, attacks=which)
+        return lambda budget: attacked(adversary, self.part.clips, budget)[0]
 
 
 def _named(levels: Levels, place: int = -1) -> dict[str, str]:
@@ -109,8 +124,9 @@ def _at(levels: Levels, place: int = -1) -> dict[str, np.ndarray | float]:
     return {modality: radii[place][1] for modality, radii in levels.items()}
 
 
-def _grid(study: Study, part: Part, levels: Levels, once: Once, name: str, found: Found) -> Frontier:
+def _grid(target: _Target, once: Once, name: str, found: Found) -> Frontier:
     """Both modalities at some radii of each, and half of both narrowest against the whole of either."""
+    study, part, levels = target.study, target.part, target.levels
     one, other = levels
     chosen = {m: [("0", 0.0), *[radii[place] for place in GRID]] for m, radii in levels.items()}
     names = {m: [text for text, _ in radii] for m, radii in chosen.items()}
@@ -129,13 +145,14 @@ def _grid(study: Study, part: Part, levels: Levels, once: Once, name: str, found
     return surface
 
 
-def _guards(study: Study, part: Part, levels: Levels, once: Once) -> list[Guard]:
+def _guards(target: _Target, once: Once) -> list[Guard]:
     """At the widest radii of all modalities together."""
+    study, part, levels = target.study, target.part, target.levels
     widest, steps = _at(levels), study.tier.attack_steps
     right = once(widest).right
-    fewer = _by(study, part, PGD(steps=max(steps // FEWER, 1)))(widest).right
-    noise = _by(study, part, Noise(DRAWS))(widest).right
-    square = _by(study, part, Square(queries=QUERIES * steps))(widest).right
+    fewer = target.by(PGD(steps=max(steps // FEWER, 1)))(widest).right
+    noise = target.by(Noise(DRAWS))(widest).right
+    square = target.by(Square(queries=QUERIES * steps))(widest).right
     # As far as from one end of the box to the other.
     everything = once({modality: BOX[modality][1] - BOX[modality][0] for modality in levels}).right
     there = np.any([np.asarray(part.clips.streams[modality].valid).any(axis=1) for modality in levels], axis=0)
@@ -147,16 +164,16 @@ def _guards(study: Study, part: Part, levels: Levels, once: Once) -> list[Guard]
     ]
 
 
-def _universal(study: Study, part: Part, levels: Levels, found: Found) -> None:
+def _universal(target: _Target, found: Found) -> None:
     """One perturbation for all clips, made on every other clip and judged on the rest."""
+    study, part, levels = target.study, target.part, target.levels
     steps = UNIVERSAL * study.tier.attack_steps
     fields = fields_of(_named(levels), attack=f"one perturbation for all clips, {steps} steps", seed=study.seed)
     made, judged = np.arange(0, len(part.rows), 2), np.arange(1, len(part.rows), 2)
     if not len(judged):
         found.lines.append(skipped("stress/adversarial_accuracy", "one clip has no other to be judged on", **fields))
         return
-    probe, clips = study.probe, part.clips.take(judged)
-    adversary = adversary_of(probe.program, part.clips, (), batch=probe.batch, seed=study.seed)
+    clips, adversary = part.clips.take(judged), target.adversary
 
     def budget(rows: np.ndarray) -> Budget:
         return {m: radius[rows] if isinstance(radius, np.ndarray) else radius for m, radius in _at(levels).items()}
@@ -164,7 +181,7 @@ def _universal(study: Study, part: Part, levels: Levels, found: Found) -> None:
     values, valid = inputs(part.clips.take(made))
     one = universal_perturbation(
         adversary.model, values, part.clips.label[made], budget(made), valid, steps=steps,
-        batch=min(probe.batch, len(made)), seed=study.seed,
+        batch=min(study.probe.batch, len(made)), seed=study.seed,
     )  # fmt: skip
     values, valid = inputs(clips)
     right = adversary.logits(one.applied(values, budget(judged), valid)).argmax(axis=1) == clips.label

@@ -36,7 +36,7 @@ from avjax.diagnostics.stress.backdoor import (
 
 FRAMES, AREA = "video", 0.05
 # Steps for each of an attack's; and classes whose patch is looked for: those that are predicted most.
-STEPS, TARGETS = 2, 2
+STEPS, TARGETS = 1, 2
 # One clip in so many carries the trigger where clips with it are to be told from those without.
 EVERY = 8
 DONORS, WINDOWS = 8, 3

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 from jaxtyping import Int
 
+from avjax.diagnostics.compiled import compiled
 from avjax.diagnostics.consistency.calibration import probabilities
 from avjax.diagnostics.contribution.imbalance import MOMENTUM, imbalanced, log_ratios, scores, smoothed
 from avjax.diagnostics.definitions import number, skipped
@@ -93,6 +94,10 @@ def _of_clips(study: Study, found: Found) -> None:
 
 def _of_gradients(study: Study, found: Found) -> None:
     estimator = "diagnosed clips, parameters of that modality alone"
+    if study.tier.gradients == 0:
+        reason = f"left out of the tier {study.tier.name}"
+        found.lines.append(skipped("contribution/gradient_norm_ratio", reason, estimator=estimator))
+        return
     try:
         norms = gradient_norms(study.probe, study.part(study.tier.stressed))
         ratios = log_ratios({m: np.array([norm]) for m, norm in norms.items()})
@@ -134,7 +139,7 @@ def gradient_norms(probe: Any, part: Part) -> dict[str, float]:
         )
         return (weight * rows).sum()
 
-    gradient, total = jax.jit(jax.grad(loss)), None
+    gradient, total = compiled(jax.grad(loss)), None
     for rows in probe.parts(len(part.rows)):
         full = np.resize(rows, probe.batch)
         weight = (np.arange(probe.batch) < len(rows)) / len(part.rows)

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from avjax.diagnostics.clips import Clips
+from avjax.diagnostics.compiled import compiled
 from avjax.diagnostics.probe import ModelProbe
 from avjax.streams import Batch, Stream, beside
 
@@ -58,7 +59,7 @@ def _program(probe: ModelProbe) -> Callable[..., tuple[dict[str, jax.Array], dic
             {m: logits.astype(jnp.float32) for m, logits in own.items() if logits is not None},
         )
 
-    return jax.jit(report)
+    return compiled(report)
 
 
 def _pooled(tokens: Stream) -> jax.Array:

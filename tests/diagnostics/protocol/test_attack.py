@@ -97,23 +97,26 @@ def test_a_linear_model(rng, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_model_that_hides_its_gradient(rng):
-    """Nothing but the random start is tried, so that an attack without gradients does more: the guards say so."""
+def test_a_model_that_hides_its_gradient(rng, monkeypatch):
+    """Nothing but the random start is tried, so that an attack without gradients does more: the guards say so.
+
+    The start moves the decision by some 0.3; signs that agree move it by 5.6, further than any clip is from it.
+    """
+    monkeypatch.setattr(attack, "QUERIES", 100)
     _, clips = linear_clips(rng)
     study = study_of(hidden, clips)
     part = study.part(None)
     levels = {m: attack._radii(clips.streams[m]) for m in ("audio", "video")}
-    once = Once(attack._by(study, part, PGD(steps=study.tier.attack_steps)))
-    _, _, square, unbounded = attack._guards(study, part, levels, once)
-    assert square.excess > 0.2
+    target = attack._Target(study, part, levels)
+    _, _, square, unbounded = attack._guards(target, Once(target.by(PGD(steps=study.tier.attack_steps))))
+    assert not square.holds
     assert not unbounded.holds
-    assert unbounded.excess > 0.2
 
 
 @pytest.mark.slow
 def test_one_modality_has_no_grid(rng, monkeypatch):
     _, clips = linear_clips(rng)
-    monkeypatch.setattr(attack, "_guards", lambda study, part, levels, once: [unbounded_guard(np.zeros(1, bool))])
+    monkeypatch.setattr(attack, "_guards", lambda target, once: [unbounded_guard(np.zeros(1, bool))])
     monkeypatch.setattr(attack, "_universal", lambda *of: None)
     features = clips.streams["audio"].replace(values=np.zeros((ROWS, SAMPLES, 1), np.float32))
     study = study_of(

@@ -121,3 +121,10 @@ def test_what_the_run_has_written_down(rng):
     assert ratios(found, "contribution/imbalance_alarm", "training") == {"audio": 1, "video": 1}
     (line,) = [line for line in imbalance(study).lines if line.id == "contribution/imbalance_alarm"]
     assert "alone while it trains" in line.reason
+
+
+def test_a_tier_without_gradients_says_so(rng):
+    study = planted("T4 redundant copies", rng, 20)
+    study = dataclasses.replace(study, tier=dataclasses.replace(study.tier, gradients=0))
+    (line,) = [line for line in imbalance(study).lines if line.id == "contribution/gradient_norm_ratio"]
+    assert line.reason == "left out of the tier smoke"

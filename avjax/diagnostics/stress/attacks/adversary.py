@@ -140,19 +140,21 @@ class Adversary:
 
     def logits(self, values: Raw) -> Float[np.ndarray, "B K"]:
         """Of any number of rows, untouched."""
-        return in_batches(functools.partial(self._plain, self._partial), dict(values), self.batch)
+        return in_batches(functools.partial(_plain(), self._partial), dict(values), self.batch)
 
     @functools.cached_property
     def _partial(self) -> jax.tree_util.Partial:
         return self.model if isinstance(self.model, jax.tree_util.Partial) else jax.tree_util.Partial(self.model)
 
     @functools.cached_property
-    def _plain(self) -> Callable[..., Array]:
-        return compiled(lambda model, values: model(values).astype(jnp.float32))
-
-    @functools.cached_property
     def _programs(self) -> list[Callable[..., Any]]:
         return [compiled(functools.partial(_attempt, attack, self.box)) for attack in self.attacks]
+
+
+@functools.cache
+def _plain() -> Callable[..., Array]:
+    """(model, values) to logits: one program for all adversaries of a model."""
+    return compiled(lambda model, values: model(values).astype(jnp.float32))
 
 
 @dataclasses.dataclass

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Num
 
+from avjax.diagnostics.compiled import compiled
 from avjax.diagnostics.stress.attacks.adversary import Budget, Raw, Valid
 from avjax.diagnostics.stress.attacks.losses import ascent, cross_entropy
 from avjax.diagnostics.stress.attacks.region import BOX, Box, Model, Region
@@ -72,7 +73,7 @@ def universal_perturbation(
     """
     radius = {name: np.broadcast_to(np.asarray(r, np.float32), len(label)) for name, r in budget.items()}
     rows = {"clean": dict(clean), "radius": radius, "valid": dict(valid), "label": np.asarray(label, np.int32)}
-    program = jax.jit(functools.partial(_perturb, box, 2.5 / steps))
+    program = compiled(functools.partial(_perturb, box, 2.5 / steps))
     direction = {name: jnp.zeros(clean[name].shape[1:]) for name in radius}
     for chosen in _random_batches(len(label), batch, steps, seed):
         direction = program(_partial(model), direction, jax.tree.map(lambda x, of=chosen: np.asarray(x)[of], rows))
@@ -149,7 +150,7 @@ def universal_patch(
     pattern = jnp.asarray(random.uniform(low, high, (side, side, channels)), jnp.float32)
     there = valid.get(modality, np.ones(frames.shape[:2], bool))
     aim = np.asarray(label if target is None else np.full(len(label), target), np.int32)
-    program = jax.jit(functools.partial(_repaint, modality, (low, high), 2.5 / steps, target is not None))
+    program = compiled(functools.partial(_repaint, modality, (low, high), 2.5 / steps, target is not None))
     for chosen in _random_batches(len(label), batch, steps, seed):
         corners = random.integers(0, (height - side + 1, width - side + 1), (len(chosen), 2))
         rows = jax.tree.map(lambda x, of=chosen: np.asarray(x)[of], (dict(clean), there, aim))

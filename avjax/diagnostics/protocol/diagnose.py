@@ -52,8 +52,8 @@ Stage = Callable[[Study], Found]
 VERSION = 2
 """Of the protocol: rises when a stage would give other numbers of the same study."""
 SIZES = (
-    "shapley", "attention", "gradients", "additive", "faithful", "randomised", "pointed", "degraded", "stressed",
-    "attacked",
+    "timed", "trained", "shapley", "attention", "gradients", "additive", "faithful", "randomised", "pointed",
+    "degraded", "stressed", "attacked",
 )  # fmt: skip
 """Fields of a tier that are numbers of clips."""
 

@@ -124,11 +124,13 @@ def training(diagnosis: Diagnosis) -> Markup | None:
 
 def _settled(diagnosis: Diagnosis) -> list[str]:
     """Since when it looks where it looks in the end, and which modality it has left, in words."""
-    found = []
+    found, first = [], diagnosis.arrays[STEP][0]
     for line in diagnosis.find("drift/settle_step"):
-        found.append(
-            f"Not settled: {line.reason}." if line.value is None else f"Settled from step {line.value:,.0f} on."
-        )
+        if line.value is None:
+            found.append(f"Not settled: {line.reason}.")
+        else:
+            # Of what was before the first checkpoint that was kept nothing is known.
+            found.append(f"Settled {'at or before' if line.value <= first else 'from'} step {line.value:,.0f}.")
     for line in diagnosis.find("drift/collapse_step"):
         if line.value is not None:
             found.append(f"The mass of {line.group} has been next to nothing or all since step {line.value:,.0f}.")

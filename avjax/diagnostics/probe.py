@@ -199,7 +199,7 @@ class ModelProbe(Probe):
         Raises:
           ValueError: where the model has no attention.
         """
-        report = self._attention(tuple(names))
+        report = self.attending(tuple(names))
         parts = []
         for rows in self.parts(len(clips)):
             sites = report(self.state, self._placed(clips.take(self._full(rows))))
@@ -333,7 +333,9 @@ class ModelProbe(Probe):
         return compiled(self._logits, out_shardings=self._whole)
 
     @functools.lru_cache(maxsize=8)  # noqa: B019 - a probe lives as long as its diagnosis
-    def _attention(self, names: tuple[str, ...]) -> Callable[..., dict[str, Site]]:
+    def attending(self, names: tuple[str, ...]) -> Callable[..., dict[str, Site]]:
+        """The program of ``attention``: (state, streams of ``batch`` rows) to sites of JAX's arrays."""
+
         def report(state: Any, streams: Streams) -> dict[str, Site]:
             return self.steps.output(state, self._features(streams), None, names).aux["attention"]
 

@@ -57,7 +57,7 @@ class Options:
       clips_per_actor: of each corpus.
       steps: optimizer steps of each run.
       clips: of the test split, at most so many, that shares are means over.
-      permutations: of Shapley values.
+      permutations: of Shapley values; a multiple of 4.
       seed: of the runs and of Shapley values; the corpora stay the same.
       keep_media: keeps the generated clips, which nothing needs once they are records.
     """
@@ -105,11 +105,13 @@ def informativeness(options: Options) -> dict[str, Any]:
     chosen = np.linspace(0, len(SETTINGS) - 1, options.settings).round().astype(int)
     rows = [_setting(*SETTINGS[place], options) for place in chosen]
     planted = np.array([row["planted"] for row in rows])
-    found = {
-        name: float(rank_correlation(planted, np.array([row[name] for row in rows])))
-        for name in ("mm_shap", "attention_share")
-    }
+    found = {name: spearman(planted, np.array([row[name] for row in rows])) for name in ("mm_shap", "attention_share")}
     return {"synthetic": True, "modality": "audio", "rows": rows, "spearman": found}
+
+
+def spearman(planted: np.ndarray, shares: np.ndarray) -> float | None:
+    """Rank correlation over the settings; None where all have one share, which ranks nothing."""
+    return None if np.ptp(shares) == 0 else float(rank_correlation(planted, shares))
 
 
 def _setting(heard: float, seen: float, options: Options) -> dict[str, Any]:
@@ -179,8 +181,8 @@ def table(found: Mapping[str, Any]) -> list[str]:
     lines: list[Sequence[str]] = [list(COLUMNS.values()), ["---"] * len(COLUMNS)]
     lines += [[f"{row[name]:.2f}" if name in ("heard", "seen") else f"{row[name]:.3f}" for name in COLUMNS]
               for row in found["rows"]]  # fmt: skip
-    rho = found["spearman"]
-    lines.append(["Spearman", *[""] * 6, f"{rho['mm_shap']:.3f}", f"{rho['attention_share']:.3f}", ""])
+    rho = {name: "none" if value is None else f"{value:.3f}" for name, value in found["spearman"].items()}
+    lines.append(["Spearman", *[""] * 6, rho["mm_shap"], rho["attention_share"], ""])
     return [f"| {' | '.join(line)} |" for line in lines]
 
 
@@ -195,7 +197,8 @@ def plot(found: Mapping[str, Any], path: Path) -> None:
         planted = [row["planted"] for row in found["rows"]]
         axes.plot([0, 1], [0, 1], color="0.8", linewidth=1)
         for name, mark, colour in (("mm_shap", "o", "#0072b2"), ("attention_share", "s", "#d55e00")):
-            label = f"{COLUMNS[name]}, Spearman {found['spearman'][name]:.2f}"
+            rho = found["spearman"][name]
+            label = f"{COLUMNS[name]}, Spearman {'none' if rho is None else f'{rho:.2f}'}"
             axes.plot(planted, [row[name] for row in found["rows"]], mark, color=colour, label=label)
         axes.set(xlabel="planted share of sound", ylabel="share of sound in the model", xlim=(-0.03, 1.03), ylim=(0, 1))
         axes.set_title(

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from avjax.diagnostics.clips import Clips
+from avjax.diagnostics.compiled import compiled
 from avjax.diagnostics.contribution import gradients, shapley, shares
 from avjax.diagnostics.contribution.attention import mass_shares, output_shares
 from avjax.diagnostics.contribution.relevance import Flow, Traced, chefer_joint, modality_share, rollout
@@ -30,6 +31,8 @@ from avjax.streams import Stream
 IG_STEPS = (32, 256)
 STATISTICS = ("mass", "group_output", "entropy")
 TARGET = {"target": "predicted"}
+RELEVANCES = {"chefer_share": chefer_joint, "rollout_share": rollout}
+THROUGH = "through all layers"
 
 
 def shapley_values(study: Study) -> Found:
@@ -116,7 +119,11 @@ def attention(study: Study) -> Found:
         if layers:
             # Mean over layers and over the tokens that ask, of what asks at least two modalities.
             found.keep(f"{SHARE}{estimator}", np.mean(layers, axis=0), part.rows)
-    _relevances(study, probe, part, found)
+    if study.tier.relevance:
+        _relevances(study, probe, part, found)
+    else:
+        reason = f"left out of the tier {study.tier.name}"
+        found.lines += [skipped(f"contribution/{name}", reason, estimator=THROUGH) for name in RELEVANCES]
     return found
 
 
@@ -183,7 +190,6 @@ def _relevances(study: Study, probe: ModelProbe, part: Part, found: Found) -> No
         full = np.resize(some, probe.batch)
         return dict(clips.take(full).streams), target[full]
 
-    estimators = {"chefer_share": chefer_joint, "rollout_share": rollout}
     try:
         complete = np.flatnonzero(
             [all(s.valid[row].any() for s in clips.streams.values()) for row in range(len(clips))]
@@ -193,10 +199,10 @@ def _relevances(study: Study, probe: ModelProbe, part: Part, found: Found) -> No
         streams, wanted = padded(complete[:1])
         flow = Flow.of(score, jax.tree.map(jnp.asarray, streams), wanted)
 
-        @jax.jit
+        @compiled
         def relevance(streams: dict[str, Stream], wanted: jax.Array) -> dict[str, dict[str, jax.Array]]:
             traced = Traced.of(flow, score, streams, wanted)
-            return {name: of(traced) for name, of in estimators.items()}
+            return {name: of(traced) for name, of in RELEVANCES.items()}
 
         parts = []
         for some in probe.parts(len(clips)):
@@ -208,12 +214,12 @@ def _relevances(study: Study, probe: ModelProbe, part: Part, found: Found) -> No
             found.keep(f"{SHARE}{name}", share, part.rows)
             for place, modality in enumerate(study.modalities):
                 found.lines.append(
-                    study.mean(f"contribution/{name}", share[:, place], clips, estimator="through all layers",
+                    study.mean(f"contribution/{name}", share[:, place], clips, estimator=THROUGH,
                                group=modality, **(TARGET if name == "chefer_share" else {}))
                 )  # fmt: skip
     except Undefined as undefined:
-        for name in estimators:
-            found.lines.append(skipped(f"contribution/{name}", undefined.reason, estimator="through all layers"))
+        for name in RELEVANCES:
+            found.lines.append(skipped(f"contribution/{name}", undefined.reason, estimator=THROUGH))
 
 
 @dataclasses.dataclass(frozen=True)

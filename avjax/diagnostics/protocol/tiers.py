@@ -30,6 +30,8 @@ class Tier:
       offsets: of the sound, milliseconds, on either side.
       rates: of missing modalities and of dilution.
       attack_steps: of PGD; ``auto`` runs AutoAttack as well.
+      relevance: whether relevance is carried through the layers (rollout, Chefer's rule); its programs take longer to
+        compile than the rest of the smoke tier.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Tier:
     rates: tuple[float, ...]
     attack_steps: int
     auto: bool = False
+    relevance: bool = True
 
 
 # Six of each kind: noise, loss, and what a channel or a camera does.
@@ -64,12 +67,12 @@ VISIBLE = tuple(f"video/{n}" for n in ("gaussian_noise", "defocus_blur", "low_li
 TOGETHER = tuple(f"joint/{n}" for n in ("gaussian", "compression", "rain", "wind", "crowd", "interference"))
 
 SMOKE = Tier(
-    name="smoke", clips=64, timed=32, trained=32,
+    name="smoke", clips=64, timed=0, trained=32,
     shapley=32, attention=32, gradients=0, additive=0, faithful=0, randomised=32,
     pointed=32, degraded=0, stressed=32, attacked=0,
     permutations=(8, 8), shapley_fills=("drop",),
     fills=("drop", "mean"), corruptions=(AUDIBLE[0], VISIBLE[0], TOGETHER[0]), severities=(3,),
-    drift=False, offsets=(), rates=(0.5,), attack_steps=0,
+    drift=False, offsets=(), rates=(0.5,), attack_steps=0, relevance=False,
 )  # fmt: skip
 STANDARD = Tier(
     name="standard", clips=1000, timed=96, trained=256,

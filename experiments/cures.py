@@ -22,7 +22,6 @@ import tyro
 
 from avjax.cli import main as avjax
 from avjax.diagnostics.clips import Clips
-from avjax.diagnostics.contribution.imbalance import log_ratios
 from avjax.diagnostics.probe import ModelProbe, reader_of
 from avjax.diagnostics.stress.attacks.clips import adversary_of, attacked
 from avjax.diagnostics.stress.attacks.gradient import PGD
@@ -136,10 +135,10 @@ def own_accuracy(arrays: Arrays, rows: Rows) -> float:
 
 
 def own_ratio(arrays: Arrays, rows: Rows) -> float:
-    """|log10 rho| of the mean probabilities of the true class (``contribution/imbalance_ratio``)."""
+    """|log10 rho|, rho the two modalities' mean probabilities of the true class (``contribution/imbalance_ratio``)."""
     target = arrays[f"target:{HEAD}"][rows]
-    means = {key: np.array([(arrays[key][rows] * target).sum(axis=1).mean()]) for key in own_predictions(arrays)}
-    return float(abs(next(iter(log_ratios(means).values()))[0]))
+    one, other = ((arrays[key][rows] * target).sum(axis=1).mean() for key in own_predictions(arrays))
+    return float(abs(np.log10(one / other)))
 
 
 def own_predictions(arrays: Arrays) -> list[str]:

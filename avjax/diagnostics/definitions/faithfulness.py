@@ -296,7 +296,8 @@ ROWS = (
         "randomisation of weights, rank correlation",
         "Spearman's rho of a map and that of the model with its top layers randomised",
         SSIM_AND_RANK,
-        pitfalls="Must fall to the random floor. Signed attributions and magnitudes are two numbers.",
+        pitfalls="Must fall towards the random floor; what is multiplied by the input keeps some of the input, and ends"
+        " above it. Signed attributions and magnitudes are two numbers.",
         source="Adebayo et al., NeurIPS 2018",
         function="diagnostics.faithfulness.sanity.rank_cascade",
     ),

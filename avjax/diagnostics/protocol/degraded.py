@@ -115,7 +115,7 @@ def _one(
         return gap
     found.lines += prediction(study, removal, one, EFFORT, **fields)
     found.lines += form(study, part, one, **fields)
-    found.lines += steadiness(study, part, EFFORT, one, **fields)
+    found.lines += steadiness(study, part, EFFORT, **fields)
     found.lines += pointed(study, part, prior=False, **fields)
     maps = randomised.gradient_maps(study.probe, part.clips, part.clean.predicted)
     found.lines += randomised.another_class(study, part, maps, **fields)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
+from avjax.diagnostics.clips import Clips
 from avjax.diagnostics.contribution.gradients import slopes
 from avjax.diagnostics.contribution.shapley import Sampled
 from avjax.diagnostics.definitions import skipped
@@ -19,6 +20,7 @@ from avjax.diagnostics.measured import Measured, Undefined
 from avjax.diagnostics.players import Players
 from avjax.diagnostics.probe import ModelProbe
 from avjax.diagnostics.protocol.explanation import RawScore, raw_values, sampled_values
+from avjax.diagnostics.protocol.randomised import gradient_maps
 from avjax.diagnostics.protocol.removal import Removal
 from avjax.diagnostics.protocol.study import Found, Part, Study
 
@@ -102,7 +104,7 @@ def faithfulness(study: Study) -> Found:
                 found.arrays[f"{CURVE}{ranking}/{what}"] = drawn.astype(np.float32)
         found.lines += prediction(study, removal, one, effort)
         found.lines += form(study, part, one)
-    found.lines += steadiness(study, part, effort, explanations[-1])
+    found.lines += steadiness(study, part, effort)
     try:
         found.lines += _shares_and_drops(study, part, sampled.share)
     except Undefined as undefined:
@@ -276,19 +278,16 @@ def form(study: Study, part: Part, one: Explanation, **fields: Any) -> list[Meas
     return lines
 
 
-def steadiness(study: Study, part: Part, effort: Effort, one: Explanation, **fields: Any) -> list[Measured]:
-    """How much gradient x input moves when the input does, within 5 % of its spread (Yeh et al. 2019).
-
-    Args:
-      one: ``by_gradient`` of the clips; of a model without gradients, any.
-    """
-    named = {"estimator": f"{GRADIENT}, {len(study.raw_players)} raw players, {effort.disturbances} draws within"
-             f" {100 * RADIUS:g} % of each modality's deviation", "target": "predicted", **fields}  # fmt: skip
+def steadiness(study: Study, part: Part, effort: Effort, **fields: Any) -> list[Measured]:
+    """How much the maps of gradient x input behind the front end move when raw clips do, within 5 % of their spread
+    (Yeh et al. 2019)."""
+    named = {"estimator": f"{GRADIENT}, {effort.disturbances} draws within {100 * RADIUS:g} % of each modality's"
+             " deviation", "target": "predicted", **fields}  # fmt: skip
     if not isinstance(study.probe, ModelProbe):
         reason = "a plain function has no gradients here"
         return [skipped(f"faithfulness/{id}", reason, n=len(part.rows), **named) for id in SENSITIVITY]
-    signed, random = one.signed, np.random.default_rng(study.seed)
-    changed, distance = [], []
+    random = np.random.default_rng(study.seed)
+    before, changed, distance = _map(study, part, part.clips), [], []
     for _ in range(effort.disturbances):
         clips, moved = part.clips, 0.0
         for modality, stream in clips.streams.items():
@@ -296,24 +295,28 @@ def steadiness(study: Study, part: Part, effort: Effort, one: Explanation, **fie
             noise = random.uniform(-radius, radius, stream.values.shape).astype(np.float32)
             clips = clips.replace({modality: stream.replace(values=stream.values + noise)})
             moved = moved + (np.asarray(noise, np.float64) ** 2).reshape(len(noise), -1).sum(axis=1)
-        changed.append(by_gradient(study, dataclasses.replace(part, clips=clips)).signed)
+        changed.append(_map(study, part, clips))
         distance.append(np.sqrt(moved))
     values: dict[str, list[float | str]] = {id: [] for id in SENSITIVITY}
     for row in range(len(part.rows)):
         others, far = np.stack(changed)[:, row], np.stack(distance)[:, row]
         try:
-            ratio = infidelity.relative_changes(signed[row], others)
+            ratio = infidelity.relative_changes(before[row], others)
             # Of a disturbance its length is all that counts.
-            lipschitz = infidelity.local_lipschitz(signed[row], others, np.zeros(1), far[:, None])
+            lipschitz = infidelity.local_lipschitz(before[row], others, np.zeros(1), far[:, None])
         except Undefined as undefined:
             found = (undefined.reason,) * len(SENSITIVITY)
         else:
             found = float(ratio.max()), float(ratio.mean()), lipschitz
         for id, one in zip(SENSITIVITY, found, strict=True):
             values[id].append(one)
-    return [
-        mean_of_defined(study, f"faithfulness/{id}", values[id], part, **named) for id in SENSITIVITY
-    ]  # fmt: skip
+    return [mean_of_defined(study, f"faithfulness/{id}", values[id], part, **named) for id in SENSITIVITY]
+
+
+def _map(study: Study, part: Part, clips: Clips) -> Float[np.ndarray, "B J"]:
+    """All modalities' maps of the class that is predicted for the part's own clips."""
+    maps = gradient_maps(study.probe, clips, part.clean.predicted)
+    return np.concatenate([maps[m].reshape(len(clips), -1) for m in study.modalities], axis=1)
 
 
 def _shares_and_drops(study: Study, part: Part, share: np.ndarray) -> list[Measured]:

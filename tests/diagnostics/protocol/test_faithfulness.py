@@ -101,7 +101,7 @@ def test_steadiness_is_that_of_the_draws(additive):
     """Of a linear model the attribution moves by the disturbance times the slope, and so within the radius."""
     part = additive.part(3)
     one = by_gradient(additive, part)
-    lines = steadiness(additive, part, EFFORT, one)
+    lines = steadiness(additive, part, EFFORT)
     (most,), (mean,), (lipschitz,) = (
         values(lines, id) for id in ("max_sensitivity", "avg_sensitivity", "local_lipschitz")
     )
@@ -119,7 +119,7 @@ def test_a_constant_model_has_reasons_in_place_of_numbers(rng):
     lines = prediction(study, Removal(study, part), one, EFFORT)
     # It is told exactly: nothing changes, and nothing is said to.
     assert values(lines, "infidelity") == [0]
-    lines = [*lines, *steadiness(study, part, EFFORT, one), *form(study, part, one)]
+    lines = [*lines, *steadiness(study, part, EFFORT), *form(study, part, one)]
     without = {line.id.split("/")[1]: line.reason for line in lines if line.value is None}
     assert {"sensitivity_n", "max_sensitivity", "complexity", "gini"} <= set(without)
     assert all(reason.startswith("none of 3 clips has a value") for reason in without.values())

@@ -1,4 +1,5 @@
-"""Whether explanations are the model's: deletion and insertion against random order, the randomised model."""
+"""Whether explanations are the model's: deletion and insertion against random order, the randomised model, bad input;
+and whether they point at what tells the label."""
 
 from __future__ import annotations
 
@@ -8,7 +9,15 @@ from markupsafe import Markup
 from avjax.diagnostics.diagnosis import charts
 from avjax.diagnostics.diagnosis.arrays import CURVE
 from avjax.diagnostics.diagnosis.charts import QUIET, Bar, Line
-from avjax.diagnostics.diagnosis.panels.panel import JOINT, Panel, Section, colour, commonest, distinct, section
+from avjax.diagnostics.diagnosis.panels.panel import (
+    JOINT,
+    Panel,
+    Section,
+    colour,
+    commonest,
+    distinct,
+    section,
+)
 from avjax.diagnostics.diagnosis.result import Diagnosis
 
 
@@ -45,13 +54,15 @@ def gaps(diagnosis: Diagnosis) -> Markup | None:
     """Areas less those of random order, and other tests."""
     rows = []
     for id, name in NUMBERS.items():
-        for line in diagnosis.find(f"faithfulness/{id}"):
-            if line.value is not None and line.layer is None:
+        for line in diagnosis.find(f"faithfulness/{id}", corruption=None):
+            if line.value is not None and line.layer is None and POINTS not in line.estimator:
                 title = f"{name}, {line.estimator}"
                 rows.append(Bar(title, line.value, line.ci_lo, line.ci_hi, colour(diagnosis, line.group)))
     return charts.bars("Tests of faithfulness", rows, zero=0.0, filled=True) if rows else None
 
 
+POINTS = " points,"
+"""In the estimators of numbers that stand beside those of bad input, to be compared with them alone."""
 NUMBERS = {
     "deletion_gap": "least first less most first",
     "deletion_against_random": "deletion less random",
@@ -65,20 +76,25 @@ NUMBERS = {
 
 def cascade(diagnosis: Diagnosis) -> Markup | None:
     """Likeness of maps to those of the model with its top layers randomised."""
-    lines = [line for line in diagnosis.find("faithfulness/rank_cascade") if line.value is not None]
+    lines = [line for line in diagnosis.find("faithfulness/rank_cascade", corruption=None) if line.value is not None]
     lines = [line for line in lines if line.layer is not None]
     if not lines:
         return None
     layers = [layer for (layer,) in distinct(lines, "layer")]
     marks = [(float(k), str(layer)) for k, layer in enumerate(layers)][:: max(1, -(-len(layers) // 5))]
     curves = []
-    for number, (estimator,) in enumerate(distinct(lines, "estimator")):
-        own = {line.layer: line for line in lines if line.estimator == estimator}
+    explained: dict[str, str] = {}
+    for number, (estimator, group) in enumerate(distinct(lines, "estimator", "group")):
+        own = {line.layer: line for line in lines if (line.estimator, line.group) == (estimator, group)}
         ordered = [own.get(layer) for layer in layers]
+        # A colour is a modality's, and a dash an explanation's.
+        name = estimator.split(",")[0]
+        dash = explained.setdefault(name, ("solid", "dotted", "dashed")[len(explained) % 3])
+        shade = (JOINT, 4, 5, 6, 7)[number % 5] if group is None else colour(diagnosis, group)
         curves.append(Line(
-            estimator, range(len(layers)), [line and line.value for line in ordered],
-            [line and line.ci_lo for line in ordered], [line and line.ci_hi for line in ordered],
-            (JOINT, 4, 5, 6, 7)[number % 5], dots=True,
+            name if group is None else f"{group}, {name}", range(len(layers)),
+            [line and line.value for line in ordered], [line and line.ci_lo for line in ordered],
+            [line and line.ci_hi for line in ordered], shade, dash="solid" if group is None else dash, dots=True,
         ))  # fmt: skip
     floor = diagnosis.value("faithfulness/random_floor", estimator=commonest(lines))
     floor = diagnosis.value("faithfulness/random_floor") if floor is None else floor
@@ -87,6 +103,32 @@ def cascade(diagnosis: Diagnosis) -> Markup | None:
     ]  # fmt: skip
     return charts.lines("Rank correlation with the model's own maps", curves, x="random down to", y="rank correlation",
                         x_ticks=marks)  # fmt: skip
+
+
+def pointing(diagnosis: Diagnosis) -> Markup | None:
+    """Pointing game and mass inside, beside the centre prior and chance."""
+    rows = []
+    for id, name in (("pointing_game", "points at it"), ("relevance_mass", "mass inside")):
+        for line in diagnosis.find(f"faithfulness/{id}", corruption=None):
+            if line.value is None:
+                continue
+            words = ", ".join(line.estimator.split(";")[0].split(", ")[:2])
+            rows.append(Bar(f"{line.group}: {name}, {words}", line.value, line.ci_lo, line.ci_hi,
+                            QUIET if line.target is None else colour(diagnosis, line.group)))  # fmt: skip
+            if line.target is not None and line.null_baseline is not None:
+                rows.append(Bar("by chance", line.null_baseline, colour=QUIET, second=True))
+    label = "Explanations against where the label is told"
+    return charts.bars(label, rows, axis=(0.0, 1.0), zero=0.0, filled=True, form=charts.percent) if rows else None
+
+
+def degraded(diagnosis: Diagnosis) -> Markup | None:
+    """What the deletion gap loses under each corruption and attack."""
+    lines = [line for line in diagnosis.find("faithfulness/gap_change") if line.value is not None]
+    rows = []
+    for line in sorted(lines, key=lambda one: one.value):
+        severity = "" if line.condition.severity is None else f" {line.condition.severity:g}"
+        rows.append(Bar(f"{line.condition.corruption}{severity}", line.value, line.ci_lo, line.ci_hi, JOINT))
+    return charts.bars("Deletion gap under a condition, less that of the clean clips", rows, zero=0.0) if rows else None
 
 
 PANELS = (

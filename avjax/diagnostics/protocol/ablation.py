@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -183,10 +184,18 @@ def _contributions(study: Study, said: Mapping[Subset, Said], fill: Fill) -> lis
 
         return OfSums(columns, of_sums)
 
-    lines = []
+    @functools.cache
+    def shares(*accuracies: float) -> dict[str, float]:
+        return performance.shape(dict(zip(every, accuracies, strict=True)), study.modalities)
+
+    def shape(table: dict[Subset, float], modalities: Sequence[str]) -> dict[str, float]:
+        # All modalities' values come at once, and a bootstrap asks for one after the other of the same draws.
+        return shares(*(table[subset] for subset in every))
+
+    lines, every = [], subsets(study.modalities)
     fields = {"estimator": "accuracy; without any, the commonest class", "fill": fill}
     measures = {
-        "contribution/shape": performance.shape,
+        "contribution/shape": shape,
         "contribution/necessity": performance.necessity,
         "contribution/sufficiency": performance.sufficiency,
     }
@@ -202,7 +211,7 @@ def _contributions(study: Study, said: Mapping[Subset, Said], fill: Fill) -> lis
 
         def normalised(table: dict[Subset, float], modality: str = modality) -> float:
             over = performance.denominator(table, study.modalities, "range")
-            return performance.shape(table, study.modalities)[modality] / over
+            return shape(table, study.modalities)[modality] / over
 
         lines += [
             study.line(

@@ -140,6 +140,11 @@ PANELS = (
           "random floor, or they are not of the model.", ("faithfulness/rank_cascade",), cascade),
     Panel("Against random order, and other tests", "Above 0 is better but for deletion less random and sufficiency, "
           "which are better low.", ("faithfulness/deletion_gap", "faithfulness/deletion_against_random"), gaps),
+    Panel("Where the label is told", "Whether the most salient cell, and how much saliency, lies where the corpus says "
+          "that the label is told: agreement with the clip, not with the model. The centre prior knows nothing of it.",
+          ("faithfulness/pointing_game",), pointing),
+    Panel("When the input is bad", "Deletion gap of the explanation of each changed clip, less that of the clip as it "
+          "is: below 0 an explanation is to be believed less.", ("faithfulness/gap_change",), degraded),
 )  # fmt: skip
 
 

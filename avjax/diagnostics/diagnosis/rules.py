@@ -104,7 +104,7 @@ def _joint(line: Measured) -> bool:
 
 DROPOUT = Remedy(
     "Modality dropout in training: frontend.augment = Augment(dropout=ModalityDropout(drop=0.5)).",
-    "avjax train remedies:late_dropout",
+    "avjax train remedies:merged_dropout",
 )
 MODULATION = Remedy(
     "OGM-GE slows the modality that is ahead: rule = GradientModulation(alpha=0.3).",
@@ -115,8 +115,12 @@ PROTOTYPES = Remedy(
     "avjax train remedies:late_prototypes",
 )
 NOISE = Remedy(
-    "Noise and colour in training: frontend.augment = Augment(waveform=WaveformJitter(...), colour=ColourJitter()).",
+    "Noise on sound and pictures in training: frontend.augment = Augment(waveform=WaveformJitter(...), noise=PixelNoise()).",
     "avjax train remedies:late_noise",
+)
+ADVERSARIAL = Remedy(
+    "Adversarial training: inputs = AdversarialTraining(attack=PGD(...)), at the radii that it is to withstand.",
+    "avjax train remedies:late_adversarial",
 )
 GROUPS = Remedy(
     "More weight for the groups that fare worst: model = WithGroups(...), with its term in the objective.",
@@ -212,7 +216,7 @@ RULES = (
         ("Holds under attack on both modalities.", "Loses much under attack on both modalities.",
          "Falls to an attack that is hard to see or hear."),
         which=_joint,
-        remedies=(NOISE,),
+        remedies=(ADVERSARIAL,),
     ),
     Rule(
         "Attacks may be believed", "stress/attack_guard", 0.02, 0.1,

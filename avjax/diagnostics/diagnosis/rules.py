@@ -115,7 +115,7 @@ PROTOTYPES = Remedy(
     "avjax train remedies:late_prototypes",
 )
 NOISE = Remedy(
-    "Noise on sound and pictures in training: frontend.augment = Augment(waveform=WaveformJitter(...), noise=PixelNoise()).",
+    "Noise in training: frontend.augment = Augment(waveform=WaveformJitter(...), noise=PixelNoise()).",
     "avjax train remedies:late_noise",
 )
 ADVERSARIAL = Remedy(

@@ -129,6 +129,7 @@ def test_a_row_does_not_depend_on_its_batch(rng):
         assert_same(part.streams[name].values[3:], np.asarray(whole.streams[name].values)[[4, 1, 2]])
 
 
+@pytest.mark.slow
 def test_filler_rows_reach_no_other_row(rng):
     batch, key = raw(rng), fresh_key()
     batch = batch.replace(weight=np.array([1, 0, 1, 1, 0, 1], np.float32))

@@ -139,6 +139,7 @@ def test_a_mesh_reports_the_same(shape, rng):
 
 
 @pytest.mark.parametrize("views", [{}, pytest.param({"scan": True, "remat": "full"}, marks=pytest.mark.slow)], ids=str)
+@pytest.mark.slow
 def test_statistics_have_gradients(views, rng):
     """Of a loss on the masses, in all parameters that they depend on."""
     config, _ = SITES["bottleneck"]

@@ -62,6 +62,7 @@ def whole(tiny, tmp_path_factory):
     return run
 
 
+@pytest.mark.slow
 def test_a_run_holds_what_the_design_says(whole):
     assert {path.name for path in whole.path.iterdir()} >= {
         "experiment", "command.json", "config.json", "dataset.json", "metrics.jsonl", "events", "checkpoints",
@@ -197,6 +198,7 @@ def test_the_step_compiles_once(tiny):
     assert step._cache_size() == 1
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_left_as_it_is(tiny, whole):
     before = parameters(whole)
     experiment, run = start(tiny, whole.path)

@@ -255,6 +255,7 @@ def test_one_step_by_hand(rng):
     np.testing.assert_allclose(metrics["gradient_norm"], norm, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_an_objective_is_given_attention_and_a_second_view(rng):
     """What the objective sees in ``aux`` is what the model reports for each view, in training and in evaluation."""
     seen = []

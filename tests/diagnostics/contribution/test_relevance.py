@@ -110,6 +110,7 @@ def test_rollout_of_identity_attention(rng):
     np.testing.assert_allclose(found.rollout["tokens"], [np.eye(5)[3]] * 2, atol=1e-15)
 
 
+@pytest.mark.slow
 def test_rollout_of_isolated_towers(rng):
     """KA: two isolated towers: U is 0 or 1."""
     layouts = [Layout.of(audio=3), Layout.of(video=4)]
@@ -283,6 +284,7 @@ def test_recursions_in_memory_of_tokens_are_matrices(name, rng):
     assert max(float(part.max()) for part in relevant.values()) > 0
 
 
+@pytest.mark.slow
 def test_gradient_mass_adds_up(rng):
     """Gm_ig = sum_{j in g} P_ij dP_ij, and its sum over groups is <dO_i, O_i>."""
     _, score, params, given, _ = system("bottleneck", rng)

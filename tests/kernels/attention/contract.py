@@ -109,7 +109,7 @@ class AttentionContract:
         check(recipe.build(), self.implementation, np.float32, np.random.default_rng(seed), quick=True)
 
     @pytest.mark.slow
-    @hypothesis.settings(max_examples=30, phases=UNSHRUNK, suppress_health_check=SHARED)
+    @hypothesis.settings(max_examples=16, phases=UNSHRUNK, suppress_health_check=SHARED)
     @hypothesis.given(
         recipe=recipes(longest=64),
         dtype=st.sampled_from([np.float32, ml_dtypes.bfloat16]),

@@ -10,7 +10,7 @@ import abc
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -201,8 +201,8 @@ class ModelProbe(Probe):
         """
         report = self.attending(tuple(names))
         parts = []
-        for rows in self.parts(len(clips)):
-            sites = report(self.state, self._placed(clips.take(self._full(rows))))
+        for rows, _, streams in self.batches(clips):
+            sites = report(self.state, streams)
             parts.append(jax.tree.map(lambda x, count=len(rows): np.asarray(x)[:, :count], sites))
         return jax.tree.map(lambda *of: np.concatenate(of, axis=1), *parts)
 
@@ -217,10 +217,9 @@ class ModelProbe(Probe):
           target: class c of each clip.
         """
         parts = []
-        for rows in self.parts(len(clips)):
-            full = self._full(rows)
+        for rows, full, streams in self.batches(clips):
             wanted = jax.device_put(np.asarray(target)[full], self.sharding)
-            found = self._salient(self.state, self._placed(clips.take(full)), wanted)
+            found = self._salient(self.state, streams, wanted)
             parts.append(jax.tree.map(lambda x, count=len(rows): np.asarray(x)[:count], found))
         return jax.tree.map(lambda *of: np.concatenate(of), *parts)
 
@@ -235,10 +234,9 @@ class ModelProbe(Probe):
         kept = {name: np.asarray(kept.get(name, np.ones((len(clips), math.prod(self.grids[name])), bool)))
                 for name in self.grids}  # fmt: skip
         parts = []
-        for rows in self.parts(len(clips)):
-            full = self._full(rows)
+        for rows, full, streams in self.batches(clips):
             hidden = jax.device_put({name: mask[full] for name, mask in kept.items()}, self.sharding)
-            found = self._keeping(self.state, self._placed(clips.take(full)), hidden)
+            found = self._keeping(self.state, streams, hidden)
             parts.append(np.asarray(found)[: len(rows)])
         return np.concatenate(parts)
 
@@ -249,8 +247,7 @@ class ModelProbe(Probe):
         count = len(kept)
         padded = np.concatenate([kept, np.ones((-count % COALITIONS, len(players)), bool)])
         whole, parts = _on_device(baseline), []
-        for rows in self.parts(len(clips)):
-            streams = self._placed(clips.take(self._full(rows)))
+        for rows, _, streams in self.batches(clips):
             found = [
                 np.asarray(value(self.state, streams, whole, padded[begin : begin + COALITIONS]))
                 for begin in range(0, len(padded), COALITIONS)
@@ -264,10 +261,9 @@ class ModelProbe(Probe):
         if not players.raw:
             return self.logits(clips, {modality: kept[:, where] for modality, where in players.where.items()})
         value, whole, parts = self._of_rows(players), _on_device(baseline), []
-        for rows in self.parts(len(clips)):
-            full = self._full(rows)
+        for rows, full, streams in self.batches(clips):
             masks = jax.device_put(np.asarray(kept)[full], self.sharding)
-            parts.append(np.asarray(value(self.state, self._placed(clips.take(full)), whole, masks))[: len(rows)])
+            parts.append(np.asarray(value(self.state, streams, whole, masks))[: len(rows)])
         return np.concatenate(parts)
 
     def with_state(self, state: TrainState) -> ModelProbe:
@@ -278,7 +274,8 @@ class ModelProbe(Probe):
             other.__dict__[name] = getattr(self, name)
         return other
 
-    def _features(self, streams: Streams) -> Batch:
+    def features(self, streams: Streams) -> Batch:
+        """What the model is given of raw streams; may be traced."""
         streams = jax.tree.map(jnp.asarray, dict(streams))
         rows = next(iter(streams.values())).values.shape[0]
         batch = Batch(streams, {}, jnp.ones(rows, jnp.float32), jnp.zeros(rows, jnp.int32))
@@ -288,18 +285,20 @@ class ModelProbe(Probe):
         return self.steps.output(state, features, kept).logits[self.head].astype(jnp.float32)
 
     def _logits(self, state: Any, streams: Streams, kept: Kept | None = None) -> jax.Array:
-        return self._of_features(state, self._features(streams), kept)
+        return self._of_features(state, self.features(streams), kept)
 
     def call(self, clips: Clips) -> Float[np.ndarray, "B K"]:
-        full = self._full(np.arange(len(clips)))
-        return np.asarray(self._plain(self.state, self._placed(clips.take(full))))[: len(clips)]
+        _, _, streams = next(self.batches(clips))
+        return np.asarray(self._plain(self.state, streams))[: len(clips)]
 
-    def _full(self, rows: np.ndarray) -> np.ndarray:
-        """Repeated up to the batch's size, so that one program serves all."""
-        return np.resize(rows, self.batch)
+    def batches(self, clips: Clips) -> Iterator[tuple[np.ndarray, np.ndarray, Streams]]:
+        """Rows of each call, the same repeated up to the batch's size, and their streams on the devices.
 
-    def _placed(self, clips: Clips) -> Streams:
-        return jax.device_put(dict(clips.streams), self.sharding)
+        Of one size, so that one program serves all; what comes of the repeated rows is to be cut off.
+        """
+        for rows in self.parts(len(clips)):
+            full = np.resize(rows, self.batch)
+            yield rows, full, jax.device_put(dict(clips.take(full).streams), self.sharding)
 
     @functools.cached_property
     def _whole(self) -> NamedSharding:
@@ -312,7 +311,7 @@ class ModelProbe(Probe):
     @functools.cached_property
     def _salient(self) -> Callable[..., tuple[dict[str, jax.Array], jax.Array]]:
         def report(state: Any, streams: Streams, target: jax.Array) -> tuple[dict[str, jax.Array], jax.Array]:
-            features = self._features(streams)
+            features = self.features(streams)
 
             def score(values: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
                 changed = {m: features.streams[m].replace(values=x) for m, x in values.items()}
@@ -337,7 +336,7 @@ class ModelProbe(Probe):
         """The program of ``attention``: (state, streams of ``batch`` rows) to sites of JAX's arrays."""
 
         def report(state: Any, streams: Streams) -> dict[str, Site]:
-            return self.steps.output(state, self._features(streams), None, names).aux["attention"]
+            return self.steps.output(state, self.features(streams), None, names).aux["attention"]
 
         return compiled(report, out_shardings=self._whole)
 
@@ -351,7 +350,7 @@ class ModelProbe(Probe):
         rows, known = self.batch, self._of_players
 
         def of_tokens(state: Any, streams: Streams, baseline: Baseline, kept: jax.Array) -> jax.Array:
-            features = self._features(streams)
+            features = self.features(streams)
 
             def one(row: jax.Array) -> jax.Array:
                 hidden = {m: jnp.broadcast_to(row[where], (rows, len(where))) for m, where in players.where.items()}

@@ -19,7 +19,7 @@ from avjax.diagnostics.definitions import number, skipped
 from avjax.diagnostics.measured import Undefined
 from avjax.diagnostics.probe import ModelProbe
 from avjax.diagnostics.protocol.ablation import remaining
-from avjax.diagnostics.protocol.inside import features_of, inside
+from avjax.diagnostics.protocol.inside import inside
 from avjax.diagnostics.protocol.study import Found, Part, Study
 from avjax.streams import Stream
 from avjax.training.optimizer import path_names
@@ -133,17 +133,15 @@ def gradient_norms(probe: Any, part: Part) -> dict[str, float]:
 
     def loss(params: Any, rest: Any, streams: Mapping[str, Stream], label: jax.Array, weight: jax.Array) -> jax.Array:
         whole = {"params": params, **({} if rest.average is None else {"average": params})}
-        output = probe.steps.output(dataclasses.replace(rest, **whole), features_of(probe, streams))
+        output = probe.steps.output(dataclasses.replace(rest, **whole), probe.features(streams))
         rows = optax.losses.softmax_cross_entropy_with_integer_labels(
             output.logits[probe.head].astype(jnp.float32), label
         )
         return (weight * rows).sum()
 
     gradient, total = compiled(jax.grad(loss)), None
-    for rows in probe.parts(len(part.rows)):
-        full = np.resize(rows, probe.batch)
+    for rows, full, streams in probe.batches(part.clips):
         weight = (np.arange(probe.batch) < len(rows)) / len(part.rows)
-        streams = jax.device_put(dict(part.clips.take(full).streams), probe.sharding)
         found = gradient(params, state, streams, part.clips.label[full], weight.astype(np.float32))
         total = found if total is None else jax.tree.map(jnp.add, total, found)
     norms: dict[str, float] = {}

@@ -15,7 +15,8 @@ from jaxtyping import Float
 from avjax.diagnostics.clips import Clips
 from avjax.diagnostics.compiled import compiled
 from avjax.diagnostics.probe import ModelProbe
-from avjax.streams import Batch, Stream, beside
+from avjax.nn.pooling import mean_pool
+from avjax.streams import Stream
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -35,24 +36,15 @@ class Inside:
 def inside(probe: ModelProbe, clips: Clips) -> Inside:
     """Of any number of clips, in batches of one compiled size."""
     program, parts = _program(probe), []
-    for rows in probe.parts(len(clips)):
-        # Repeated up to the batch's size, so that one program serves all.
-        streams = jax.device_put(dict(clips.take(np.resize(rows, probe.batch)).streams), probe.sharding)
+    for rows, _, streams in probe.batches(clips):
         parts.append(jax.tree.map(lambda x, count=len(rows): np.asarray(x)[:count], program(probe.state, streams)))
     return Inside(*jax.tree.map(lambda *of: np.concatenate(of), *parts))
-
-
-def features_of(probe: ModelProbe, streams: Mapping[str, Stream]) -> Batch:
-    """What the model is given of raw streams; may be traced."""
-    rows = next(iter(streams.values())).values.shape[0]
-    batch = Batch(dict(streams), {}, jnp.ones(rows, jnp.float32), jnp.zeros(rows, jnp.int32))
-    return probe.steps.frontend(batch, None)
 
 
 @functools.lru_cache(maxsize=2)
 def _program(probe: ModelProbe) -> Callable[..., tuple[dict[str, jax.Array], dict[str, jax.Array]]]:
     def report(state: Any, streams: Mapping[str, Stream]) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
-        output = probe.steps.output(state, features_of(probe, streams))
+        output = probe.steps.output(state, probe.features(streams))
         own = {m: output.logits.get(f"{probe.head}/{m}") for m in probe.modalities}
         return (
             {m: _pooled(output.tokens[m]) for m in probe.modalities if m in output.tokens},
@@ -63,7 +55,5 @@ def _program(probe: ModelProbe) -> Callable[..., tuple[dict[str, jax.Array], dic
 
 
 def _pooled(tokens: Stream) -> jax.Array:
-    values = tokens.values.astype(jnp.float32)
-    there = beside(jnp.asarray(tokens.valid), values)
-    mean = jnp.where(there, values, 0).sum(axis=1) / jnp.maximum(there.sum(axis=1), 1)
-    return mean.reshape(len(values), -1)
+    rows, count = tokens.values.shape[:2]
+    return mean_pool(jnp.asarray(tokens.values, jnp.float32).reshape(rows, count, -1), jnp.asarray(tokens.valid))

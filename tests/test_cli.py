@@ -46,6 +46,7 @@ def run_json(capsys, *words):
     return status, json.loads(capsys.readouterr().out)
 
 
+@pytest.mark.slow
 def test_train_json_tells_the_results(trained, capsys):
     experiment = trained[0] / "experiment" / "tiny.py"
     status, found = run_json(
@@ -56,6 +57,7 @@ def test_train_json_tells_the_results(trained, capsys):
     assert found["one"]["environment"]["devices"] == 8
 
 
+@pytest.mark.slow
 def test_eval_scores_runs_alone_and_averaged(trained, capsys, tmp_path):
     status, found = run_json(capsys, "eval", *trained, "--average", tmp_path / "mean")
     assert status == 0
@@ -66,6 +68,7 @@ def test_eval_scores_runs_alone_and_averaged(trained, capsys, tmp_path):
     np.testing.assert_allclose(mean, np.mean(probabilities, axis=0), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_runs_of_one_name_are_told_apart(trained, capsys, tmp_path):
     shutil.copytree(trained[1], tmp_path / "elsewhere" / "one")
     average = tmp_path / "mean" / "one"
@@ -74,12 +77,14 @@ def test_runs_of_one_name_are_told_apart(trained, capsys, tmp_path):
     assert all(result["synthetic"] for result in found.values())
 
 
+@pytest.mark.slow
 def test_averages_are_of_the_runs_own_records(trained, capsys, tmp_path):
     other = write_records(tmp_path / "other", test=10, seed=5)
     assert main([*map(str, ("eval", *trained, "--records", other, "--average", tmp_path / "mean"))]) == 2
     assert "leave out --records or --average" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_eval_on_other_records_leaves_the_run_as_it_was(trained, capsys, tmp_path):
     before = (trained[0] / "results.json").read_text()
     other = write_records(tmp_path / "other", test=6, seed=5)
@@ -88,6 +93,7 @@ def test_eval_on_other_records_leaves_the_run_as_it_was(trained, capsys, tmp_pat
     assert (trained[0] / "results.json").read_text() == before
 
 
+@pytest.mark.slow
 def test_predict_takes_files_with_a_missing_modality_and_goes_on_after_a_bad_one(trained, clip, capsys):
     files = [clip / name for name in ("clip.mp4", "text.mp4", "deaf.mp4", "blind.wav")]
     status, found = run_json(capsys, "predict", trained[0], *files)
@@ -102,6 +108,7 @@ def test_predict_takes_files_with_a_missing_modality_and_goes_on_after_a_bad_one
     assert without[0]["heads"]["label"] == pytest.approx(found[2]["heads"]["label"], abs=0.05)
 
 
+@pytest.mark.slow
 def test_predict_equals_eval_on_the_same_clip(trained, tmp_path, capsys):
     """The same samples by both ways: a clip of the records, without pictures, and the file it would have come from."""
     records = Run.open(trained[0]).experiment().data.records
@@ -115,12 +122,14 @@ def test_predict_equals_eval_on_the_same_clip(trained, tmp_path, capsys):
     np.testing.assert_allclose(predicted, evaluated, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_only_bad_files_make_the_status_1(trained, clip, capsys):
     status, found = run_json(capsys, "predict", trained[0], clip / "text.mp4")
     assert status == 1
     assert list(found[0]) == ["file", "error"]
 
 
+@pytest.mark.slow
 def test_compare_writes_a_report_and_a_table(trained, tmp_path, capsys):
     status, found = run_json(capsys, "compare", *trained, "--out", tmp_path / "report.html")
     assert status == 0

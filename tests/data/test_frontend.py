@@ -120,6 +120,7 @@ def test_permuting_the_rows_permutes_the_result(rng):
             assert (np.asarray(expected.streams[name].values) != np.asarray(changed.streams[name].values)[order]).any()
 
 
+@pytest.mark.slow
 def test_a_row_does_not_depend_on_its_batch(rng):
     front = jax.jit(dataclasses.replace(FRONTEND, augment=dataclasses.replace(EVERYTHING, mixup=None)))
     batch, other, key = raw(rng), raw(rng), fresh_key()
@@ -164,6 +165,7 @@ def test_odd_shapes_are_finite(rng):
     assert np.abs(np.asarray(out.streams["video"].values)).max() <= 1 + 1e-5
 
 
+@pytest.mark.slow
 def test_gradients_reach_float_inputs(rng):
     # Masks may hide all of so short a sound, and then nothing of it is heard.
     front = dataclasses.replace(FRONTEND, augment=dataclasses.replace(EVERYTHING, mixup=None, spectrogram=None))
@@ -188,6 +190,7 @@ def test_gradients_reach_float_inputs(rng):
         assert np.asarray(by_sound).any() == heard
 
 
+@pytest.mark.slow
 def test_one_compilation_a_shape(rng):
     traces = []
 

@@ -36,6 +36,7 @@ def clips(run):
 
 
 @pytest.mark.parametrize("kind", ["tokens", "raw"])
+@pytest.mark.slow
 def test_shap_is_given_the_values_that_ours_is(program, probe, clips, rng, kind):
     players = token_players(probe.grids) if kind == "tokens" else raw_players(clips.streams)
     baseline = {m: np.full((), 0.25, np.float32) for m in probe.modalities} if kind == "raw" else None

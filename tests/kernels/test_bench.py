@@ -117,6 +117,7 @@ def test_a_program_may_be_measured_whole(tmp_path):
     assert "gflops" not in measured.plain(first=measured)
 
 
+@pytest.mark.slow
 def test_the_command_writes_table_json_and_plot(tmp_path, capsys):
     words = ["attention", "--specs", "odd_7", "--rounds", "2", "--batch", "1", "--statistics", "mass"]
     assert avjax(["bench", *words, "--out", str(tmp_path / "bench")]) == 0

@@ -33,6 +33,8 @@ VARIANTS = {
     "three, in turn": {"modalities": (tiny.TOUCH, tiny.VIDEO, tiny.AUDIO), "update": "sequential"},
     "three, crosswise": {"modalities": (tiny.TOUCH, tiny.VIDEO, tiny.AUDIO), "fusion": "cross", "pool": "gap"},
 }
+QUICK = ("middle", "sequential", "three, crosswise")
+EACH = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in VARIANTS]
 ROWS = 6
 
 
@@ -77,7 +79,7 @@ def seen(patches: Patches, valid, keep):
     return np.asarray(patches.valid(jnp.asarray(valid))) & keep
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", EACH)
 def test_equals_the_equations(variant, rng):
     config, params, forward, batch, keep_encode, keep_fuse = case(variant, rng)
     logits = forward(params, batch, keep_encode, keep_fuse)
@@ -97,7 +99,7 @@ def test_equals_the_equations(variant, rng):
     assert all(np.isfinite(numbers).all() for numbers in logits.values())
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", EACH)
 def test_what_is_missing_or_hidden_does_not_matter(variant, rng):
     config, params, forward, batch, keep_encode, keep_fuse = case(variant, rng)
     streams = {}
@@ -118,7 +120,7 @@ def test_what_is_missing_or_hidden_does_not_matter(variant, rng):
         np.testing.assert_array_equal(before[name], after[name], err_msg=name)
 
 
-@pytest.mark.parametrize("variant", ["middle", "three, in turn"])
+@pytest.mark.parametrize("variant", ["middle", pytest.param("three, in turn", marks=pytest.mark.slow)])
 def test_gradients_to_what_is_missing_are_zero(variant, rng):
     config, params, forward, batch, keep_encode, keep_fuse = case(variant, rng)
     values = {m: s.values for m, s in batch.streams.items()}
@@ -153,7 +155,10 @@ def test_hidden_from_every_layer_is_not_hidden_from_the_fusion_layers(rng):
     assert np.abs(early["emotion"][0] - late["emotion"][0]).max() > 1e-6
 
 
-@pytest.mark.parametrize("variant", ["middle", "three modalities", "one modality"])
+@pytest.mark.parametrize(
+    "variant",
+    ["middle", *(pytest.param(name, marks=pytest.mark.slow) for name in ("three modalities", "one modality"))],
+)
 def test_fused_logits_are_the_mean_of_the_modalities(variant, rng):
     config, params, forward, batch, keep, _ = case(variant, rng)
     everything = {m: np.ones_like(k) for m, k in keep.items()}

@@ -64,6 +64,7 @@ CASES += [pytest.param(s, "everything", id=f"{s} everything", marks=pytest.mark.
 
 
 @pytest.mark.parametrize(("shape", "kind"), CASES)
+@pytest.mark.slow
 def test_on_a_mesh_as_on_one_device(shape, kind, rng):
     queries, keys, mask = masks(rng)[kind]
     draw = lambda count: jnp.asarray(rng.normal(size=(ROWS, count, HEADS, WIDTH)), jnp.float32)  # noqa: E731

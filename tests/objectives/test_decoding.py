@@ -86,6 +86,7 @@ def test_joint_scores(share, rng):
     assert found[0].tokens == max(expected, key=expected.get)
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_the_loss(rng):
     logits = rng.normal(size=(1, 4, 3)).astype(np.float32)
     found = prefix_beam_search(np.asarray(jax.nn.softmax(jnp.asarray(logits[0]))), beam=100)

@@ -83,7 +83,7 @@ def test_a_run_holds_what_the_design_says(whole):
     assert results["synthetic"] is True
 
 
-@pytest.mark.parametrize("mesh", [None, ("fsdp", 8), ("data", 2, "fsdp", 4)])
+@pytest.mark.parametrize("mesh", [None, pytest.param(("fsdp", 8), marks=pytest.mark.long), ("data", 2, "fsdp", 4)])
 @pytest.mark.slow
 def test_losses_are_the_same_on_any_mesh(tiny, whole, tmp_path, mesh):
     """None is one device: steps alone, since a run takes all devices there are."""
@@ -144,6 +144,7 @@ def test_a_torn_line_does_not_spoil_the_next(tmp_path):
     assert [line["step"] for line in Run(tmp_path).metrics()] == [1, 2]
 
 
+@pytest.mark.slow
 def test_events_are_what_tensorboard_reads(whole):
     """Records of the TFRecord format, checksums and all: (step, name, value) as in metrics.jsonl."""
     found = {}
@@ -184,10 +185,12 @@ def test_killed_and_resumed_ends_bit_for_bit_where_the_whole_run_did(tiny, whole
         np.testing.assert_array_equal(found[name], value, err_msg=name)
 
 
+@pytest.mark.slow
 def test_the_last_step_is_always_kept(whole):
     assert sorted(path.name for path in whole.checkpoints.iterdir()) == ["18", "20"]
 
 
+@pytest.mark.slow
 def test_the_step_compiles_once(tiny):
     experiment, _ = load(tiny)
     mesh = experiment.training.mesh.build()
@@ -215,6 +218,7 @@ def test_a_loss_that_is_no_number_stops_and_names_the_records(tiny, tmp_path):
         train(experiment, run, quiet=True)
 
 
+@pytest.mark.slow
 def test_changed_records_are_not_gone_on_with(tiny, whole, tmp_path):
     shutil.copytree(whole.path, tmp_path / "run")
     other = write_records(tmp_path / "records", train=30)
@@ -230,6 +234,7 @@ def test_a_batch_that_does_not_divide_over_the_devices_is_refused(tiny, tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_profile_writes_a_trace(tiny, tmp_path):
     experiment, run = start(tiny, tmp_path / "run")
     train(experiment, run, quiet=True, profile=True)
@@ -237,12 +242,16 @@ def test_profile_writes_a_trace(tiny, tmp_path):
 
 
 @pytest.mark.slow
-def test_workers_microbatches_average_and_bfloat16_train_too(tiny, whole, tmp_path):
+def test_workers_microbatches_and_average_train_too(tiny, whole, tmp_path):
     words = "--data.workers 1 --training.accumulate 2 --training.average 0.9 --training.remat full"
     experiment, run = start(tiny, tmp_path / "run", *words.split())
     train(experiment, run, quiet=True)
     # Microbatches change rounding alone.
     np.testing.assert_allclose(list(losses(run).values()), list(losses(whole).values()), rtol=1e-3)
+
+
+@pytest.mark.long
+def test_bfloat16_trains_too(tiny, whole, tmp_path):
     experiment, run = start(tiny, tmp_path / "half", "--training.precision", "bfloat16")
     train(experiment, run, quiet=True)
     np.testing.assert_allclose(list(losses(run).values()), list(losses(whole).values()), rtol=0.05)

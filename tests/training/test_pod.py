@@ -13,6 +13,7 @@ from avjax.nn.transformer import SIZES
 from avjax.training.pod import lower
 from avjax.training.sharding import MeshShape, Rules
 from tests.fixtures.records import write_experiment, write_records
+from tests.levels import in_part
 
 MEGABYTE = 2**20
 MESHES = {
@@ -24,6 +25,8 @@ MESHES = {
 # On every mesh; the others, some of which look at steps in order, on one that does not cut sequences.
 EVERYWHERE = ("demo_mbt", "demo_late")
 ONE = "data=4 fsdp=8 tensor=2"
+# What `make check` lowers on that one mesh: one of each kind of objective. `make long` lowers all.
+IN_SHORT = ("demo_late", "affect_rjcma", "events_psp", "matching_aicanet", "speech_dcm")
 
 
 def description(experiment) -> Description:
@@ -61,7 +64,8 @@ def test_it_finds_the_experiments():
 def meshes_of_experiments():
     for name in known():
         for mesh in MESHES if name in EVERYWHERE else [ONE]:
-            yield pytest.param(name, mesh, id=f"{name}-{mesh}")
+            marks = () if name == EVERYWHERE[0] or (mesh == ONE and name in IN_SHORT) else pytest.mark.long
+            yield pytest.param(name, mesh, id=f"{name}-{mesh}", marks=marks)
 
 
 @pytest.mark.slow
@@ -78,8 +82,7 @@ def test_every_experiment_lowers_for_a_pod(name, mesh):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", ["Ti", "S", "B", "L"])
-@pytest.mark.parametrize("fusion", ["bottleneck", "merged"])
+@pytest.mark.parametrize(("size", "fusion"), in_part(("Ti", "S", "B", "L"), ("bottleneck", "merged"), one_of=3))
 def test_no_large_array_is_replicated_at_the_paper_s_sizes(size, fusion):
     """MBT as in the paper, in bfloat16 with scanned layers; every device holds about a 256th of it."""
     experiment, _ = load("demo_mbt", ("--training.scan", "--training.precision", "bfloat16"))

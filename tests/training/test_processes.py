@@ -94,8 +94,17 @@ def trained(tiny_experiment, tmp_path_factory):
     return folder_of
 
 
-# Other meshes of one process: test_loop.py and test_sharding.py.
-@pytest.mark.parametrize("topology", [name for name in TOPOLOGIES if name not in ("one device", "fsdp=4 x tensor=2")])
+# Other meshes of one process: test_loop.py and test_sharding.py. Each topology starts programs that compile anew.
+SHORT = ("one device", "data=8", "2 processes x 2 devices, fsdp=2")
+
+
+def of_topologies(*names):
+    return [pytest.param(name, marks=() if name in SHORT else pytest.mark.long) for name in names]
+
+
+@pytest.mark.parametrize(
+    "topology", of_topologies(*(name for name in TOPOLOGIES if name not in ("one device", "fsdp=4 x tensor=2")))
+)
 def test_the_same_run_on_any_topology(topology, trained):
     one, there = trained("one device"), trained(topology)
     assert records(there, topology) == records(one, "one device")
@@ -123,7 +132,9 @@ def saved(trained):
     return run, halfway
 
 
-@pytest.mark.parametrize("topology", ["one device", "fsdp=4 x tensor=2", "2 processes x 2 devices, fsdp=2"])
+@pytest.mark.parametrize(
+    "topology", of_topologies("one device", "fsdp=4 x tensor=2", "2 processes x 2 devices, fsdp=2")
+)
 def test_saved_here_resumed_there(topology, tiny_experiment, saved, tmp_path):
     """Saved on data=8."""
     run, halfway = saved

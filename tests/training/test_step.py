@@ -130,6 +130,7 @@ def test_remat_keeps_less():
     assert work["none"] < work["dots"] <= work["full"] < 1.6 * work["none"]
 
 
+@pytest.mark.slow
 def test_randomness_follows_from_seed_and_step(rng):
     batch = tiny.batch(rng, rows=ROWS, classes=CLASSES)
     made, state = mbt(rng)
@@ -152,6 +153,7 @@ def test_randomness_follows_from_seed_and_step(rng):
     assert seen.keys() == {f"{h}{m}" for h in CLASSES for m in ("", "/audio", "/video")}
 
 
+@pytest.mark.slow
 def test_every_layer_drops_its_own(rng):
     made, params, buffers = tiny.steps(Toy(nnx.Rngs(0), dropout=0.5))
     batch = toy(rng, rows=64)
@@ -200,6 +202,7 @@ def test_slow_buffers_do_not_stand_still_in_bfloat16(rng):
     np.testing.assert_array_equal(made._forward(state.params, state.buffers, batch, None)[1]["norm"]["mean"], before)
 
 
+@pytest.mark.slow
 def test_bfloat16_keeps_float32_weights(rng):
     batch, results = tiny.batch(rng, rows=ROWS, classes=CLASSES), {}
     still = {"dropout": 0.0, "stochastic_depth": 0.0}

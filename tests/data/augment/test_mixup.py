@@ -35,6 +35,7 @@ def features(rng, rows=8, absent=()) -> Batch:
 
 
 @pytest.mark.parametrize("by_modality", [True, False])
+@pytest.mark.slow
 def test_mixup_is_the_blend_that_its_targets_say(rng, by_modality):
     """Row i's one-hot target names row i, so the mixed targets are the weights that the values must be blended with."""
     batch = features(rng, absent=[3])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from avjax.data.augment import ColourJitter, Crop, PixelNoise
 from tests.data.augment.common import keys, stream
@@ -54,6 +55,7 @@ def test_crop_at_its_ends(rng):
     assert small.max() <= images.values.max() + 1e-6
 
 
+@pytest.mark.slow
 def test_colour_jitter(rng):
     images = stream(rng.uniform(0.3, 0.6, (40, 2, 6, 5, 3)))
     images = images.replace(values=np.repeat(images.values[:, :1], 2, 1))
@@ -81,6 +83,7 @@ def test_colour_jitter(rng):
     assert 5 < same.sum() < 35
 
 
+@pytest.mark.slow
 def test_pixel_noise(rng):
     """White, of the deviation drawn for its clip, in every frame anew; none outside what is valid."""
     valid = np.ones((60, 3), bool)

@@ -150,6 +150,7 @@ def logit(values, batch, graph, state):
     return model(batch.replace(streams=streams)).logits["emotion"][:, 2]
 
 
+@pytest.mark.slow
 def test_values_that_are_not_valid_may_be_anything(rng):
     """Of a model: NaN in invalid steps is given 0, and the sum is complete all the same."""
     graph, params, *rest = split_model(tiny.config(size=Size(8, 1, 2), fusion_layer=0).build(nnx.Rngs(0)))

@@ -127,7 +127,8 @@ FAULTS = [
 
 @pytest.mark.parametrize(("place", "value", "fault"), FAULTS)
 def test_the_schema_finds(place: tuple, value: object, fault: str, drawn: Diagnosis) -> None:
-    report = copy.deepcopy(plain(drawn))
+    whole = plain(drawn)
+    report = copy.deepcopy(whole | {"metrics": whole["metrics"][:3]})
     validate(report, report_schema())
     inner = report
     for step in place[:-1]:

@@ -21,6 +21,7 @@ def states(rng, *rows):
 
 
 @hypothesis.given(seeds)
+@pytest.mark.slow
 def test_the_scores_ends(seed):
     """0 of a re-encoding of mean drift, 1 of another clip, clipped beyond."""
     rng = np.random.default_rng(seed)

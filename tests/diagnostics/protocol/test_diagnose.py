@@ -82,6 +82,7 @@ def test_it_goes_on_where_it_was_stopped(study, tmp_path, monkeypatch):
     assert called[5:] == ["first", "second", "third"]
 
 
+@pytest.mark.slow
 def test_a_plain_function_is_diagnosed_as_far_as_it_goes(study, tmp_path):
     """What it has no insides for is said, and the rest is that of the model."""
     plain = FunctionProbe(study.probe.modalities, study.probe.head, study.probe.classes, 16, study.probe.logits)
@@ -124,6 +125,7 @@ def test_the_command(run, tmp_path, monkeypatch, capsys):
     assert "stress/accuracy" in json.loads(capsys.readouterr().out)["broken"][0]
 
 
+@pytest.mark.slow
 def test_errors_that_a_user_can_mend(run, tmp_path, capsys):
     assert main(["diagnose", str(tmp_path)]) == 2
     assert main(["diagnose", str(run.path), "--head", "face"]) == 2

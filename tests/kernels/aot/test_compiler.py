@@ -15,6 +15,7 @@ from kernels.aot.jobs import Job, executed, mask_at
 from kernels.attention import STATISTICS
 from kernels.attention.mosaic_tpu.target import TARGETS
 from kernels.attention.specs import TABLE
+from tests.levels import in_part
 
 pytestmark = [
     pytest.mark.slow,
@@ -35,8 +36,7 @@ def compilers():
         compiler.close()
 
 
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("name", list(TABLE))
+@pytest.mark.parametrize(("name", "target"), in_part(tuple(TABLE), tuple(TARGETS), one_of=4))
 def test_every_shape_compiles_forward_and_backward_with_every_statistic(target, name, compilers):
     """It fits the fast memory, or the compiler would refuse it."""
     figures = compilers(target).compile(

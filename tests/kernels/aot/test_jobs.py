@@ -69,6 +69,7 @@ def test_splash_is_not_asked_for_what_it_does_not_have(feature, value):
 
 
 @pytest.mark.parametrize("implementation", ["blockwise", "reference", "jax.nn"])
+@pytest.mark.slow
 def test_implementations_compute_the_same(implementation):
     """The functions that are compiled, run here: forward and gradients with a bias and a missing modality."""
     job = Job("v5e", "odd_7", implementation, batch=2, dtype="float32", direction="both", bias=True, dynamic=True)

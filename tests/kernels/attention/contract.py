@@ -119,6 +119,7 @@ class AttentionContract:
         check(recipe.build(), self.implementation, dtype, np.random.default_rng(seed), quick=True)
 
     @pytest.mark.slow
+    @pytest.mark.long
     @hypothesis.settings(max_examples=6, phases=UNSHRUNK, suppress_health_check=SHARED)
     @hypothesis.given(recipe=recipes(longest=700), seed=st.integers(0, 2**32 - 1))
     def test_any_long_call(self, recipe, seed):

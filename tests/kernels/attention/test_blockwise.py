@@ -18,6 +18,7 @@ class TestBlockwise(AttentionContract):
     implementation = "blockwise"
 
 
+@pytest.mark.slow
 class TestManyBlocks(AttentionContract):
     """Few rows a block, so that every case has several, the last one filled up."""
 
@@ -77,6 +78,7 @@ def test_second_derivatives_backwards_are_those_of_the_reference(rng):
 
 
 @pytest.mark.parametrize("given", [(), ("mass",), ("received", "entropy"), STATISTICS])
+@pytest.mark.slow
 def test_what_nobody_differentiates_costs_nothing(given, rng):
     """Statistics that are only looked at leave the backward pass as it is without them; differentiated they do not."""
     arrays = [jnp.asarray(normal(rng, 2, 40, 2, 8)) for _ in range(3)]
@@ -98,6 +100,7 @@ def test_what_nobody_differentiates_costs_nothing(given, rng):
 
 
 @pytest.mark.parametrize("most", [64, 2**21])
+@pytest.mark.slow
 def test_a_large_bias_and_losses_on_empty_rows_stay_numbers(most, rng, monkeypatch):
     """Rows that fill up the last block have no score of their own; lse of an empty row is -inf, with no slope."""
     monkeypatch.setitem(cuts.BLOCK_BYTES, jax.default_backend(), cuts.Most(most, most))

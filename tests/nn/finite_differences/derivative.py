@@ -47,6 +47,7 @@ class Case:
       of: functions and configurations that the case is about, beside the modules that are built.
       evaluated: as a model is evaluated: normalised by running averages, nothing drawn.
       quick: whether it is no slow test.
+      long: whether it is left to `make long`: deeper of what another case shows.
     """
 
     build: Callable[..., Any]
@@ -56,6 +57,7 @@ class Case:
     module: bool = True
     evaluated: bool = False
     quick: bool = False
+    long: bool = False
 
     def covers(self) -> set[Any]:
         """Every block that takes part: what the case is about, and the modules inside with what they inherit."""
@@ -82,8 +84,9 @@ def encoder(config: Any, *draws: Draw, width: int = 3, **options: Any) -> Case:
 
 
 def parameters(cases: Mapping[str, Case]) -> list[Any]:
-    """For pytest: every case by its name, slow unless it is quick."""
-    return [pytest.param(c, id=name, marks=() if c.quick else pytest.mark.slow) for name, c in cases.items()]
+    """For pytest: every case by its name, slow unless it is quick or long."""
+    marks = {(False, False): pytest.mark.slow, (False, True): pytest.mark.long, (True, False): ()}
+    return [pytest.param(c, id=name, marks=marks[c.quick, c.long]) for name, c in cases.items()]
 
 
 def assert_gradients(case: Case, rng: np.random.Generator) -> None:

@@ -113,6 +113,7 @@ def test_calibration_takes_one_score(rng):
 
 @hypothesis.settings(max_examples=8)
 @hypothesis.given(st.integers(0, 2**32 - 1), st.sampled_from(list(RULES)))
+@pytest.mark.slow
 def test_rules_give_distributions_for_any_logits(seed, kind):
     rng = np.random.default_rng(seed)
     logits = {m: jnp.asarray(rng.normal(size=(3, 4)) * 10 ** rng.uniform(-3, 3), jnp.float32) for m in NAMES}

@@ -97,6 +97,7 @@ def test_recursions_scan(rng):
 
 
 @pytest.mark.parametrize("layer", [JointCrossAttention, RecursiveJointAttention])
+@pytest.mark.slow
 def test_narrow_numbers_and_axes(layer, rng):
     made = layer(WIDTHS, LENGTH, rngs=nnx.Rngs(0))
     check_parameters(made)

@@ -113,6 +113,7 @@ def test_focal_keeps_a_single_key():
 
 
 @pytest.mark.parametrize("name", ALL)
+@pytest.mark.slow
 def test_gradients_are_those_of_finite_differences(name, rng):
     with jax.enable_x64(True):
         z = jnp.asarray(rng.normal(size=(QUERIES, KEYS)))

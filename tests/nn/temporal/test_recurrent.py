@@ -92,6 +92,7 @@ def test_gradients_are_finite_and_zero_where_nothing_is(rng):
     assert (np.abs(np.asarray(of_x)[valid]).sum(-1) > 0).all()
 
 
+@pytest.mark.slow
 def test_dropout_lies_between_layers(rng):
     x, valid = jnp.asarray(rng.normal(size=(2, 3, WIDTH)), jnp.float32), jnp.ones((2, 3), bool)
     one = Recurrent(WIDTH, HIDDEN, dropout=0.5, rngs=nnx.Rngs(0))

@@ -33,6 +33,7 @@ TWO = [*ANY, fgsm(), mi_fgsm(), APGD("ce", steps=15), APGD("dlr", steps=15)]
         *[pytest.param(attack, 2, id=f"{attack.name}-2", marks=pytest.mark.slow) for attack in TWO],
     ],
 )
+@pytest.mark.slow
 def test_succeeds_exactly_above_the_distance(rng, attack, classes):
     linear = Linear.draw(rng, classes=classes)
     distance = linear.distance()

@@ -16,6 +16,7 @@ from kernels.attention.mosaic_tpu.steps import Grid
 from kernels.attention.mosaic_tpu.tile import Sizes
 from tests.kernels.attention.cases import Case, check, compiled, cotangents_like, run, truth
 from tests.kernels.attention.contract import normal
+from tests.levels import in_part
 
 LAYOUT = Layout.of(audio=90, bottleneck=7, video=103)
 SEES = [("audio", "audio"), ("audio", "bottleneck"), ("video", "video"), ("video", "bottleneck")]
@@ -59,10 +60,13 @@ def test_columns_beside_keys_say_what_they_are(dtype):
     assert not columns[:, 3:].any()
 
 
+ASKED = ((), ("lse", "mass", "entropy"), STATISTICS)
+WIDTHS = (32, 120, 128, 144)
+DTYPES = (np.float32, ml_dtypes.bfloat16)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
-@pytest.mark.parametrize("width", [32, 120, 128, 144])
-@pytest.mark.parametrize("asked", [(), ("lse", "mass", "entropy"), STATISTICS])
+@pytest.mark.parametrize(("asked", "width", "dtype"), in_part(ASKED, WIDTHS, DTYPES, one_of=4))
 def test_as_the_dense_computation_says(asked, width, dtype, rng):
     """With several groups in a block, rows that see nothing, and heads that leave no room."""
     compiled.cache_clear()
@@ -80,9 +84,7 @@ HOW = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("garbage", [np.nan, np.inf])
-@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
-@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize(("how", "dtype", "garbage"), in_part(tuple(HOW), DTYPES, (np.nan, np.inf), one_of=3))
 def test_nothing_of_what_hidden_tokens_hold_gets_out(how, dtype, garbage, rng):
     """Values and gradients are what they are with zeros there; upstream gradients of hidden queries may be bad too."""
     options = dict(HOW[how])

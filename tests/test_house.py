@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import itertools
 import re
 import shutil
 import subprocess
@@ -147,6 +148,15 @@ def test_faults_are_found() -> None:
     assert body_faults('def f():\n    """Later."""\n') == ["line 1: f has no body"]
     assert body_faults("def f():\n    pass\n")
     assert not body_faults("class P(Protocol):\n    def f(self): ...\n")
+
+
+def test_every_test_has_its_target() -> None:
+    """Whatever its marks, one of `make test`, `make check` and `make long` runs it, once."""
+    expressions = re.findall(r'pytest[^&\n]* -m "([^"]+)"', (ROOT / "Makefile").read_text(encoding="utf-8"))
+    assert len(expressions) == 5
+    for slow, long, alone in itertools.product((False, True), repeat=3):
+        marks = {"slow": slow, "long": long, "alone": alone}
+        assert sum(eval(expression, {}, marks) for expression in expressions) == 1, marks
 
 
 def test_nothing_is_unpickled() -> None:

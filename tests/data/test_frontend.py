@@ -143,6 +143,7 @@ def test_filler_rows_reach_no_other_row(rng):
     assert_same(rows_of(RUN(batch, key), real), rows_of(RUN(mixed, key), real))
 
 
+@pytest.mark.slow
 def test_missing_modalities_stay_missing(rng):
     batch = raw(rng, absent_audio=[0, 1, 2, 3, 4, 5], absent_video=[0, 2, 4])
     out = RUN(batch, fresh_key())

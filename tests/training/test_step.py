@@ -67,6 +67,7 @@ def assert_close(one, other, **tolerance):
         np.testing.assert_allclose(a, b, err_msg=jax.tree_util.keystr(path), **tolerance)
 
 
+@pytest.mark.slow
 def test_microbatches_equal_the_batch(rng):
     batch, results = weighted(tiny.batch(rng, rows=ROWS, classes=CLASSES), rng), []
     # One microbatch of four has no sound at all.

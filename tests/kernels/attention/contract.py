@@ -105,6 +105,7 @@ class AttentionContract:
     @hypothesis.settings(max_examples=4, phases=UNSHRUNK, suppress_health_check=SHARED)
     @hypothesis.given(recipe=recipes(longest=64), seed=st.integers(0, 2**32 - 1))
     @hypothesis.example(recipe=SCORES_TWICE, seed=109021689)
+    @pytest.mark.slow
     def test_any_call(self, recipe, seed):
         check(recipe.build(), self.implementation, np.float32, np.random.default_rng(seed), quick=True)
 
@@ -343,6 +344,7 @@ class AttentionContract:
             for found, expected in zip(jax.tree.leaves(version), jax.tree.leaves(plain), strict=True):
                 np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-6, err_msg=name)
 
+    @pytest.mark.slow
     def test_sharded_equals_unsharded(self, rng):
         """Data and heads over 4 x 2 devices, a replicated bias, dropout: outputs, statistics and gradients."""
         if jax.device_count() < 8:

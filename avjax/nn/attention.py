@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,8 @@ from kernels.attention import Attended, Layout, Mask, attention
 
 __all__ = ["attend", "cross_mask", "self_mask", "towers_mask"]
 
+Norms = Callable[[Float[Array, "B N H D"]], Float[Array, "B N H"]]
+
 
 def attend(
     query: Float[Array, "B Nq H D"],
@@ -26,6 +28,7 @@ def attend(
     *,
     bias: Float[Array, "#B #H #Nq #Nk"] | None = None,
     site: str | None = None,
+    value_norms: Norms | None = None,
 ) -> Float[Array, "B Nq H Dv"]:
     """Multi-head attention softmax(Q K^T / sqrt(D) + bias) V through the kernels.
 
@@ -35,17 +38,34 @@ def attend(
     Args:
       bias: added to the scores, finite.
       site: under which name, in the stack of layers that calls; by default the groups of the queries.
+      value_norms: from values to ||V_j W_O,h||_2, with the W_O through which goes what is attended to; asked for by
+        ``statistics.VALUE_MASS`` alone. Without it the norms of the values themselves count.
     """
     mask = Mask(Layout.of(tokens=query.shape[1]), Layout.of(tokens=key.shape[1])) if mask is None else mask
-    placement, names = current(), statistics.wanted()
-    if placement is None:
-        attended = attention(query, key, value, mask=mask, bias=bias, statistics=names)
-    else:
-        attended = _on_mesh(placement, query, key, value, mask, bias, names)
+    names = statistics.wanted()
+    attended = _attended(query, key, value, mask, bias, tuple(n for n in names if n != statistics.VALUE_MASS))
+    found = dict(attended.statistics)
+    if statistics.VALUE_MASS in names:
+        norms = (_norms if value_norms is None else value_norms)(value)[..., None].astype(value.dtype)
+        by_group = _attended(query, key, norms, mask, bias, ("group_output",)).statistics["group_output"]
+        found[statistics.VALUE_MASS] = by_group[..., 0]
     name = "+".join(mask.queries.names) if site is None else site
     if names:
-        statistics.record(name, attended.statistics, mask)
+        statistics.record(name, found, mask)
     return statistics.tap(name, query, key, value, mask, bias, attended.output)
+
+
+def _norms(value: Float[Array, "B N H D"]) -> Float[Array, "B N H"]:
+    return jnp.linalg.norm(value.astype(jnp.promote_types(value.dtype, jnp.float32)), axis=-1)
+
+
+def _attended(
+    query: jax.Array, key: jax.Array, value: jax.Array, mask: Mask, bias: jax.Array | None, names: tuple[str, ...]
+) -> Attended:
+    placement = current()
+    if placement is None:
+        return attention(query, key, value, mask=mask, bias=bias, statistics=names)
+    return _on_mesh(placement, query, key, value, mask, bias, names)
 
 
 def _on_mesh(

@@ -1,8 +1,9 @@
 """What a model's attention reports: statistics of the kernels, asked for from outside.
 
 Models know nothing of it. Whoever calls one under ``recording`` is given the statistics of every attention in it,
-by site; a site is one place in a stack of layers (``fusion``, ``unimodal.audio``), with one entry a layer. Under
-``tapping`` it is given the calls themselves, and may change what they return; ``tapped`` adds gradients to them.
+by site; a site is one place in a stack of layers (``fusion``, ``unimodal.audio``), with one entry a layer. One more
+than the kernels have may be asked for, VALUE_MASS, for which each attention is computed once more. Under ``tapping`` it
+is given the calls themselves, and may change what they return; ``tapped`` adds gradients to them.
 """
 
 from __future__ import annotations
@@ -25,6 +26,10 @@ from kernels.attention import Layout, Mask
 from kernels.attention.mask import pairs
 from kernels.attention.statistics import check_names
 
+VALUE_MASS = "value_mass"
+"""sum_{j in g} P_ij ||V_j W_O,h||_2, [B, H, N, G] (norms: Kobayashi et al. 2020): mass by how far a value can move what
+comes out of the block of the query. Where nothing projects what is attended to, W_O is the identity."""
+
 
 @functools.partial(
     jax.tree_util.register_dataclass,
@@ -36,7 +41,8 @@ class Site:
     """The statistics of one place in a model, ``site["mass"]`` and so on.
 
     Attributes:
-      statistics: name -> [layer, B, H, N, ...]; see ``kernels.attention.statistics`` for what each means.
+      statistics: name -> [layer, B, H, N, ...]; see ``kernels.attention.statistics`` for what each means, and
+        VALUE_MASS.
       queries, keys: groups of tokens, which mass counts by; a modality without further words is its own tokens.
       in_sight: for each group of queries the number of keys that it may see, missing ones counted.
       stacked: whether the axis of layers is there already.
@@ -146,7 +152,7 @@ def recording(names: Sequence[str]) -> Iterator[dict[str, Site]]:
     Raises:
       ValueError: for statistics that do not exist, and where nothing attended.
     """
-    check_names(names)
+    check_names([name for name in names if name != VALUE_MASS])
     recorder, sites = _Recorder(tuple(names)), {}
     token = _current.set(recorder)
     try:
@@ -295,7 +301,7 @@ def capture_statistics(
     token pays to each group of keys, ``["fusion"].keys.names``. May be called under jit and differentiated.
 
     Args:
-      names: of ``kernels.attention.STATISTICS``.
+      names: of ``kernels.attention.STATISTICS``, and VALUE_MASS.
       keep: modality -> [B, N], False hides a token.
 
     Raises:

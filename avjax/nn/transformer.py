@@ -124,6 +124,26 @@ class MultiHeadAttention(nnx.Module):
         """The heads side by side through Wo."""
         return self.out(attended.reshape(*attended.shape[:2], -1))
 
+    def value_norms(self, value: Float[Array, "B N H D"]) -> Float[Array, "B N H"]:
+        """||V_j W_O,h||_2: how far a value can move the output through its head's part of Wo."""
+        kernel = self.out.kernel.get_value().reshape(self.heads, value.shape[-1], -1)
+        wide = jnp.promote_types(kernel.dtype, jnp.float32)
+        value, kernel = value.astype(wide), kernel.astype(wide)
+        # Through Wo Wo^T, so that nothing is made that is as wide as the output for every head.
+        between = jnp.einsum("hdc,hec->hde", kernel, kernel)
+        return jnp.sqrt(jnp.maximum(jnp.einsum("bnhd,hde,bnhe->bnh", value, between, value), 0))
+
+    def attend(
+        self,
+        x: Float[Array, "B N C"],
+        mask: Mask | None = None,
+        y: Float[Array, "B M C"] | None = None,
+        *,
+        site: str | None = None,
+    ) -> Float[Array, "B N H D"]:
+        """What is between ``project`` and ``merge``."""
+        return attend(*self.project(x, y), mask=mask, site=site, value_norms=self.value_norms)
+
     def __call__(
         self,
         x: Float[Array, "B N C"],
@@ -133,7 +153,7 @@ class MultiHeadAttention(nnx.Module):
         site: str | None = None,
     ) -> Float[Array, "B N C"]:
         """A query that sees no key is given the bias of Wo alone; ``site`` as in ``attend``."""
-        return self.merge(attend(*self.project(x, y), mask=mask, site=site))
+        return self.merge(self.attend(x, mask, y, site=site))
 
 
 class Block(MultiHeadAttention):
@@ -186,7 +206,7 @@ class Block(MultiHeadAttention):
         *,
         site: str | None = None,
     ) -> Float[Array, "B N C"]:
-        return self.residuals(x, attend(*self.project(x, y), mask=mask, site=site))
+        return self.residuals(x, self.attend(x, mask, y, site=site))
 
 
 class PostNormBlock(Block):

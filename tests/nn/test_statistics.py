@@ -11,7 +11,16 @@ from flax import nnx
 from avjax.models import late_fusion
 from avjax.nn.attention import attend
 from avjax.nn.placement import Placement, placed_on
-from avjax.nn.statistics import call_and_capture, capture_statistics, recording, site, tapped, tapping, wanted
+from avjax.nn.statistics import (
+    VALUE_MASS,
+    call_and_capture,
+    capture_statistics,
+    recording,
+    site,
+    tapped,
+    tapping,
+    wanted,
+)
 from avjax.nn.transformer import Size
 from avjax.training.sharding import MeshShape, Rules
 from avjax.training.step import split_model
@@ -20,7 +29,7 @@ from tests.models import tiny
 
 SIZE = Size(8, 4, 2)
 ROWS = 8
-NAMES = tuple(name for name in STATISTICS if name != "group_output")
+NAMES = (*(name for name in STATISTICS if name != "group_output"), VALUE_MASS)
 SITES = {
     "bottleneck": (
         tiny.config(size=SIZE, fusion_layer=1),
@@ -107,6 +116,40 @@ def test_masses_tell_modality_from_bottleneck(rng):
     assert audio[:, there].all()
     assert not audio[:, ~there].any()
     assert 2 <= (~there).sum() < ROWS
+
+
+def test_value_mass_is_of_what_every_block_makes_of_values(rng):
+    """Against dense weights and norms in float64: in one call, the queries of each modality have a Wo of their own."""
+    given = batch(rng)
+    graph, params, *rest = split_model(SITES["bottleneck"][0].build(nnx.Rngs(0)))
+    params = tiny.randomise(params, rng)
+
+    @tiny.jit
+    def run(params, batch):
+        model = nnx.view(nnx.merge(graph, params, *rest, copy=True), deterministic=True, raise_if_not_found=False)
+        with recording((VALUE_MASS,)) as sites, tapping() as calls:
+            model(batch)
+        return sites["fusion"], [call for call in calls if call.site == "fusion"]
+
+    found, calls = run(params, given)
+    layers = tiny.plain(params)["fusion"]
+    assert len(calls) == len(layers) == 3
+    towers = [name.removeprefix("bottleneck_") for name in found.queries.names]
+    for number, call in enumerate(calls):
+        query, key, value = (np.asarray(array, np.float64) for array in (call.query, call.key, call.value))
+        scores = np.einsum("bihd,bjhd->bhij", query, key) / np.sqrt(query.shape[-1])
+        for tower, (begin, end) in zip(towers, found.queries.ranges, strict=True):
+            kernel = layers[number]["blocks"][tower]["out"]["kernel"].reshape(SIZE.heads, -1, SIZE.width)
+            norms = np.linalg.norm(np.einsum("bnhd,hdc->bnhc", value, kernel), axis=-1)
+            own = np.repeat([other == tower for other in towers], found.keys.lengths)
+            there = own & np.asarray(call.mask.key_valid)
+            weights = np.where(there[:, None, None], np.exp(scores[:, :, begin:end]), 0)
+            weights /= weights.sum(-1, keepdims=True)
+            for group, (first, last) in enumerate(found.keys.ranges):
+                expected = np.einsum("bhij,bjh->bhi", weights[..., first:last], norms[:, first:last])
+                mass = np.asarray(found[VALUE_MASS])[number, :, :, begin:end, group]
+                seeing = there.any(axis=1)
+                np.testing.assert_allclose(mass[seeing], expected[seeing], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow

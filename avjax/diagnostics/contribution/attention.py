@@ -1,7 +1,7 @@
 """Shares of attention that groups of queries give to groups of keys, by layer and head, of a model's own records.
 
-From the kernels' statistics, in memory of the tokens: ``mass`` and ``group_output`` of a ``Site``; the value-weighted
-share takes one more pass over a tapped call, with norms for values. The definitions are those of shares.py.
+From the kernels' statistics, in memory of the tokens: ``mass``, ``group_output`` and VALUE_MASS of a ``Site``. The
+definitions are those of shares.py.
 
 Means are over the valid queries of a group. Where a sample has none (a modality that is missing), or none that sees
 anything, it has no share and counts in no mean. Bottlenecks of a modality count where the modality does.
@@ -13,15 +13,13 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Num
+from jaxtyping import Bool, Float, Num
 
 from avjax.diagnostics.contribution.flow import BOTTLENECK
 from avjax.diagnostics.contribution.shares import attention_share, efficiency, lift, output_share, over_heads, share
 from avjax.diagnostics.measured import Undefined
-from avjax.nn.statistics import Call, Site
-from kernels.attention import Layout, attention
+from avjax.nn.statistics import VALUE_MASS, Site
 
 Valid = Mapping[str, Bool[np.ndarray, "B _"]]
 """Group of tokens -> which are valid, [B, N]; a group that is not named is valid throughout."""
@@ -76,37 +74,17 @@ def output_shares(site: Site, valid: Valid) -> GroupShares:
     return _of_layers(site.queries, site.keys, [np.asarray(layer) for layer in site["group_output"]], valid, shares)
 
 
-def value_weighted_mass(call: Call, projection: Float[Array, "H Dv C"] | None = None) -> Float[Array, "B H Nq G"]:
-    """sum_{j in g} P_ij ||V_j W_O,h||_2 (norms: Kobayashi et al. 2020), without P: attention with norms for values.
+def value_weighted_shares(site: Site, valid: Valid) -> GroupShares:
+    """AMS^V[l, h, G -> g] = mean over i in G of w_ig / sum_g w_ig, w_ig = sum_{j in g} P_ij ||V_j W_O,h||_2.
 
-    Args:
-      projection: W_O, that of the block which the queries are of; without it norms are of V_j alone, another estimator,
-        which compares groups under one head and not heads with each other.
-    """
-    heads = call.query.shape[2] // call.value.shape[2]
-    key, value = (jnp.repeat(array, heads, axis=2) for array in (call.key, call.value))
-    moved = value if projection is None else jnp.einsum("bnhd,hdc->bnhc", value, projection)
-    norms = jnp.linalg.norm(moved.astype(jnp.promote_types(moved.dtype, jnp.float32)), axis=-1, keepdims=True)
-    return attention(
-        call.query, key, norms.astype(key.dtype), mask=call.mask, bias=call.bias, statistics=("group_output",)
-    ).statistics["group_output"][..., 0]
-
-
-def value_weighted_shares(
-    masses: Sequence[Float[np.ndarray, "B H Nq G"]], queries: Layout, keys: Layout, valid: Valid
-) -> GroupShares:
-    """AMS^V[l, h, G -> g] = mean over i in G of w_ig / sum_g w_ig.
-
-    Args:
-      masses: w, ``value_weighted_mass`` of each layer.
-      queries, keys: of the calls.
+    Needs ``VALUE_MASS``, which is w.
     """
 
     def shares(mass: np.ndarray, counted: np.ndarray) -> np.ndarray:
         some = np.where(counted[..., None], mass, 1.0)
         return attention_share(share(some), counted)
 
-    return _of_layers(queries, keys, list(masses), valid, shares)
+    return _of_layers(site.queries, site.keys, [np.asarray(layer) for layer in site[VALUE_MASS]], valid, shares)
 
 
 def tokens_in_sight(site: Site, valid: Valid) -> Num[np.ndarray, "B Gq Gk"]:

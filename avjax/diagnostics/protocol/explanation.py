@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 from avjax.diagnostics.clips import Clips
 from avjax.diagnostics.compiled import compiled
 from avjax.diagnostics.contribution import gradients, shapley, shares
-from avjax.diagnostics.contribution.attention import mass_shares, output_shares
+from avjax.diagnostics.contribution.attention import mass_shares, output_shares, value_weighted_shares
 from avjax.diagnostics.contribution.relevance import Flow, Traced, chefer_joint, modality_share, rollout
 from avjax.diagnostics.definitions import number, skipped
 from avjax.diagnostics.diagnosis.arrays import AGAINST, ROWS, SHARE
@@ -25,11 +25,16 @@ from avjax.diagnostics.measured import Measured, Undefined
 from avjax.diagnostics.players import Players
 from avjax.diagnostics.probe import Baseline, ModelProbe
 from avjax.diagnostics.protocol.study import Found, Part, Study
-from avjax.nn.statistics import Site
+from avjax.nn.statistics import VALUE_MASS, Site
 from avjax.streams import Stream
 
 IG_STEPS = (32, 256)
-STATISTICS = ("mass", "group_output", "entropy")
+STATISTICS = ("mass", "group_output", VALUE_MASS, "entropy")
+SHARES = {
+    "attention_share": mass_shares,
+    "value_weighted_share": value_weighted_shares,
+    "output_share": output_shares,
+}
 TARGET = {"target": "predicted"}
 RELEVANCES = {"chefer_share": chefer_joint, "rollout_share": rollout}
 THROUGH = "through all layers"
@@ -112,7 +117,7 @@ def attention(study: Study) -> Found:
     except ValueError as error:
         found.lines.append(skipped("contribution/attention_share", str(error), estimator="kernel statistics"))
         return found
-    by_estimator: dict[str, list[np.ndarray]] = {"attention_share": [], "output_share": []}
+    by_estimator: dict[str, list[np.ndarray]] = {name: [] for name in SHARES}
     for name, site in sites.items():
         found.lines += _site_lines(study, part.clips, name, site, by_estimator)
     for estimator, layers in by_estimator.items():
@@ -133,7 +138,7 @@ def _site_lines(
     """Means over heads and tokens that ask; by head the lift, which the page shows as a map."""
     lines = []
     sizes = np.array(site.keys.lengths)
-    found = {"attention_share": mass_shares(site, {}), "output_share": output_shares(site, {})}
+    found = {estimator: of(site, {}) for estimator, of in SHARES.items()}
     for layer, (place, group) in itertools.product(range(len(site["mass"])), enumerate(site.queries.names)):
         there = np.all([one.defined[layer, :, :, place].all(axis=1) for one in found.values()], axis=0)
         shown = {estimator: one.values[layer, there][:, :, place] for estimator, one in found.items()}

@@ -144,7 +144,8 @@ class CrossModalRelationAttention(nnx.Module):
         y, valid, keys = keys_of((self.other, self.query), tokens)
         projected = self.block.project(x, y)
         if self.scores is None:
-            attended = attend(*projected, mask=cross_mask(Layout((self.query,), x.shape[1:2]), keys, valid))
+            mask = cross_mask(Layout((self.query,), x.shape[1:2]), keys, valid)
+            attended = attend(*projected, mask=mask, value_norms=self.block.value_norms)
         else:
             scores = side_by_side(self.scores, scaled_dot, at=other.values.shape[1])
             attended, _ = attend_dense(*projected, scores=scores, valid=valid)

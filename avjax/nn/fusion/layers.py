@@ -87,6 +87,12 @@ class BottleneckFusion(Layer):
     def _at_once(self, tokens: Tokens, bottleneck: Bottleneck) -> tuple[dict[str, Stream], Bottleneck]:
         joined = {m: _append(tokens[m], bottleneck) for m in self.modalities}
         projected = [self.blocks[m].project(joined[m].values) for m in self.modalities]
+        ends = [sum(joined[m].values.shape[1] for m in self.modalities[: i + 1]) for i in range(len(joined) - 1)]
+
+        def value_norms(value: Float[Array, "B N H D"]) -> Float[Array, "B N H"]:
+            parts = zip(self.modalities, jnp.split(value, ends, axis=1), strict=True)
+            return jnp.concatenate([self.blocks[m].value_norms(part) for m, part in parts], axis=1)
+
         # One call for all modalities: the mask is a list of towers, and a kernel launches once.
         attended = attend(
             *(jnp.concatenate(part, axis=1) for part in zip(*projected, strict=True)),
@@ -95,8 +101,8 @@ class BottleneckFusion(Layer):
                 [joined[m].valid for m in self.modalities],
             ),
             site="",
+            value_norms=value_norms,
         )
-        ends = [sum(joined[m].values.shape[1] for m in self.modalities[: i + 1]) for i in range(len(joined) - 1)]
         fused, updates = {}, {}
         for m, part in zip(self.modalities, jnp.split(attended, ends, axis=1), strict=True):
             values = self.blocks[m].residuals(joined[m].values, part)

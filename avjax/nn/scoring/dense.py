@@ -82,6 +82,4 @@ def attend_residual(
     The form of R is ours; that a residual is added to the scores is the survey's section 3.2.5.
     """
     query, key = residual_scores(query, key, residual_query, residual_key)
-    width, more = value.shape[-1], residual_key.shape[-1]
-    value = jnp.pad(value, [(0, 0), (0, 0), (0, 0), (0, more)])
-    return attend(query, key, value, mask, site=site)[..., :width]
+    return attend(query, key, value, mask, site=site)

@@ -17,12 +17,11 @@ from avjax.diagnostics.contribution.attention import (
     mass_shares,
     output_shares,
     tokens_in_sight,
-    value_weighted_mass,
     value_weighted_shares,
 )
 from avjax.diagnostics.measured import Undefined
 from avjax.nn.attention import attend, cross_mask, towers_mask
-from avjax.nn.statistics import Call, recording, site, tapping
+from avjax.nn.statistics import VALUE_MASS, recording, site
 from kernels.attention import Layout
 from tests.models import tiny
 
@@ -50,13 +49,17 @@ def there():
 
 @tiny.jit
 def attended(layers, projection, valid):
-    """Records of so many layers [query, key, value], and their value-weighted mass."""
+    """Records of so many layers [query, key, value]."""
     ones = jnp.ones((3, 2), bool)
     both = [jnp.concatenate([valid[m], ones], axis=1) for m in ("video", "audio")]
-    with recording(("mass", "group_output")) as sites, site("fusion"), tapping() as calls:
+
+    def norms(value):
+        return jnp.linalg.norm(jnp.einsum("bnhd,hdc->bnhc", value, projection), axis=-1)
+
+    with recording(("mass", "group_output", VALUE_MASS)) as sites, site("fusion"):
         for layer in layers:
-            attend(*layer, towers_mask(TOWERS, both), site="")
-    return sites["fusion"], [value_weighted_mass(call, projection) for call in calls]
+            attend(*layer, towers_mask(TOWERS, both), site="", value_norms=norms)
+    return sites["fusion"]
 
 
 def weights_of(query, key, valid):
@@ -75,9 +78,8 @@ def test_shares_are_loops_over_dense_weights(rng):
     valid = there()
     layers = rng.normal(size=(2, 3, 3, 11, 2, 4))
     projection = rng.normal(size=(2, 4, 5))
-    found, masses = attended(jnp.asarray(layers), jnp.asarray(projection), jax.tree.map(jnp.asarray, valid))
-    weighted = value_weighted_shares([np.asarray(mass) for mass in masses], found.queries, found.keys, valid)
-    mass, output = mass_shares(found, valid), output_shares(found, valid)
+    found = attended(jnp.asarray(layers), jnp.asarray(projection), jax.tree.map(jnp.asarray, valid))
+    mass, weighted, output = mass_shares(found, valid), value_weighted_shares(found, valid), output_shares(found, valid)
     assert mass.queries == mass.keys == NAMES
     for layer, row, head in np.ndindex(2, 3, 2):
         query, key, value = layers[layer]
@@ -123,7 +125,7 @@ def test_uniform_attention_has_the_tokens_shares(rng):
     valid = there()
     layers = rng.normal(size=(2, 3, 3, 11, 2, 4))
     layers[:, 0] = 0
-    found, _ = attended(jnp.asarray(layers), jnp.ones((2, 4, 5)), jax.tree.map(jnp.asarray, valid))
+    found = attended(jnp.asarray(layers), jnp.ones((2, 4, 5)), jax.tree.map(jnp.asarray, valid))
     mass, tokens = mass_shares(found, valid), tokens_in_sight(found, valid)
     np.testing.assert_array_equal(tokens[0], [[3, 2, 0, 0]] * 2 + [[0, 0, 3, 2]] * 2)
     np.testing.assert_array_equal(tokens[2, 2], [0, 0, 0, 0])
@@ -154,9 +156,9 @@ def test_low_mass_above_chance():
 @tiny.jit
 def decision(value, key):
     mask = cross_mask(Layout.of(query=1), Layout.of(audio=5, video=5), jnp.ones((4, 10), bool))
-    with recording(("mass", "group_output")) as sites, tapping() as calls:
+    with recording(("mass", "group_output", VALUE_MASS)) as sites:
         attend(jnp.ones((4, 1, 1, 1)), key, value, mask, site="decision")
-    return sites["decision"], value_weighted_mass(calls[0])
+    return sites["decision"]
 
 
 @pytest.mark.parametrize("pull", [0.0, 4.0])
@@ -165,19 +167,18 @@ def test_a_decoy(pull, rng):
     value = rng.normal(size=(4, 10, 1, 3))
     value[:, 5:] = 0
     key = np.broadcast_to((np.arange(10) >= 5)[None, :, None, None] * pull, (4, 10, 1, 1))
-    found, weighted = decision(jnp.asarray(value), jnp.asarray(key))
+    found = decision(jnp.asarray(value), jnp.asarray(key))
     video = math.exp(pull) / (1 + math.exp(pull))
     np.testing.assert_allclose(mass_shares(found, {}).by_head("query"), [[[1 - video, video]]], rtol=1e-12)
     np.testing.assert_allclose(output_shares(found, {}).by_head("query"), [[[1, 0]]], atol=1e-14)
-    by_values = value_weighted_shares([np.asarray(weighted)], found.queries, found.keys, {})
-    np.testing.assert_allclose(by_values.by_head("query"), [[[1, 0]]], atol=1e-14)
+    np.testing.assert_allclose(value_weighted_shares(found, {}).by_head("query"), [[[1, 0]]], atol=1e-14)
 
 
 def test_one_hot_attention_and_nothing_at_all(rng):
     """KA: all weight on a token of video: AMS_v = 1, and no finite lift. Values of 0: no output to share."""
     key = np.zeros((4, 10, 1, 1))
     key[:, 7] = 1000
-    found, _ = decision(jnp.asarray(np.zeros((4, 10, 1, 3))), jnp.asarray(key))
+    found = decision(jnp.asarray(np.zeros((4, 10, 1, 3))), jnp.asarray(key))
     mass = mass_shares(found, {})
     np.testing.assert_allclose(mass.by_head("query"), [[[0, 1]]], atol=1e-300)
     with pytest.raises(Undefined, match="odds are infinite"):
@@ -191,7 +192,14 @@ def test_no_matrix_of_all_tokens_is_made():
     tokens = 4096
     arrays = [jnp.ones((1, tokens, 1, 16), jnp.float32)] * 3
     mask = cross_mask(Layout.of(tokens=tokens), Layout.of(audio=1024, video=3072), jnp.ones((1, tokens), bool))
-    compiled = tiny.jit(value_weighted_mass).lower(Call("", *arrays, mask, None, arrays[0])).compile()
+
+    @tiny.jit
+    def report(query, key, value):
+        with recording((VALUE_MASS,)) as sites:
+            attend(query, key, value, mask)
+        return sites
+
+    compiled = report.lower(*arrays).compile()
     shapes = re.findall(r"(?:f32|pred|s32|u32)\[([\d,]+)\]", compiled.as_text())
     sizes = [math.prod(map(int, shape.split(","))) for shape in shapes]
     assert len(sizes) > 10

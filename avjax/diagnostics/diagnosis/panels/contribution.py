@@ -102,6 +102,7 @@ SHARES = {
     "contribution/chefer_share": "relevancy",
     "contribution/rollout_share": "rollout",
     "contribution/output_share": "output share",
+    "contribution/value_weighted_share": "value-weighted attention",
     "contribution/attention_share": "attention",
 }
 

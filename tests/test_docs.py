@@ -3,7 +3,8 @@
 A fenced ```bash block of README.md, CONTRIBUTING.md or docs/*.md is split into commands. Each must match a row of
 COMMANDS, which says how it is held:
 
-* ``run``: `make check` executes it in a scratch folder, with the row's words appended, which shrink it.
+* ``run``: `make check` executes it in a scratch folder, with the row's words appended, which shrink it; where the row
+  says ``long``, `make long` does.
 * ``parse``: the program must accept its words without carrying them out; for pods, TPUs and long runs.
 * ``elsewhere``: another test or the continuous integration runs that very command; the row names it.
 """
@@ -17,6 +18,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,6 +35,7 @@ class Held:
     by: str = ""  # the test or script, where elsewhere
     data: str = ""  # a folder of AVJAX_TEST_DATA that it needs, where run; it stands there as data/NAME
     seconds: int = 300
+    long: bool = False  # run by `make long`: makes all that it needs, and `make test` only parses it
 
 
 # Beginning of the command -> how it is held; the longest beginning that matches counts.
@@ -83,16 +86,18 @@ COMMANDS: dict[str, Held] = {
     ),
     "avjax compare": Held("run"),
     "avjax compare compare_demo": Held("run", "--steps 2 --only audio mbt", seconds=600),
-    "avjax compare demo_late": Held("run", "--steps 2 --only demo_late", seconds=600),
-    "python experiments/figures.py demo": Held("run", "--steps 2 --seeds 0 --clips-per-actor 4"),
-    "python experiments/figures.py interaction": Held("run", "--steps 2 --clips-per-actor 4"),
+    "avjax compare demo_late": Held("run", "--steps 2 --seeds 0 --only demo_late", seconds=600),
+    "python experiments/figures.py demo": Held("run", "--steps 2 --seeds 0 --clips-per-actor 4", long=True),
+    "python experiments/figures.py interaction": Held("run", "--steps 2 --clips-per-actor 4", long=True),
     "python experiments/figures.py informativeness": Held(
         "elsewhere", by="tests/test_informativeness.py::test_the_program_on_tiny_corpora"
     ),
     "python experiments/cures.py": Held(
         "run", "--steps 1 --seeds 0 --only merged_balance --clips-per-actor 4 --clips 8", seconds=600
     ),
-    "python experiments/figures.py systems": Held("run", "--steps 2 --seeds 0 --only mult --clips-per-actor 4"),
+    "python experiments/figures.py systems": Held(
+        "run", "--steps 2 --seeds 0 --only mult --clips-per-actor 4", long=True
+    ),
     "python experiments/figures.py digits": Held("run", "--steps 2 --speakers george", data="fsdd", seconds=900),
     "python experiments/figures.py peers": Held("elsewhere", by="tests/test_peers.py::test_the_libraries_agree"),
     "python experiments/benchmarks/prepare.py": Held("run", "--rounds 1 --clips 2 --seconds 1"),
@@ -202,7 +207,13 @@ def test_every_row_is_used_and_sound() -> None:
             assert (ROOT / row.by.split("::")[0]).exists(), f"{prefix}: {row.by} does not exist"
 
 
-@pytest.mark.parametrize("one", [one for one in documented() if (row := held(one.text)) and row.how == "parse"],
+def rows(how: str) -> list[Any]:
+    """For pytest: documented commands of rows that are held so."""
+    there = [(one, row) for one in documented() if (row := held(one.text)) and row.how == how]
+    return [pytest.param(one, id=one.text, marks=pytest.mark.long if row.long else ()) for one, row in there]
+
+
+@pytest.mark.parametrize("one", [*rows("parse"), *(case.values[0] for case in rows("run") if case.marks)],
                          ids=lambda one: one.text)  # fmt: skip
 def test_it_parses(one: Command, scratch: Path) -> None:
     """`--help` after the words: the program reads them all, complains about what it does not know, and does nothing."""
@@ -221,8 +232,7 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("one", [one for one in documented() if (row := held(one.text)) and row.how == "run"],
-                         ids=lambda one: one.text)  # fmt: skip
+@pytest.mark.parametrize("one", rows("run"))
 def test_it_runs(one: Command, scratch: Path, request: pytest.FixtureRequest) -> None:
     row = held(one.text)
     if row.data and not (scratch / "data" / row.data).exists():

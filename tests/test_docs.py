@@ -93,12 +93,14 @@ COMMANDS: dict[str, Held] = {
         "elsewhere", by="tests/test_informativeness.py::test_the_program_on_tiny_corpora"
     ),
     "python experiments/cures.py": Held(
-        "run", "--steps 1 --seeds 0 --only merged_balance --clips-per-actor 4 --clips 8", seconds=600
+        "run", "--steps 1 --seeds 0 --only merged_balance --clips-per-actor 4 --clips 8", seconds=600, long=True
     ),
     "python experiments/figures.py systems": Held(
         "run", "--steps 2 --seeds 0 --only mult --clips-per-actor 4", long=True
     ),
-    "python experiments/figures.py digits": Held("run", "--steps 2 --speakers george", data="fsdd", seconds=900),
+    "python experiments/figures.py digits": Held(
+        "run", "--steps 2 --speakers george", data="fsdd", seconds=900, long=True
+    ),
     "python experiments/figures.py peers": Held("elsewhere", by="tests/test_peers.py::test_the_libraries_agree"),
     "python experiments/benchmarks/prepare.py": Held("run", "--rounds 1 --clips 2 --seconds 1"),
     "python experiments/benchmarks/train_step.py": Held("run", "--rounds 1 --batch 1 --size 32,2,2"),
@@ -111,7 +113,7 @@ COMMANDS: dict[str, Held] = {
     "python experiments/benchmarks/kernel_plan.py": Held("elsewhere", by="tests/kernels/aot/test_plan.py::test_tables"),
     "python experiments/benchmarks/train_memory.py --topology": Held("parse"),
     "avjax bench attention": Held("run", "--specs odd_7 --rounds 2"),
-    "python experiments/figures.py attention": Held("run", "--steps 2 --clips-per-actor 4"),
+    "python experiments/figures.py attention": Held("run", "--steps 2 --clips-per-actor 4", long=True),
     "avjax launch": Held("run", "--training.steps 3"),
     "sbatch": Held("elsewhere", by="tests/test_launch.py::test_the_slurm_script_hands_over_its_words"),
     "kubectl apply": Held("elsewhere", by="tests/test_launch.py::test_the_jobset_s_command_parses"),

@@ -48,6 +48,7 @@ def test_quickstart_leaves_results_and_a_report(root, tmp_path):
     assert (tmp_path / "out" / "demo_mbt" / "metrics.jsonl").read_text().startswith(before)
 
 
+@pytest.mark.long
 def test_figures_make_their_tables(root, tmp_path, request):
     program = str(root / "experiments" / "figures.py")
     parts = ["demo", "interaction"]
@@ -59,6 +60,7 @@ def test_figures_make_their_tables(root, tmp_path, request):
     assert "demo_congruence_mbt" in (tmp_path / "out" / "interaction.md").read_text()
 
 
+@pytest.mark.long
 def test_figures_on_real_digits(root, tmp_path, test_data):
     program = str(root / "experiments" / "figures.py")
     words = ["--out", "out", "--steps", "2", "--speakers", "lucas", "--digits-data", str(test_data / "fsdd")]

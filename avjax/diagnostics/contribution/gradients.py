@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from avjax.diagnostics.compiled import compiled
 from avjax.diagnostics.contribution.shares import share
 
 Values = Mapping[str, Float[Array, "B ..."] | Float[np.ndarray, "B ..."]]
@@ -68,7 +69,7 @@ def gradient_times_input(score: Score, values: Values, arguments: Sequence[Any] 
 def slopes(score: Score, values: Values, arguments: Sequence[Any] = ()) -> dict[str, Float[Array, "B ..."]]:
     """df/dx_k: times a change of the input it is what the score changes by, as far as the score is linear."""
     values = _arrays(values)
-    return _mean_gradient(score, values, values, {}, 1, tuple(arguments))
+    return _program()(score, values, values, {}, 1, tuple(arguments))
 
 
 def integrated_gradients(
@@ -164,7 +165,7 @@ def _integrated(
     ends = (np.asarray(score({**stays, **end}, *arguments), np.float64) for end in (values, baseline))
     expected = np.subtract(*ends)
     while True:
-        means = _mean_gradient(score, values, baseline, stays, steps, arguments)
+        means = _program()(score, values, baseline, stays, steps, arguments)
         attribution = {m: _product(values[m] - baseline[m], means[m]) for m in values}
         error = np.abs(net(attribution, tuple(values)).sum(axis=1) - expected) / np.abs(expected).clip(SMALLEST)
         found = Integrated(attribution, error, steps)
@@ -173,7 +174,11 @@ def _integrated(
         steps *= 2
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.cache
+def _program() -> Callable[..., dict[str, Array]]:
+    return compiled(_mean_gradient, static_argnums=0)
+
+
 def _mean_gradient(
     score: Score, values: dict, baseline: dict, stays: dict, steps: Any, arguments: tuple
 ) -> dict[str, Array]:

@@ -15,7 +15,7 @@ from kernels.attention.mosaic_tpu import target
 from kernels.attention.mosaic_tpu.tile import Sizes
 from tests.kernels.attention import cases
 from tests.kernels.attention.cases import recipes
-from tests.kernels.attention.contract import UNSHRUNK, AttentionContract, normal
+from tests.kernels.attention.contract import LONG, SLOW, UNSHRUNK, AttentionContract, normal
 
 
 @pytest.mark.slow
@@ -32,6 +32,17 @@ class TestMosaicTPU(AttentionContract):
         with target.interpreted(Sizes(2048, 2048, 1024, 512) if long else None):
             yield
         cases.compiled.cache_clear()
+
+    # Minutes each: interpreted, a block takes as long as a thousand of another implementation's.
+    @pytest.mark.long
+    @pytest.mark.parametrize("name", SLOW)
+    def test_shape_slow(self, name, rng):
+        super().test_shape_slow(name, rng)
+
+    @pytest.mark.long
+    @pytest.mark.parametrize("name", LONG)
+    def test_shape_long(self, name, rng):
+        super().test_shape_long(name, rng)
 
 
 @pytest.mark.slow

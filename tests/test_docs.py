@@ -210,9 +210,11 @@ def test_every_row_is_used_and_sound() -> None:
 
 
 def rows(how: str) -> list[Any]:
-    """For pytest: documented commands of rows that are held so."""
-    there = [(one, row) for one in documented() if (row := held(one.text)) and row.how == how]
-    return [pytest.param(one, id=one.text, marks=pytest.mark.long if row.long else ()) for one, row in there]
+    """For pytest: documented commands of rows that are held so, in order; what stands in several places, once."""
+    there = {one.text: one for one in documented() if (row := held(one.text)) and row.how == how}
+    return [
+        pytest.param(one, id=text, marks=pytest.mark.long if held(text).long else ()) for text, one in there.items()
+    ]
 
 
 @pytest.mark.parametrize("one", [*rows("parse"), *(case.values[0] for case in rows("run") if case.marks)],

@@ -35,7 +35,7 @@ class Held:
     by: str = ""  # the test or script, where elsewhere
     data: str = ""  # a folder of AVJAX_TEST_DATA that it needs, where run; it stands there as data/NAME
     seconds: int = 300
-    long: bool = False  # run by `make long`: makes all that it needs, and `make test` only parses it
+    long: bool = False  # run by `make long`, with all that it needs, and only parsed by `make check`
 
 
 # Beginning of the command -> how it is held; the longest beginning that matches counts.
@@ -47,33 +47,34 @@ COMMANDS: dict[str, Held] = {
     "avjax train demo_mbt --data.records records/ravdess": Held("parse"),
     "avjax train demo_mbt --training.evaluate-every": Held("run", "--training.steps 3 --training.evaluate-every 2"),
     "avjax train demo_": Held("run", "--training.steps 3"),
-    "python experiments/synthetic/mosei.py": Held("run", "--clips 60"),
-    "avjax prepare mosei": Held("run"),
-    "avjax train sentiment_text": Held("run", "--training.steps 3"),
+    # Tasks, from their corpora on: tests/test_task_*.py train one experiment of each in `make check`.
+    "python experiments/synthetic/mosei.py": Held("run", "--clips 60", long=True),
+    "avjax prepare mosei": Held("run", long=True),
+    "avjax train sentiment_text": Held("run", "--training.steps 3", long=True),
     "avjax train sentiment_mult": Held("elsewhere", by="tests/test_task_sentiment.py"),
-    "python experiments/synthetic/affwild.py": Held("run", "--clips 8 --seconds 8"),
-    "avjax prepare affwild": Held("run"),
-    "avjax train affect_rjcma": Held("run", "--training.steps 2"),
-    "python experiments/synthetic/kinetics_sounds.py": Held("run", "--clips 8"),
-    "avjax prepare kinetics_sounds": Held("run"),
-    "avjax train action_kim_won": Held("run", "--training.steps 2"),
-    "python experiments/synthetic/deepfake1m.py": Held("run", "--clips 64 --people 8"),
-    "avjax prepare deepfake1m": Held("run"),
+    "python experiments/synthetic/affwild.py": Held("run", "--clips 8 --seconds 8", long=True),
+    "avjax prepare affwild": Held("run", long=True),
+    "avjax train affect_rjcma": Held("run", "--training.steps 2", long=True),
+    "python experiments/synthetic/kinetics_sounds.py": Held("run", "--clips 8", long=True),
+    "avjax prepare kinetics_sounds": Held("run", long=True),
+    "avjax train action_kim_won": Held("run", "--training.steps 2", long=True),
+    "python experiments/synthetic/deepfake1m.py": Held("run", "--clips 64 --people 8", long=True),
+    "avjax prepare deepfake1m": Held("run", long=True),
     "avjax train deepfake_klassify": Held("elsewhere", by="tests/test_task_deepfake.py::test_forgeries_are_found"),
-    "avjax train deepfake_cmran": Held("run", "--training.steps 2"),
-    "python experiments/synthetic/grid.py": Held("run", "--clips 20 --speakers 1 2"),
-    "avjax prepare grid": Held("run"),
-    "avjax train speech_audio": Held("run", "--training.steps 2"),
+    "avjax train deepfake_cmran": Held("run", "--training.steps 2", long=True),
+    "python experiments/synthetic/grid.py": Held("run", "--clips 20 --speakers 1 2", long=True),
+    "avjax prepare grid": Held("run", long=True),
+    "avjax train speech_audio": Held("run", "--training.steps 2", long=True),
     "avjax train speech_dcm": Held("elsewhere", by="tests/test_task_speech.py"),
     "python experiments/speech_decoding.py": Held("elsewhere", by="tests/test_task_speech.py"),
-    "python experiments/synthetic/voxceleb.py": Held("run", "--people 8"),
-    "avjax prepare voxceleb": Held("run"),
+    "python experiments/synthetic/voxceleb.py": Held("run", "--people 8", long=True),
+    "avjax prepare voxceleb": Held("run", long=True),
     "avjax train matching_aicanet": Held(
         "elsewhere", by="tests/test_task_matching.py::test_voices_find_faces_of_people_never_seen"
     ),
-    "python experiments/synthetic/ave.py": Held("run", "--clips 60 --noisy 10"),
-    "avjax prepare ave": Held("run"),
-    "avjax train events_": Held("run", "--training.steps 2"),
+    "python experiments/synthetic/ave.py": Held("run", "--clips 60 --noisy 10", long=True),
+    "avjax prepare ave": Held("run", long=True),
+    "avjax train events_": Held("run", "--training.steps 2", long=True),
     "avjax train events_psp": Held("elsewhere", by="tests/test_task_events.py::test_events_are_found"),
     "avjax eval": Held("run"),
     "avjax predict": Held("run"),
@@ -217,8 +218,10 @@ def rows(how: str) -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize("one", [*rows("parse"), *(case.values[0] for case in rows("run") if case.marks)],
-                         ids=lambda one: one.text)  # fmt: skip
+LONG_ONES = [pytest.param(*one.values, id=one.id, marks=pytest.mark.slow) for one in rows("run") if one.marks]
+
+
+@pytest.mark.parametrize("one", [*rows("parse"), *LONG_ONES])
 def test_it_parses(one: Command, scratch: Path) -> None:
     """`--help` after the words: the program reads them all, complains about what it does not know, and does nothing."""
     done = subprocess.run(

@@ -57,7 +57,7 @@ ASKED = [(), ("lse", "mass", "entropy"), ("group_entropy", "received"), STATISTI
 
 
 @pytest.mark.slow
-@hypothesis.settings(max_examples=12, phases=UNSHRUNK)
+@hypothesis.settings(max_examples=6, phases=UNSHRUNK)
 @hypothesis.given(
     recipe=recipes(longest=400), seed=st.integers(0, 2**32 - 1), asked=st.sampled_from(ASKED),
     dtype=st.sampled_from([np.float32, ml_dtypes.bfloat16]),

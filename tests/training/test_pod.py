@@ -82,7 +82,7 @@ def test_every_experiment_lowers_for_a_pod(name, mesh):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("size", "fusion"), in_part(("Ti", "S", "B", "L"), ("bottleneck", "merged"), one_of=3))
+@pytest.mark.parametrize(("size", "fusion"), in_part(("Ti", "S", "B", "L"), ("bottleneck", "merged"), one_of=8))
 def test_no_large_array_is_replicated_at_the_paper_s_sizes(size, fusion):
     """MBT as in the paper, in bfloat16 with scanned layers; every device holds about a 256th of it."""
     experiment, _ = load("demo_mbt", ("--training.scan", "--training.precision", "bfloat16"))

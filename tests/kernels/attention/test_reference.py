@@ -11,12 +11,17 @@ import pytest
 
 from kernels.attention import STATISTICS, Layout, Mask, attention
 from tests.kernels.attention.cases import Case, truth
-from tests.kernels.attention.contract import AttentionContract, normal
+from tests.kernels.attention.contract import SLOW, AttentionContract, normal
 
 
 class TestReference(AttentionContract):
     implementation = "reference"
     long = False
+
+    @pytest.mark.long
+    @pytest.mark.parametrize("name", SLOW)
+    def test_shape_slow(self, name, rng):
+        super().test_shape_slow(name, rng)
 
 
 @pytest.fixture

@@ -50,7 +50,7 @@ CASES = {
     "ResNet-18 of frames": encoder(encoders.ResNet("video", FRAMES, channels=1, stem="small")),
     "ResNet-18 of a spectrogram": encoder(encoders.ResNet("audio", (32, 16), channels=1, cells=True)),
     "ResNet-50": encoder(encoders.ResNet("video", FRAMES, depth=50, channels=1, stem="small"), long=True),
-    "R3D-18": encoder(encoders.ResNet3D("video", (8, 8, 8, 3), channels=1, stem="small")),
+    "R3D-18": encoder(encoders.ResNet3D("video", (8, 8, 8, 3), channels=1, stem="small"), long=True),
     "R3D-50": encoder(encoders.ResNet3D("video", (4, 8, 8, 3), depth=50, channels=1, stem="small"), long=True),
     "R(2+1)D-18": encoder(encoders.ResNet3D("video", (8, 8, 8, 3), factorised=True, channels=1), long=True),
     "VGGish": encoder(encoders.VGGish("audio", (32, 16), patch=16, channels=1, hidden=6, embedding=5)),

@@ -44,6 +44,10 @@ class TestMosaicTPU(AttentionContract):
     def test_shape_long(self, name, rng):
         super().test_shape_long(name, rng)
 
+    @pytest.mark.long
+    def test_sharded_equals_unsharded(self, rng):
+        super().test_sharded_equals_unsharded(rng)
+
 
 @pytest.mark.slow
 def test_everything_at_once(rng):

@@ -14,6 +14,7 @@ from avjax.nn.fusion import Layer
 from avjax.nn.stack import Stack
 from avjax.nn.transformer import Size
 from avjax.streams import Stream
+from tests.levels import in_part
 from tests.models import tiny
 
 CLASSES = {"emotion": 4}
@@ -36,8 +37,7 @@ MODELS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("remat", ["none", "full"])
+@pytest.mark.parametrize(("name", "remat"), in_part(tuple(MODELS), ("none", "full"), one_of=2))
 def test_scanned_layers_compute_the_same(name, remat, rng):
     batch = tiny.batch(rng, rows=8, classes=CLASSES)
     loop, loop_metrics = trained(MODELS[name], batch, remat=remat)

@@ -25,6 +25,7 @@ from avjax.nn.transformer import Size
 from avjax.training.sharding import MeshShape, Rules
 from avjax.training.step import split_model
 from kernels.attention import STATISTICS, attention
+from tests.levels import in_part
 from tests.models import tiny
 
 SIZE = Size(8, 4, 2)
@@ -153,8 +154,10 @@ def test_value_mass_is_of_what_every_block_makes_of_values(rng):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SITES)
-@pytest.mark.parametrize("views", [{"scan": True}, {"remat": "full"}, {"scan": True, "remat": "dots"}], ids=str)
+@pytest.mark.parametrize(
+    ("name", "views"),
+    in_part(tuple(SITES), ({"scan": True}, {"remat": "full"}, {"scan": True, "remat": "dots"}), one_of=3),
+)
 def test_scan_and_remat_report_the_same(name, views, rng):
     config, _ = SITES[name]
     given = batch(rng)

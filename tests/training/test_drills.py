@@ -353,7 +353,7 @@ def test_input_that_only_pauses_is_waited_for(tiny_experiment, commands, tmp_pat
     outcomes("input pauses", "warned and went on")
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.long)])
 def test_one_of_four_processes(number, tiny_experiment, commands, tmp_path, outcomes):
     """Dead: noticed at once. Stopped: within the limit. The message names it, and all four are gone."""
     run, limit, victim = tmp_path / "run", 10, random.randrange(4)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -20,3 +20,12 @@ def in_part(*choices: Sequence[Any], one_of: int) -> list[Any]:
         pytest.param(*values, marks=() if sum(place) % one_of == 0 else pytest.mark.long)
         for place, values in zip(places, itertools.product(*choices), strict=True)
     ]
+
+
+def in_short(choices: Iterable[Any], short: Collection[Any], name: Callable[[Any], str] | None = None) -> list[Any]:
+    """For pytest: choices, of which those not in ``short`` are long.
+
+    Args:
+      name: of a choice, where its own will not do.
+    """
+    return [pytest.param(one, id=name and name(one), marks=() if one in short else pytest.mark.long) for one in choices]

@@ -16,6 +16,8 @@ from avjax.objectives.regression import Regression
 from avjax.run import RunError
 from avjax.training.trained import Trained
 
+pytestmark = pytest.mark.slow  # all ask a model that was trained
+
 
 @pytest.fixture(scope="module")
 def reader(run):
@@ -27,7 +29,6 @@ def clips(reader):
     return reader.read(reader.choose(None))
 
 
-@pytest.mark.slow
 def test_logits_are_those_of_evaluation(probe, reader, clips, run):
     said = run.predictions("test")
     if reader.data.test_clips == 1:
@@ -38,20 +39,17 @@ def test_logits_are_those_of_evaluation(probe, reader, clips, run):
     np.testing.assert_array_equal(clips.index, said["index"])
 
 
-@pytest.mark.slow
 def test_rows_do_not_depend_on_their_neighbours(probe, clips):
     whole = probe.logits(clips)
     np.testing.assert_allclose(probe.logits(clips.take([7, 2, 7])), whole[[7, 2, 7]], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.slow
 def test_all_tokens_of_a_modality_hidden_is_the_modality_missing(probe, clips):
     kept = {"audio": np.zeros((len(clips), np.prod(probe.grids["audio"])), bool)}
     np.testing.assert_allclose(probe.logits(clips, kept), probe.logits(clips.without("audio")), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["tokens", "raw"])
-@pytest.mark.slow
 def test_coalitions(probe, clips, rng, kind):
     """Each as its own call; a function without the model's insides gives the same of raw players."""
     clips = clips.take(range(5))
@@ -77,7 +75,6 @@ def test_coalitions(probe, clips, rng, kind):
             plain.coalitions(clips, kept, token_players(probe.grids))
 
 
-@pytest.mark.slow
 def test_other_parameters_share_what_is_compiled(probe, clips):
     clips, players = clips.take(range(3)), raw_players(clips.streams)
     kept, baseline = np.ones((3, len(players)), bool), {m: np.zeros((), np.float32) for m in probe.modalities}
@@ -91,7 +88,6 @@ def test_other_parameters_share_what_is_compiled(probe, clips):
     assert other._of_players is probe._of_players
 
 
-@pytest.mark.slow
 def test_forward_is_differentiable_in_raw_values(probe, clips):
     clips = clips.take(range(probe.batch))
 
@@ -107,7 +103,6 @@ def test_forward_is_differentiable_in_raw_values(probe, clips):
         assert not found[~valid].any()
 
 
-@pytest.mark.slow
 def test_saliency_is_of_features_and_says_the_logits(probe, clips):
     clips = clips.take([0, 3, 4])
     found, logits = probe.saliency(clips, np.array([0, 1, 1]))
@@ -120,7 +115,6 @@ def test_saliency_is_of_features_and_says_the_logits(probe, clips):
         np.testing.assert_array_equal(found[modality].reshape(3, -1).any(axis=1), np.arange(3) != gone)
 
 
-@pytest.mark.slow
 def test_attention_is_that_of_every_clip(probe, clips):
     sites = probe.attention(clips, ("mass",))
     for site in sites.values():
@@ -132,7 +126,6 @@ def test_attention_is_that_of_every_clip(probe, clips):
         np.testing.assert_allclose(some[name]["mass"][:, 0], site["mass"][:, 6], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.slow
 def test_late_sound_is_the_clips_own(reader, clips):
     """Moved by whole samples; where the clip has no sound there is none, and nothing is repeated."""
     rate = reader.data.audio.rate
@@ -147,7 +140,6 @@ def test_late_sound_is_the_clips_own(reader, clips):
     assert not late.valid[~with_sound].any()
 
 
-@pytest.mark.slow
 def test_clips_are_chosen_evenly(reader):
     chosen = reader.choose(4, seed=1)
     label = reader.read(chosen).label
@@ -157,7 +149,6 @@ def test_clips_are_chosen_evenly(reader):
     assert len(reader.choose(None)) == 10 == len(reader.choose(99))
 
 
-@pytest.mark.slow
 def test_what_is_no_head_of_classes_is_refused(run):
     trained = Trained.load(run.path)
     with pytest.raises(RunError, match="no head 'face'"):

@@ -14,6 +14,7 @@ import pytest
 
 from avjax.launch import Job, environment
 from avjax.run import Run
+from tests.levels import in_short
 from tests.training.conftest import PATIENCE_SECONDS, Commands, finished, losses
 
 pytestmark = pytest.mark.slow
@@ -98,12 +99,8 @@ def trained(tiny_experiment, tmp_path_factory):
 SHORT = ("one device", "data=8", "2 processes x 2 devices, fsdp=2")
 
 
-def of_topologies(*names):
-    return [pytest.param(name, marks=() if name in SHORT else pytest.mark.long) for name in names]
-
-
 @pytest.mark.parametrize(
-    "topology", of_topologies(*(name for name in TOPOLOGIES if name not in ("one device", "fsdp=4 x tensor=2")))
+    "topology", in_short((name for name in TOPOLOGIES if name not in ("one device", "fsdp=4 x tensor=2")), SHORT)
 )
 def test_the_same_run_on_any_topology(topology, trained):
     one, there = trained("one device"), trained(topology)
@@ -133,7 +130,7 @@ def saved(trained):
 
 
 @pytest.mark.parametrize(
-    "topology", of_topologies("one device", "fsdp=4 x tensor=2", "2 processes x 2 devices, fsdp=2")
+    "topology", in_short(("one device", "fsdp=4 x tensor=2", "2 processes x 2 devices, fsdp=2"), SHORT)
 )
 def test_saved_here_resumed_there(topology, tiny_experiment, saved, tmp_path):
     """Saved on data=8."""

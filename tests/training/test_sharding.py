@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec
 from avjax.nn.transformer import Size
 from avjax.training.sharding import MESH_AXES, MeshShape, Rules, batch_sharding, state_sharding
 from avjax.training.step import split_model
+from tests.levels import in_short
 from tests.models import tiny
 
 SHAPES = [shape for shape in itertools.product((1, 2, 4, 8), repeat=4) if math.prod(shape) == 8]
@@ -67,13 +68,7 @@ def alone():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "shape",
-    [
-        pytest.param(shape, marks=() if shape in IN_SHORT else pytest.mark.long, id="x".join(map(str, shape)))
-        for shape in SHAPES
-    ],
-)
+@pytest.mark.parametrize("shape", in_short(SHAPES, IN_SHORT, lambda shape: "x".join(map(str, shape))))
 def test_every_mesh_computes_the_same(shape):
     expected, losses = alone()
     state, found, shardings = trained(MeshShape(*shape), 8)

@@ -10,7 +10,7 @@ anything, it has no share and counts in no mean. Bottlenecks of a modality count
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from avjax.diagnostics.contribution.flow import BOTTLENECK
 from avjax.diagnostics.contribution.shares import attention_share, efficiency, lift, output_share, over_heads, share
 from avjax.diagnostics.measured import Undefined
 from avjax.nn.statistics import VALUE_MASS, Site
+from kernels.attention import Layout
 
 Valid = Mapping[str, Bool[np.ndarray, "B _"]]
 """Group of tokens -> which are valid, [B, N]; a group that is not named is valid throughout."""
@@ -56,7 +57,7 @@ class GroupShares:
 
 def mass_shares(site: Site, valid: Valid) -> GroupShares:
     """AMS[l, h, G -> g] = mean over i in G of m_ig (``attention_share``). Needs ``mass``."""
-    return _of_layers(site.queries, site.keys, [np.asarray(layer) for layer in site["mass"]], valid, attention_share)
+    return _of_layers(site, "mass", valid, attention_share)
 
 
 def output_shares(site: Site, valid: Valid) -> GroupShares:
@@ -71,7 +72,7 @@ def output_shares(site: Site, valid: Valid) -> GroupShares:
         parts = np.moveaxis(np.where(queries[..., None, None], parts, 0), -3, -2)
         return output_share(parts.reshape(*parts.shape[:-2], -1))
 
-    return _of_layers(site.queries, site.keys, [np.asarray(layer) for layer in site["group_output"]], valid, shares)
+    return _of_layers(site, "group_output", valid, shares)
 
 
 def value_weighted_shares(site: Site, valid: Valid) -> GroupShares:
@@ -84,7 +85,7 @@ def value_weighted_shares(site: Site, valid: Valid) -> GroupShares:
         some = np.where(counted[..., None], mass, 1.0)
         return attention_share(share(some), counted)
 
-    return _of_layers(site.queries, site.keys, [np.asarray(layer) for layer in site[VALUE_MASS]], valid, shares)
+    return _of_layers(site, VALUE_MASS, valid, shares)
 
 
 def tokens_in_sight(site: Site, valid: Valid) -> Num[np.ndarray, "B Gq Gk"]:
@@ -134,19 +135,16 @@ def _in_sight(
 
 
 def _of_layers(
-    queries: Layout,
-    keys: Layout,
-    layers: Sequence[np.ndarray],
-    valid: Valid,
-    shares: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    site: Site, statistic: str, valid: Valid, shares: Callable[[np.ndarray, np.ndarray], np.ndarray]
 ) -> GroupShares:
     """``shares(amounts [n, N, G, ...], counted [n, N])`` of every layer and group of queries that is there.
 
     Args:
-      layers: amounts [B, H, Nq, G, ...].
+      statistic: of the site, amounts [layer, B, H, Nq, G, ...].
     """
+    queries, keys = site.queries, site.keys
     values, defined = [], []
-    for amounts in layers:
+    for amounts in map(np.asarray, site[statistic]):
         rows, heads = amounts.shape[:2]
         found = np.zeros((rows, heads, len(queries.names), len(keys.names)))
         there = np.zeros(found.shape[:-1], bool)

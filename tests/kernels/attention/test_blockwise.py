@@ -31,8 +31,8 @@ class TestManyBlocks(AttentionContract):
         yield
         cases.compiled.cache_clear()
 
-    # One block or many is nothing to these; TestBlockwise draws its calls more often.
-    test_shape_slow = test_shape_long = test_any_long_call = test_any_call_often = None
+    # One block or many is nothing to these.
+    test_shape_slow = test_shape_long = test_any_long_call = None
     test_uniform_attention = test_sharp_attention = test_decoy_group = None
     test_only_what_is_named = test_shape_bfloat16 = test_shape = None
 

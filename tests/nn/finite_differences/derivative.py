@@ -85,8 +85,10 @@ def encoder(config: Any, *draws: Draw, width: int = 3, **options: Any) -> Case:
 
 def parameters(cases: Mapping[str, Case]) -> list[Any]:
     """For pytest: every case by its name, slow unless it is quick or long."""
-    marks = {(False, False): pytest.mark.slow, (False, True): pytest.mark.long, (True, False): ()}
-    return [pytest.param(c, id=name, marks=marks[c.quick, c.long]) for name, c in cases.items()]
+    return [
+        pytest.param(c, id=name, marks=pytest.mark.long if c.long else () if c.quick else pytest.mark.slow)
+        for name, c in cases.items()
+    ]
 
 
 def assert_gradients(case: Case, rng: np.random.Generator) -> None:

@@ -13,6 +13,7 @@ from kernels.attention import Layout, Mask
 from kernels.attention.mosaic_tpu import target
 from tests.kernels.attention.cases import Case, check, compiled
 from tests.kernels.attention.contract import normal
+from tests.levels import in_short
 
 pytestmark = pytest.mark.slow
 
@@ -57,9 +58,7 @@ FEATURES = {
 SHORT = ("bias", "sees", "presence")
 
 
-@pytest.mark.parametrize(
-    "feature", [pytest.param(name, marks=() if name in SHORT else pytest.mark.long) for name in FEATURES]
-)
+@pytest.mark.parametrize("feature", in_short(FEATURES, SHORT))
 def test_no_race_and_nothing_unwritten_is_used(feature, rng):
     """Forward and backward with every statistic, and with those of the usual kind; a race raises, NaN would show."""
     case = FEATURES[feature](rng)

@@ -19,7 +19,6 @@ os.environ.setdefault("MPLBACKEND", "agg")
 # Most of a test's time is XLA's. Programs are kept from run to run and shared with other workers and with commands that
 # tests start; their keys hold everything that they were made from.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / f"avjax-programs-{os.getuid()}"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 # Commands that tests start in a scratch folder import this checkout.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 
@@ -33,8 +32,23 @@ jaxtyping.install_import_hook(["avjax", "kernels"], "beartype.beartype")
 
 # A first call compiles, so a deadline would measure XLA.
 hypothesis.settings.register_profile("test", deadline=None, print_blob=True, max_examples=20)
+hypothesis.settings.register_profile("few", deadline=None, print_blob=True, max_examples=5)
 hypothesis.settings.register_profile("thorough", deadline=None, print_blob=True, max_examples=500)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "test"))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--one-case", action="store_true", help="of each parametrised test, run the first case alone")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """After marks have chosen, so that every test keeps a case."""
+    if config.getoption("one_case"):
+        first = {item.nodeid.partition("[")[0]: item for item in reversed(items)}
+        kept = set(first.values())
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = [item for item in items if item in kept]
 
 
 @pytest.fixture(scope="session")

@@ -45,6 +45,10 @@ COMMANDS: dict[str, Held] = {
     "avjax prepare ravdess": Held("parse"),
     "avjax prepare my_corpus.py": Held("elsewhere", by="tests/test_cli.py::test_a_corpus_of_ones_own_is_one_file"),
     "avjax train demo_mbt --data.records records/ravdess": Held("parse"),
+    "avjax train demo_mbt --training.precision bfloat16 --training.remat": Held("run", "--training.steps 3", long=True),
+    "avjax train demo_mbt --out runs/followed": Held("run", "--training.steps 3", long=True),
+    "avjax train demo_mbt --training.mesh.fsdp": Held("run", "--training.steps 3", long=True),
+    "avjax train demo_attention": Held("run", "--training.steps 3", long=True),
     "avjax train demo_mbt --training.evaluate-every": Held("run", "--training.steps 3 --training.evaluate-every 2"),
     "avjax train demo_": Held("run", "--training.steps 3"),
     # Tasks, from their corpora on: tests/test_task_*.py train one experiment of each in `make check`.
@@ -78,7 +82,7 @@ COMMANDS: dict[str, Held] = {
     "avjax train events_psp": Held("elsewhere", by="tests/test_task_events.py::test_events_are_found"),
     "avjax eval": Held("run"),
     "avjax predict": Held("run"),
-    "avjax diagnose": Held("run", "--clips 8", seconds=600),
+    "avjax diagnose": Held("run", "--clips 8", seconds=600, long=True),
     "avjax diagnose runs/demo_mbt --tier smoke --vs": Held(
         "elsewhere", by="tests/diagnostics/protocol/test_diagnose.py::test_the_command"
     ),
@@ -86,8 +90,8 @@ COMMANDS: dict[str, Held] = {
         "elsewhere", by="tests/diagnostics/protocol/test_diagnose.py::test_the_command"
     ),
     "avjax compare": Held("run"),
-    "avjax compare compare_demo": Held("run", "--steps 2 --only audio mbt", seconds=600),
-    "avjax compare demo_late": Held("run", "--steps 2 --seeds 0 --only demo_late", seconds=600),
+    "avjax compare compare_demo": Held("run", "--steps 2 --only audio mbt", seconds=600, long=True),
+    "avjax compare demo_late": Held("run", "--steps 2 --seeds 0 --only demo_late", seconds=600, long=True),
     "python experiments/figures.py demo": Held("run", "--steps 2 --seeds 0 --clips-per-actor 4", long=True),
     "python experiments/figures.py interaction": Held("run", "--steps 2 --clips-per-actor 4", long=True),
     "python experiments/figures.py informativeness": Held(
@@ -105,7 +109,7 @@ COMMANDS: dict[str, Held] = {
     "python experiments/figures.py peers": Held("elsewhere", by="tests/test_peers.py::test_the_libraries_agree"),
     "python experiments/benchmarks/prepare.py": Held("run", "--rounds 1 --clips 2 --seconds 1"),
     "python experiments/benchmarks/train_step.py": Held("run", "--rounds 1 --batch 1 --size 32,2,2"),
-    "python experiments/benchmarks/train_memory.py": Held("run", "--size Ti --batch 1"),
+    "python experiments/benchmarks/train_memory.py": Held("run", "--size Ti --batch 1", long=True),
     "avjax plan kernels --target v6e": Held("elsewhere", by="tests/kernels/aot/test_plan.py::test_sizes_are_searched"),
     "avjax plan kernels": Held("elsewhere", by="tests/kernels/aot/test_plan.py::test_a_plan_has_schedules_and_steps"),
     "python -m kernels.aot.baseline": Held(
@@ -114,8 +118,9 @@ COMMANDS: dict[str, Held] = {
     "python experiments/benchmarks/kernel_plan.py": Held("elsewhere", by="tests/kernels/aot/test_plan.py::test_tables"),
     "python experiments/benchmarks/train_memory.py --topology": Held("parse"),
     "avjax bench attention": Held("run", "--specs odd_7 --rounds 2"),
+    "avjax bench attention --dtypes": Held("run", "--specs odd_7 --rounds 2", long=True),
     "python experiments/figures.py attention": Held("run", "--steps 2 --clips-per-actor 4", long=True),
-    "avjax launch": Held("run", "--training.steps 3"),
+    "avjax launch": Held("run", "--training.steps 3", long=True),
     "sbatch": Held("elsewhere", by="tests/test_launch.py::test_the_slurm_script_hands_over_its_words"),
     "kubectl apply": Held("elsewhere", by="tests/test_launch.py::test_the_jobset_s_command_parses"),
     "python -m pytest tests/models/test_systems.py -k gated_mean": Held(

@@ -70,6 +70,7 @@ def test_figures_on_real_digits(root, tmp_path, test_data):
         assert row in table
 
 
+@pytest.mark.long
 def test_benchmarks_print_ratios(root, tmp_path):
     folder = root / "experiments" / "benchmarks"
     shown = run(root, str(folder / "logmel.py"), "--clips", "1", "--rounds", "2", "--json", folder=tmp_path).stdout

@@ -14,6 +14,7 @@ from experiments.synthetic import deepfake1m as synthetic
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_forgeries_are_found(root: Path, tmp_path: Path) -> None:
     """Chance is an AUC of 0.5 and next to no interval; three seeds reached 0.80 to 0.89, and AP 0.60 to 0.71."""
     synthetic.write(synthetic.Options(tmp_path / "data", clips=320, people=8, workers=1))

@@ -14,6 +14,7 @@ from experiments.synthetic import voxceleb as synthetic
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_voices_find_faces_of_people_never_seen(root: Path, tmp_path: Path) -> None:
     """Chance is 1 of 2; three seeds reached 0.61 to 0.68 in the mean of both directions."""
     synthetic.write(synthetic.Options(tmp_path / "data", people=96, bond=1.0, workers=1))

@@ -20,6 +20,7 @@ SMALL = (
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_words_are_recognised_better_than_by_chance(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """Whoever hears nothing is right about 0.19 of the words at best: four of a kind, of four kinds, and rarer ones."""
     pytest.importorskip("espeakng_loader", reason="needs the extra: pip install avjax[demo]")

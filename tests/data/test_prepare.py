@@ -21,6 +21,7 @@ from avjax.data.media import Frames, Waveform
 from avjax.data.prepare import PrepareError, prepare
 from avjax.data.records import Records, verify
 from tests.fixtures import damage
+from tests.levels import in_short
 
 COUNT = 12
 
@@ -301,7 +302,7 @@ media.decode = replaced
 
 @pytest.mark.slow
 @pytest.mark.alone
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("how", in_short((signal.SIGINT, signal.SIGKILL), (signal.SIGKILL,)))
 def test_a_stopped_run_goes_on(root, tmp_path, monkeypatch, how):
     worker(monkeypatch, tmp_path, SLOW)
     # The corpus as a module of its own: this file imports pytest, and its shape checks, which a user's has not.

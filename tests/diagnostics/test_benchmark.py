@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from avjax.diagnostics.players import raw_players, token_players
+from tests.levels import in_short
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ def clips(run):
     return reader.read(reader.choose(None))
 
 
-@pytest.mark.parametrize("kind", ["tokens", "raw"])
+@pytest.mark.parametrize("kind", in_short(("tokens", "raw"), ("raw",)))
 @pytest.mark.slow
 def test_shap_is_given_the_values_that_ours_is(program, probe, clips, rng, kind):
     players = token_players(probe.grids) if kind == "tokens" else raw_players(clips.streams)
@@ -47,6 +48,7 @@ def test_shap_is_given_the_values_that_ours_is(program, probe, clips, rng, kind)
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_without_shap_its_part_is_left_out(program, probe, clips, monkeypatch):
     # None in its place makes Python raise ImportError.
     monkeypatch.setitem(sys.modules, "shap", None)

@@ -96,6 +96,7 @@ def test_scores_are_of_every_pair_within_the_batch(rng):
                 assert found == -np.inf
 
 
+@pytest.mark.long
 def test_a_spectral_model_trains_in_turns(rng):
     """The discriminator alone in the first step, all but it in the second; directions go on in both."""
     config = dataclasses.replace(Config.tiny(), spectral=True)

@@ -15,6 +15,7 @@ from avjax.objectives.sequence import SegmentEvents
 from avjax.objectives.terms import WithTerms
 from avjax.streams import Stream
 from avjax.training.step import split_model
+from tests.levels import in_part, in_short
 from tests.models import tiny
 from tests.models.reference import dense
 from tests.models.systems import batch, forward, small, without
@@ -94,8 +95,7 @@ def test_a_hidden_cell_is_not_seen(name, rng):
     assert np.abs(whole.logits["event"] - one.logits["event"]).max() > 1e-5
 
 
-@pytest.mark.parametrize("name", ["ave", "cmran", "dmin", "psp"])
-@pytest.mark.parametrize("modality", ["audio", "video"])
+@pytest.mark.parametrize(("name", "modality"), in_part(("ave", "cmran", "dmin", "psp"), ("audio", "video"), one_of=2))
 def test_a_model_of_one_modality_is_one_whose_other_is_missing(name, modality, rng):
     config, model = small(name)
     (encoder,) = [encoder for encoder in config.modalities if encoder.modality == modality]
@@ -119,7 +119,7 @@ def test_a_model_of_one_modality_is_one_whose_other_is_missing(name, modality, r
     )
 
 
-@pytest.mark.parametrize("name", ["ave", "cmran", "dmin", "psp", "klassify"])
+@pytest.mark.parametrize("name", in_short(("ave", "cmran", "dmin", "psp", "klassify"), ("ave", "klassify")))
 def test_segments_can_be_learned_from(name, rng):
     """Supervised and weakly, with gradients that are numbers where a modality or everything is missing."""
     config, model = small(name)

@@ -60,7 +60,7 @@ def call(placement, kind, arrays, mask):
 
 KINDS = ["none", "self", "cross", "towers", "everything"]
 CASES = [pytest.param(shape, kind, id=f"{shape} {kind}") for shape in QUICK for kind in KINDS]
-CASES += [pytest.param(s, "everything", id=f"{s} everything", marks=pytest.mark.slow) for s in SHAPES if s not in QUICK]
+CASES += [pytest.param(s, "everything", id=f"{s} everything", marks=pytest.mark.long) for s in SHAPES if s not in QUICK]
 
 
 @pytest.mark.parametrize(("shape", "kind"), CASES)

@@ -37,7 +37,7 @@ MODELS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "remat"), in_part(tuple(MODELS), ("none", "full"), one_of=2))
+@pytest.mark.parametrize(("name", "remat"), in_part(tuple(MODELS), ("none", "full"), one_of=4))
 def test_scanned_layers_compute_the_same(name, remat, rng):
     batch = tiny.batch(rng, rows=8, classes=CLASSES)
     loop, loop_metrics = trained(MODELS[name], batch, remat=remat)

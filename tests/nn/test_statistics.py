@@ -25,7 +25,7 @@ from avjax.nn.transformer import Size
 from avjax.training.sharding import MeshShape, Rules
 from avjax.training.step import split_model
 from kernels.attention import STATISTICS, attention
-from tests.levels import in_part
+from tests.levels import in_part, in_short
 from tests.models import tiny
 
 SIZE = Size(8, 4, 2)
@@ -83,7 +83,7 @@ def captured(config, batch, names=NAMES, placement=None, **views):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", list(SITES))
+@pytest.mark.parametrize("name", in_part(tuple(SITES), one_of=2))
 def test_every_site_has_every_layer(name, rng):
     config, layers = SITES[name]
     given = batch(rng)
@@ -171,7 +171,9 @@ def test_scan_and_remat_report_the_same(name, views, rng):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shape", [MeshShape(2, 1, 2, 2), MeshShape(1, 2, 1, 4)], ids=str)
+@pytest.mark.parametrize(
+    "shape", in_short((MeshShape(2, 1, 2, 2), MeshShape(1, 2, 1, 4)), (MeshShape(2, 1, 2, 2),), str)
+)
 def test_a_mesh_reports_the_same(shape, rng):
     if jax.device_count() < 8:
         pytest.skip("needs 8 devices: XLA_FLAGS=--xla_force_host_platform_device_count=8")
@@ -184,7 +186,9 @@ def test_a_mesh_reports_the_same(shape, rng):
             np.testing.assert_allclose(values, sharded[name][statistic], rtol=1e-4, atol=1e-5, err_msg=statistic)
 
 
-@pytest.mark.parametrize("views", [{}, pytest.param({"scan": True, "remat": "full"}, marks=pytest.mark.slow)], ids=str)
+@pytest.mark.parametrize(
+    "views", in_short(({}, {"scan": True, "remat": "full"}), ({"scan": True, "remat": "full"},), str)
+)
 @pytest.mark.slow
 def test_statistics_have_gradients(views, rng):
     """Of a loss on the masses, in all parameters that they depend on."""

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from avjax.run import Run
+from tests.levels import in_short
 from tests.training.conftest import (
     Commands,
     assert_same_parameters,
@@ -60,7 +61,7 @@ def halfway(tiny_experiment, commands, run: Path, *words: str) -> None:
     assert finished(run)[-1] < 40, "the run had ended before it was stopped"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", in_short((signal.SIGTERM, signal.SIGINT), (signal.SIGTERM,)))
 def test_a_signal_saves_and_ends_well(number, tiny_experiment, whole, commands, tmp_path, outcomes):
     run = tmp_path / "run"
     with commands.start("train", tiny_experiment, "--out", run, *WORDS) as child:
@@ -89,7 +90,10 @@ def damage_by_flipping(file: Path) -> None:
     file.write_bytes(content)
 
 
-@pytest.mark.parametrize("damage", [damage_by_cutting, damage_by_flipping, Path.unlink])
+DAMAGES = (damage_by_cutting, damage_by_flipping, Path.unlink)
+
+
+@pytest.mark.parametrize("damage", in_short(DAMAGES, (damage_by_flipping,)))
 def test_a_damaged_newest_checkpoint_is_left_for_the_one_before(
     damage, tiny_experiment, whole, commands, tmp_path, outcomes
 ):
@@ -112,6 +116,7 @@ def test_a_damaged_newest_checkpoint_is_left_for_the_one_before(
     outcomes(f"newest checkpoint, {damage.__name__}", f"warned; step {newest} -> {before}; resumed: bit-identical")
 
 
+@pytest.mark.long
 def test_where_all_checkpoints_are_damaged_it_says_so(tiny_experiment, commands, tmp_path):
     run = tmp_path / "run"
     halfway(tiny_experiment, commands, run)
@@ -222,7 +227,7 @@ def bad_steps(experiment_file: Path, steps: int) -> dict[int, list[int]]:
     return {number: sorted(batch.index.tolist()) for number, batch in batches if 7 in batch.index}
 
 
-@pytest.mark.parametrize("policy", ["stop", "skip", "rewind"])
+@pytest.mark.parametrize("policy", in_short(("stop", "skip", "rewind"), ("rewind",)))
 def test_a_batch_that_is_no_number(policy, poisoned, commands, tmp_path, outcomes):
     """Record 7 comes once an epoch, in every third step."""
     bad, run = bad_steps(poisoned, 40), tmp_path / "run"
@@ -257,6 +262,7 @@ def test_a_batch_that_is_no_number(policy, poisoned, commands, tmp_path, outcome
     outcomes(f"NaN batch, {policy}", f"{len(bad)} bad steps named and left out; ended at step 40 with status 0")
 
 
+@pytest.mark.long
 def test_nothing_but_bad_batches_ends_the_run(poisoned, commands, tmp_path, outcomes):
     """Then skipping is given up."""
     words = ("--training.non-finite", "skip", "--objective.poison", "-2")
@@ -318,6 +324,7 @@ def test_input_that_stalls(tiny_experiment, commands, tmp_path, outcomes):
     outcomes("stalled input", f"warned, naming the record; saved at step {int(last[1]) - 1}, status 2; bit-identical")
 
 
+@pytest.mark.long
 def test_a_resumed_run_that_stalls_at_once_keeps_its_checkpoint(tiny_experiment, commands, tmp_path):
     file = tiny_experiment.with_name("stalling.py")
     file.write_text(STALLING)
@@ -338,6 +345,7 @@ def test_a_resumed_run_that_stalls_at_once_keeps_its_checkpoint(tiny_experiment,
     assert finished(run) == kept
 
 
+@pytest.mark.long
 def test_input_that_only_pauses_is_waited_for(tiny_experiment, commands, tmp_path, outcomes):
     file = tiny_experiment.with_name("stalling.py")
     file.write_text(STALLING)
@@ -353,7 +361,7 @@ def test_input_that_only_pauses_is_waited_for(tiny_experiment, commands, tmp_pat
     outcomes("input pauses", "warned and went on")
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.long)])
+@pytest.mark.parametrize("number", in_short((signal.SIGKILL, signal.SIGSTOP), (signal.SIGKILL,)))
 def test_one_of_four_processes(number, tiny_experiment, commands, tmp_path, outcomes):
     """Dead: noticed at once. Stopped: within the limit. The message names it, and all four are gone."""
     run, limit, victim = tmp_path / "run", 10, random.randrange(4)
@@ -396,6 +404,7 @@ def test_a_signal_to_the_launcher_saves_and_ends_well(tiny_experiment, commands,
     outcomes("SIGTERM to avjax launch", f"both processes saved at step {steps.pop()}, status 0")
 
 
+@pytest.mark.long
 def test_a_signal_to_one_process_stops_all(tiny_experiment, commands, tmp_path):
     run = tmp_path / "run"
     words = ("launch", "--processes", 2, "--", "train", tiny_experiment, "--out", run, *WORDS)
@@ -408,6 +417,7 @@ def test_a_signal_to_one_process_stops_all(tiny_experiment, commands, tmp_path):
     assert "[0] avjax: stopped by another process's signal" in text
 
 
+@pytest.mark.long
 def test_without_its_launcher_a_process_saves_and_ends(tiny_experiment, commands, tmp_path):
     run = tmp_path / "run"
     words = ("launch", "--processes", 2, "--", "train", tiny_experiment, "--out", run, *WORDS)

@@ -83,8 +83,9 @@ def test_a_run_holds_what_the_design_says(whole):
     assert results["synthetic"] is True
 
 
-@pytest.mark.parametrize("mesh", [None, pytest.param(("fsdp", 8), marks=pytest.mark.long), ("data", 2, "fsdp", 4)])
+@pytest.mark.parametrize("mesh", [None, ("fsdp", 8), ("data", 2, "fsdp", 4)])
 @pytest.mark.slow
+@pytest.mark.long
 def test_losses_are_the_same_on_any_mesh(tiny, whole, tmp_path, mesh):
     """None is one device: steps alone, since a run takes all devices there are."""
     if mesh is None:

@@ -26,7 +26,7 @@ MESHES = {
 EVERYWHERE = ("demo_mbt", "demo_late")
 ONE = "data=4 fsdp=8 tensor=2"
 # What `make check` lowers on that one mesh: one of each kind of objective. `make long` lowers all.
-IN_SHORT = ("demo_late", "affect_rjcma", "events_psp", "matching_aicanet", "speech_dcm")
+IN_SHORT = ("demo_late", "events_psp", "matching_aicanet")
 
 
 def description(experiment) -> Description:

@@ -96,7 +96,7 @@ def trained(tiny_experiment, tmp_path_factory):
 
 
 # Other meshes of one process: test_loop.py and test_sharding.py. Each topology starts programs that compile anew.
-SHORT = ("one device", "data=8", "2 processes x 2 devices, fsdp=2")
+SHORT = ("2 processes x 2 devices, fsdp=2",)
 
 
 @pytest.mark.parametrize(

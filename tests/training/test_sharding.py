@@ -21,8 +21,8 @@ from tests.levels import in_short
 from tests.models import tiny
 
 SHAPES = [shape for shape in itertools.product((1, 2, 4, 8), repeat=4) if math.prod(shape) == 8]
-# One axis alone, and three or all of them that are cut: the rest is long.
-IN_SHORT = ((8, 1, 1, 1), (1, 8, 1, 1), (1, 1, 2, 4), (2, 2, 2, 1), (1, 2, 2, 2))
+# Every axis is cut in one of them: the rest is long.
+IN_SHORT = ((1, 1, 2, 4), (2, 2, 2, 1))
 SEED = jax.random.key(1)
 STEPS = 3
 CLASSES = {"emotion": 8}

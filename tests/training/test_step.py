@@ -112,6 +112,7 @@ def test_a_model_that_cannot_remat_is_told(rng):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_remat_keeps_less():
     """What autodiff keeps of six layers for the backward pass; the arithmetic grows by at most a forward pass."""
     held, work = {}, {}

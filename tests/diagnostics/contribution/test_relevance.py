@@ -33,6 +33,7 @@ from avjax.nn.statistics import tapped
 from avjax.nn.transformer import Size
 from avjax.training.step import split_model
 from kernels.attention import Layout
+from tests.levels import in_part
 from tests.models import tiny
 
 # Of matrices that are made in another order, in float64.
@@ -238,7 +239,7 @@ def by_matrices(name, attentions, lengths, there, identity):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", list(CONFIGS))
+@pytest.mark.parametrize("name", in_part(tuple(CONFIGS), one_of=4))
 def test_recursions_in_memory_of_tokens_are_matrices(name, rng):
     """Chefer's relevance, rollout and its shares of four systems against R over the union of all tokens."""
     config, score, params, given, there = system(name, rng)

@@ -16,6 +16,7 @@ from avjax.diagnostics.diagnosis.result import ShownClip
 from tests.diagnostics.browser import layout, screenshot
 from tests.diagnostics.diagnosis.example import example, reduced
 from tests.diagnostics.test_report import Page
+from tests.levels import in_part
 
 SECTIONS = ("verdicts", "contribution", "drift", "consistency", "stress", "faithfulness", "clips", "made", "versus")
 HOSTILE = '<img src=x onerror="go()">{{ 7 * 7 }}</script>&amp;'
@@ -175,8 +176,7 @@ def test_no_width_scrolls_sideways(long: bool, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dark", [False, True])
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize(("dark", "width"), in_part((False, True), (390, 1280), one_of=2))
 def test_it_is_drawn_without_a_word_in_the_console(width: int, dark: bool, tmp_path: Path) -> None:
     from matplotlib.image import imread
 

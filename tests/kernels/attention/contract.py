@@ -18,6 +18,7 @@ from kernels.attention import STATISTICS, Layout, Mask, attention, dropout_seeds
 from kernels.attention.specs import TABLE, Spec
 from tests.kernels.attention import dense
 from tests.kernels.attention.cases import QUICK_TO_COMPILE, Case, Recipe, check, recipes, truth, validity, within_ratio
+from tests.levels import in_short
 
 QUICK = [spec.name for spec in TABLE.values() if spec.tokens <= 200]
 SLOW = [spec.name for spec in TABLE.values() if spec.tokens > 200 and not spec.long]
@@ -110,6 +111,7 @@ class AttentionContract:
         check(recipe.build(), self.implementation, np.float32, np.random.default_rng(seed), quick=True)
 
     @pytest.mark.slow
+    @pytest.mark.long
     @hypothesis.settings(max_examples=16, phases=UNSHRUNK, suppress_health_check=SHARED)
     @hypothesis.given(
         recipe=recipes(longest=64),
@@ -154,7 +156,7 @@ class AttentionContract:
         check(case, self.implementation, np.float32, rng, quick=name != "odd_129")
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("name", SLOW)
+    @pytest.mark.parametrize("name", in_short(SLOW, ("odd_1573", "avsr_cross", "mult")))
     def test_shape_slow(self, name, rng):
         check(from_spec(TABLE[name], rng), self.implementation, np.float32, rng)
 
@@ -185,7 +187,15 @@ class AttentionContract:
 
     # Known answers
 
-    @pytest.mark.parametrize("length", [7, *(pytest.param(n, marks=pytest.mark.slow) for n in (9, 128, 1000))])
+    @pytest.mark.parametrize(
+        "length",
+        [
+            7,
+            pytest.param(9, marks=pytest.mark.long),
+            pytest.param(128, marks=pytest.mark.long),
+            pytest.param(1000, marks=pytest.mark.slow),
+        ],
+    )
     @pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
     def test_uniform_attention(self, length, dtype, rng):
         """query = 0: mass N_g / N, entropy log N, within groups log N_g, moment and peak 1 / N, received sum(w) / N."""

@@ -47,7 +47,7 @@ CASES = {
     "FrameConv, cells": encoder(encoders.FrameConv("video", FRAMES, channels=(3,), cells=True)),
     "SpectrogramConv": encoder(encoders.SpectrogramConv("audio", SPECTROGRAM, channels=(3, 4), step=3)),
     "SpectrogramConv, cells": encoder(encoders.SpectrogramConv("audio", SPECTROGRAM, channels=(3,), cells=True)),
-    "ResNet-18 of frames": encoder(encoders.ResNet("video", FRAMES, channels=1, stem="small")),
+    "ResNet-18 of frames": encoder(encoders.ResNet("video", FRAMES, channels=1, stem="small"), long=True),
     "ResNet-18 of a spectrogram": encoder(encoders.ResNet("audio", (32, 16), channels=1, cells=True)),
     "ResNet-50": encoder(encoders.ResNet("video", FRAMES, depth=50, channels=1, stem="small"), long=True),
     "R3D-18": encoder(encoders.ResNet3D("video", (8, 8, 8, 3), channels=1, stem="small"), long=True),
@@ -56,7 +56,8 @@ CASES = {
     "VGGish": encoder(encoders.VGGish("audio", (32, 16), patch=16, channels=1, hidden=6, embedding=5)),
     "VGGish, map": encoder(encoders.VGGish("audio", (32, 16), patch=16, channels=1, conv_map=True)),
     "EfficientFace": encoder(
-        encoders.EfficientFace("video", (2, 32, 32, 3), channels=(2, 4, 6, 8, 5), repeats=(2, 1, 1))
+        encoders.EfficientFace("video", (2, 32, 32, 3), channels=(2, 4, 6, 8, 5), repeats=(2, 1, 1)),
+        long=True,
     ),
     "channel_shuffle": function(
         shufflenet.channel_shuffle, normal(2, 6), call=lambda x: shufflenet.channel_shuffle(x, 2)

@@ -16,6 +16,7 @@ from kernels.attention.mosaic_tpu.tile import Sizes
 from tests.kernels.attention import cases
 from tests.kernels.attention.cases import recipes
 from tests.kernels.attention.contract import LONG, SLOW, UNSHRUNK, AttentionContract, normal
+from tests.levels import in_part
 
 
 @pytest.mark.slow
@@ -58,9 +59,12 @@ def test_everything_at_once(rng):
 
 # What decides how the kernels go about it: nothing, sums by group, what adds up over queries, an output a group.
 ASKED = [(), ("lse", "mass", "entropy"), ("group_entropy", "received"), STATISTICS]
+# Several chunks in a block, blocks that differ.
+SIZES = [Sizes(256, 128, 128, 128), Sizes(256, 256, 256, 128), Sizes(384, 256, 128, 256)]
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @hypothesis.settings(max_examples=6, phases=UNSHRUNK)
 @hypothesis.given(
     recipe=recipes(longest=400), seed=st.integers(0, 2**32 - 1), asked=st.sampled_from(ASKED),
@@ -72,8 +76,7 @@ def test_any_call_in_several_blocks_whatever_is_asked(recipe, seed, asked, dtype
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("asked", ASKED[:3])
-@pytest.mark.parametrize("sizes", [Sizes(256, 128, 128, 128), Sizes(256, 256, 256, 128), Sizes(384, 256, 128, 256)])
+@pytest.mark.parametrize(("sizes", "asked"), in_part(SIZES, ASKED[:3], one_of=3))
 def test_sizes_of_blocks_and_chunks_change_nothing(sizes, asked, rng):
     """Several chunks in a block, blocks that differ, groups that share blocks, and tokens past the last one."""
     layout = Layout.of(audio=150, bottleneck=9, video=241)

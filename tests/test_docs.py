@@ -86,6 +86,9 @@ COMMANDS: dict[str, Held] = {
     "avjax diagnose runs/demo_mbt --tier smoke --vs": Held(
         "elsewhere", by="tests/diagnostics/protocol/test_diagnose.py::test_the_command"
     ),
+    "avjax diagnose runs/demo_mbt --tier smoke --alone": Held(
+        "elsewhere", by="tests/diagnostics/protocol/test_diagnose.py::test_the_command"
+    ),
     "avjax diagnose runs/demo_mbt --tier smoke --gate": Held(
         "elsewhere", by="tests/diagnostics/protocol/test_diagnose.py::test_the_command"
     ),

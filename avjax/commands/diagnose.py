@@ -83,7 +83,10 @@ def diagnose(words: Words) -> int:
     study = Study(
         probe, reader.read(index), tier, read=lambda rows, late: reader.read(rows, audio_late=late), seed=options.seed,
         checkpoints=kept_checkpoints(trained), attributes=attributes(reader, index),
-        alone={modality: _right(run, probe, reader, index) for modality, run in _alone(options.alone, probe).items()},
+        alone={
+            modality: _trained_alone(modality, run, probe, reader, index)
+            for modality, run in _alone(options.alone, probe).items()
+        },
         history=tuple(trained.run.metrics()),
     )  # fmt: skip
     out = options.out or options.run / "diagnosis" / options.tier
@@ -116,9 +119,11 @@ def _alone(words: tuple[str, ...], probe: Any) -> dict[str, Path]:
     return found
 
 
-def _right(run: Path, probe: Any, reader: Any, index: Any) -> Any:
-    """Which of the clips another run gets right, whatever it takes of them."""
+def _trained_alone(modality: str, run: Path, probe: Any, reader: Any, index: Any) -> Any:
+    """What another run makes of the clips, whatever it takes of them."""
     from avjax.diagnostics.probe import ModelProbe, reader_of
+    from avjax.diagnostics.protocol.inside import inside
+    from avjax.diagnostics.protocol.study import Alone
     from avjax.training.trained import Trained
 
     trained = Trained.load(run)
@@ -126,7 +131,7 @@ def _right(run: Path, probe: Any, reader: Any, index: Any) -> Any:
     if other.classes != probe.classes:
         raise UsageError(f"--alone {run}: its classes are {', '.join(other.classes)}")
     clips = reader_of(trained, probe.head, reader.split, str(reader.data.records)).read(index)
-    return other.logits(clips).argmax(axis=1) == clips.label
+    return Alone(other.logits(clips).argmax(axis=1) == clips.label, inside(other, clips).tokens.get(modality))
 
 
 def _about(trained: Any, probe: Any, reader: Any, clips: int) -> dict[str, dict[str, Any]]:

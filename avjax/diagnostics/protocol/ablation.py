@@ -12,11 +12,14 @@ from avjax.diagnostics.clips import Clips
 from avjax.diagnostics.consistency import agreement, calibration, robustness
 from avjax.diagnostics.contribution import interaction, performance
 from avjax.diagnostics.contribution.performance import Subset, subsets
+from avjax.diagnostics.contribution.probing import FOLDS, probe_hits
 from avjax.diagnostics.contribution.shapley import coalitions
 from avjax.diagnostics.definitions import skipped
 from avjax.diagnostics.diagnosis.arrays import CLEAN, CONFIDENCE, RIGHT
 from avjax.diagnostics.fills import Fill, absent, others, with_others
-from avjax.diagnostics.measured import Measured, OfSums
+from avjax.diagnostics.measured import Measured, OfSums, Undefined
+from avjax.diagnostics.probe import ModelProbe
+from avjax.diagnostics.protocol.inside import inside
 from avjax.diagnostics.protocol.study import Found, Said, Study, joined
 
 PERMUTATIONS = 5
@@ -48,6 +51,7 @@ def ablation(study: Study) -> Found:
             found.lines += _between(study, said, fill)
             found.lines += _gaps(study, said, fill)
     if len(study.modalities) > 1:
+        found.lines += _probe_gaps(study)
         found.lines += _interactions(study)
         found.lines += _perception(study)
     return found
@@ -266,8 +270,31 @@ def _gaps(study: Study, said: Mapping[Subset, Said], fill: Fill) -> list[Measure
             lines.append(skipped("contribution/utilisation_gap", reason, **fields))
             continue
         # ``performance.utilisation_gap`` of any rows.
-        gap = study.alone[modality].astype(np.float64) - said[frozenset([modality])].right
+        gap = study.alone[modality].right.astype(np.float64) - said[frozenset([modality])].right
         lines.append(study.mean("contribution/utilisation_gap", gap, study.clips, **fields))
+    return lines
+
+
+def _probe_gaps(study: Study) -> list[Measured]:
+    """The same of encoders: what a line through the tokens of each modality tells, of both models."""
+    lines = []
+    for modality in study.modalities:
+        fields = {"estimator": f"linear probe of pooled tokens, {FOLDS} folds", "group": modality}
+        clips = remaining(study, study.clips, frozenset([modality]), "drop")
+        try:
+            if modality not in study.alone:
+                raise Undefined(f"it wants a model of {modality} alone: --alone {modality}=RUN")
+            joint = inside(study.probe, clips).tokens if isinstance(study.probe, ModelProbe) else {}
+            both = study.alone[modality].tokens, joint.get(modality)
+            if any(tokens is None for tokens in both):
+                raise Undefined(f"a model has no tokens of {modality} to probe")
+            hits = [
+                probe_hits(tokens, clips.label, clips.source, seed=study.seed).astype(np.float64) for tokens in both
+            ]
+        except Undefined as undefined:
+            lines.append(skipped("contribution/probe_gap", undefined.reason, **fields))
+            continue
+        lines.append(study.mean("contribution/probe_gap", hits[0] - hits[1], clips, **fields))
     return lines
 
 

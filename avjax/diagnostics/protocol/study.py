@@ -86,6 +86,19 @@ class Part:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Alone:
+    """A model that was trained on one modality alone, on the clips of a study.
+
+    Attributes:
+      right: which of them it gets right.
+      tokens: what it makes of each, pooled over time; None where it has none.
+    """
+
+    right: Bool[np.ndarray, " N"]
+    tokens: Float[np.ndarray, "N C"] | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Study:
     """Attributes:
     probe: the model.
@@ -94,7 +107,7 @@ class Study:
     read: reads clips of the same split anew, with late sound; None where nothing can be read.
     seed: of everything random.
     resamples: of every bootstrap.
-    alone: modality -> which of the clips a model that was trained on it alone gets right.
+    alone: modality -> a model that was trained on it alone.
     checkpoints: step -> reads the state of then; none of a model without a run.
     attributes: name -> what is known of each clip beside its class, in words or numbers: groups to compare.
     history: what the run has written down while it trained, line by line; none of a model without a run.
@@ -106,7 +119,7 @@ class Study:
     read: Read | None = None
     seed: int = 0
     resamples: int = SAMPLES
-    alone: Mapping[str, Bool[np.ndarray, " N"]] = dataclasses.field(default_factory=dict)
+    alone: Mapping[str, Alone] = dataclasses.field(default_factory=dict)
     checkpoints: Mapping[int, Restore] = dataclasses.field(default_factory=dict)
     attributes: Mapping[str, Shaped[np.ndarray, " N"]] = dataclasses.field(default_factory=dict)
     history: Sequence[Mapping[str, Any]] = ()

@@ -107,6 +107,8 @@ def test_the_command(run, tmp_path, monkeypatch, capsys):
     bounds = tmp_path / "bounds.yaml"
     bounds.write_text("- id: stress/accuracy\n  corruption: null\n  min: 0\n")
     words = ["diagnose", str(run.path), "--tier", "smoke", "--out", str(tmp_path / "out"), "--quiet", "--json"]
+    # The run stands in for one that was trained on sound alone.
+    words += ["--alone", f"audio={run.path}"]
     assert main([*words, "--gate", str(bounds)]) == 0
     said = json.loads(capsys.readouterr().out)
     found = read(tmp_path / "out")
@@ -114,6 +116,10 @@ def test_the_command(run, tmp_path, monkeypatch, capsys):
     stages = found.about["protocol"]["stages"]
     assert [one["name"] for one in stages] == list(protocol.stages(SMALL, ("audio", "video")))
     assert all(one["reason"] == "" for one in stages)
+    for id in ("contribution/utilisation_gap", "contribution/probe_gap"):
+        gaps = {line.group: line.value for line in found.find(id)}
+        assert -1 <= gaps["audio"] <= 1
+        assert gaps["video"] is None
     # Lines that have no value say why.
     assert all(line.reason for line in found.measured if line.value is None)
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
@@ -131,8 +137,9 @@ def test_errors_that_a_user_can_mend(run, tmp_path, capsys):
     assert main(["diagnose", str(run.path), "--head", "face"]) == 2
     assert main(["diagnose", str(run.path), "--clips", "0"]) == 2
     assert main(["diagnose", str(run.path), "--vs", str(tmp_path)]) == 2
+    assert main(["diagnose", str(run.path), "--alone", f"touch={run.path}"]) == 2
     errors = capsys.readouterr().err
-    for words in ("no head 'face'", "--clips 0", "no diagnosis"):
+    for words in ("MODALITY=RUN, of audio, video", "no head 'face'", "--clips 0", "no diagnosis"):
         assert words in errors
 
 

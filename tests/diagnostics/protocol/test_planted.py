@@ -16,7 +16,7 @@ from avjax.diagnostics.protocol import explanation
 from avjax.diagnostics.protocol.ablation import ablation, additive
 from avjax.diagnostics.protocol.alignment import offsets
 from avjax.diagnostics.protocol.corruption import states
-from avjax.diagnostics.protocol.study import Found, Study
+from avjax.diagnostics.protocol.study import Alone, Found, Study
 from avjax.streams import Batch
 from tests.diagnostics.protocol.planted_probe import TIER, clips_of, probe_of, study_of
 from tests.models.planted import CASES, HEAD, MODALITIES, RATE, STEPS, corrupted
@@ -125,12 +125,22 @@ def test_what_ignores_the_pictures_does_not_drift_with_them(rng):
 def test_what_a_model_of_one_modality_alone_would_know(rng):
     """An exclusive or says nothing of either alone; a model that did would leave a gap of half."""
     study = study_of("T3 exclusive or", rng, 100)
-    study = dataclasses.replace(study, alone={"audio": np.ones(100, bool)})
+    study = dataclasses.replace(study, alone={"audio": Alone(np.ones(100, bool))})
     found = ablation(study)
     joint = value(found, "contribution/ablation_accuracy", group="audio", fill="drop")
     assert value(found, "contribution/utilisation_gap", group="audio", fill="drop") == pytest.approx(1 - joint)
     (line,) = [x for x in found.lines if x.id == "contribution/utilisation_gap" and x.group == "video"]
     assert "--alone video=RUN" in line.reason
+
+
+def test_what_a_line_reads_off_the_tokens_of_both_models(rng):
+    """Of the label, an exclusive or, a line through either's own cue tells half of the clips."""
+    study = study_of("T3 exclusive or", rng, 400)
+    told = np.eye(2)[study.clips.label]
+    study = dataclasses.replace(study, alone={"audio": Alone(np.ones(400, bool), told), "video": Alone(told[:, 0] > 0)})
+    audio, video = [line for line in ablation(study).lines if line.id == "contribution/probe_gap"]
+    assert audio.value == pytest.approx(0.5, abs=0.1)
+    assert (video.status, video.reason) == ("skipped", "a model has no tokens of video to probe")
 
 
 def test_a_modality_that_no_clip_has_is_told_and_stops_nothing(rng):

@@ -50,8 +50,8 @@ def test_generators_raise_what_encoders_lower(rng):
     for part, sign in (("generate", -1), ("project", 1)):
         square = sum(float((leaf**2).sum()) for leaf in jax.tree.leaves(gradient[part]))
         assert square > 0
-        # So far that float32 tells the two apart, and so near that the term is a line between them.
-        reach, moved = 2e-3 / np.sqrt(square), []
+        # So far that float32 tells the two apart, and so near that the term is a line between them, steep or flat.
+        reach, moved = 2e-3 / max(np.sqrt(square), square), []
         for step in (reach, -reach):
             shifted = dict(flat)
             shifted[part] = jax.tree.map(lambda x, d, step=step: x + step * d, flat[part], gradient[part])

@@ -26,7 +26,7 @@ MESHES = {
 EVERYWHERE = ("demo_mbt", "demo_late")
 ONE = "data=4 fsdp=8 tensor=2"
 # What `make check` lowers on that one mesh: one of each kind of objective. `make long` lowers all.
-IN_SHORT = ("demo_late", "events_psp", "matching_aicanet")
+IN_SHORT = ("events_psp", "matching_aicanet")
 
 
 def description(experiment) -> Description:
@@ -83,6 +83,7 @@ def test_every_experiment_lowers_for_a_pod(name, mesh):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("size", "fusion"), in_part(("Ti", "S", "B", "L"), ("bottleneck", "merged"), one_of=8))
+@pytest.mark.long
 def test_no_large_array_is_replicated_at_the_paper_s_sizes(size, fusion):
     """MBT as in the paper, in bfloat16 with scanned layers; every device holds about a 256th of it."""
     experiment, _ = load("demo_mbt", ("--training.scan", "--training.precision", "bfloat16"))

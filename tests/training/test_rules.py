@@ -101,7 +101,7 @@ def test_a_model_without_own_logits_is_an_error(rng):
         jax.eval_shape(made.train, made.create(params, buffers), tiny.batch(rng), KEY)
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("accumulate", [pytest.param(1, marks=pytest.mark.long), 2])
 @pytest.mark.slow
 def test_in_a_step(rng, accumulate):
     """A step of SGD with modulation moves what the formula says, also over microbatches."""

@@ -51,6 +51,7 @@ def test_a_modality_is_scored_on_the_clips_that_have_it(run):
     assert found["label/audio"]["accuracy"]["value"] == pytest.approx(right[rows].mean())
 
 
+@pytest.mark.long
 def test_several_labels_a_clip_are_scored_by_map(tmp_path):
     tiny = write_experiment(tmp_path / "experiments", write_records(tmp_path / "records", several=True))
     tiny.write_text(tiny.read_text().replace("Classification()", 'Classification("sigmoid")'))

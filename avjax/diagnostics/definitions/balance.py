@@ -69,6 +69,18 @@ ROWS = (
         function="diagnostics.contribution.imbalance.log_ratios",
     ),
     definition(
+        "contribution/fisher_trace_ratio",
+        "ratio of Fisher traces",
+        "log10(tr F_m / mean over the others of tr F),   tr F_m = mean over clips of E_y ||d log p(y|x) / dtheta_m||^2,"
+        " y drawn from p(y|x), theta_m the parameters that only m has",
+        Scale("log10", None, None, "none", 0),
+        pitfalls="A random estimate: labels and signs are drawn as often as the estimator says. Of the model's own"
+        " predictions, not of labels: small where it is certain. Encoders of different size have different traces."
+        " Undefined where all parameters are shared.",
+        source="trace: Hutchinson 1990; per modality: ours",
+        function="diagnostics.protocol.imbalance.fisher_traces",
+    ),
+    definition(
         "contribution/imbalance_alarm",
         "share of training out of balance",
         "share of the steps with |log10 rho_m| > log10 3; alarm from 0.1",

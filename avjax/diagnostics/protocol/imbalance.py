@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from avjax.diagnostics.compiled import compiled
 from avjax.diagnostics.consistency.calibration import probabilities
@@ -23,6 +23,9 @@ from avjax.diagnostics.protocol.inside import inside
 from avjax.diagnostics.protocol.study import Found, Part, Study
 from avjax.streams import Stream
 from avjax.training.optimizer import path_names
+
+DRAWS = 8
+"""Of labels and signs, for traces of Fisher's information."""
 
 
 def imbalance(study: Study) -> Found:
@@ -93,59 +96,119 @@ def _of_clips(study: Study, found: Found) -> None:
 
 
 def _of_gradients(study: Study, found: Found) -> None:
+    """Ratios of their norms, and of the traces of Fisher's information."""
     estimator = "diagnosed clips, parameters of that modality alone"
-    if study.tier.gradients == 0:
-        reason = f"left out of the tier {study.tier.name}"
-        found.lines.append(skipped("contribution/gradient_norm_ratio", reason, estimator=estimator))
-        return
+    drawn = f"{estimator}, {DRAWS} draws of labels and signs"
+    part = study.part(study.tier.stressed)
     try:
-        norms = gradient_norms(study.probe, study.part(study.tier.stressed))
-        ratios = log_ratios({m: np.array([norm]) for m, norm in norms.items()})
+        if study.tier.gradients == 0:
+            raise Undefined(f"left out of the tier {study.tier.name}")
+        own = OwnGradients.of(study.probe)
+        ratios = {
+            ("contribution/gradient_norm_ratio", estimator, "label"): gradient_norms(own, part),
+            ("contribution/fisher_trace_ratio", drawn, "predicted"): fisher_traces(own, part, seed=study.seed),
+        }
+        logs = {name: log_ratios({m: np.array([x]) for m, x in sizes.items()}) for name, sizes in ratios.items()}
     except Undefined as undefined:
-        found.lines.append(skipped("contribution/gradient_norm_ratio", undefined.reason, estimator=estimator))
+        found.lines += [
+            skipped("contribution/gradient_norm_ratio", undefined.reason, estimator=estimator),
+            skipped("contribution/fisher_trace_ratio", undefined.reason, estimator=drawn),
+        ]
         return
-    count = len(study.part(study.tier.stressed).rows)
-    for modality, ratio in ratios.items():
-        found.lines.append(
-            number("contribution/gradient_norm_ratio", lambda ratio=ratio: float(ratio[0]), estimator=estimator,
-                   target="label", n=count, group=modality)
-        )  # fmt: skip
+    for (id, words, target), ratio in logs.items():
+        for modality, value in ratio.items():
+            found.lines.append(
+                number(id, lambda value=value: float(value[0]), estimator=words, target=target, n=len(part.rows),
+                       group=modality)
+            )  # fmt: skip
 
 
-def gradient_norms(probe: Any, part: Part) -> dict[str, float]:
-    """||dL/dtheta_m|| of L, the mean cross-entropy of the clips, by the parameters theta_m that only m has.
+@dataclasses.dataclass(frozen=True, eq=False)
+class OwnGradients:
+    """Gradients of cross-entropies by the parameters theta_m that only modality m has.
 
     Whose a parameter is its path tells, as for the rules of training (``encoders.audio``); what is shared is in none.
 
-    Raises:
-      Undefined: for a plain function, and where a modality has no parameters of its own.
+    Attributes:
+      probe: of the model.
+      owners: modality of each leaf of its parameters, or None.
+      gradient: of sum_i weight_i CE(y_i), at params, rest of the state, streams, labels and weights.
     """
-    if not isinstance(probe, ModelProbe):
-        raise Undefined("a plain function has no parameters here")
-    state = probe.state
-    params = state.params if state.average is None else state.average
-    owners = [
-        next((name for name in path_names(path) if name in probe.modalities), None)
-        for path, _ in jax.tree_util.tree_leaves_with_path(params)
-    ]
-    if missing := [m for m in probe.modalities if m not in owners]:
-        raise Undefined(f"no parameter of the model belongs to {missing[0]} alone")
 
-    def loss(params: Any, rest: Any, streams: Mapping[str, Stream], label: jax.Array, weight: jax.Array) -> jax.Array:
-        whole = {"params": params, **({} if rest.average is None else {"average": params})}
-        output = probe.steps.output(dataclasses.replace(rest, **whole), probe.features(streams))
-        rows = optax.losses.softmax_cross_entropy_with_integer_labels(
-            output.logits[probe.head].astype(jnp.float32), label
-        )
-        return (weight * rows).sum()
+    probe: ModelProbe
+    owners: Sequence[str | None]
+    gradient: Callable[..., Any]
 
-    gradient, total = compiled(jax.grad(loss)), None
-    for rows, full, streams in probe.batches(part.clips):
-        weight = (np.arange(probe.batch) < len(rows)) / len(part.rows)
-        found = gradient(params, state, streams, part.clips.label[full], weight.astype(np.float32))
-        total = found if total is None else jax.tree.map(jnp.add, total, found)
-    norms: dict[str, float] = {}
-    for owner, leaf in zip(owners, jax.tree.leaves(total), strict=True):
-        if owner is not None:
-            norms[owner] = norms.get(owner, 0.0) + float((np.asarray(leaf, np.float64) ** 2).sum())
-    return {m: float(np.sqrt(norms[m])) for m in probe.modalities}
+    @classmethod
+    def of(cls, probe: Any) -> OwnGradients:
+        """Raises:
+        Undefined: for a plain function, and where a modality has no parameters of its own.
+        """
+        if not isinstance(probe, ModelProbe):
+            raise Undefined("a plain function has no parameters here")
+        owners = [
+            next((name for name in path_names(path) if name in probe.modalities), None)
+            for path, _ in jax.tree_util.tree_leaves_with_path(_params(probe))
+        ]
+        if missing := [m for m in probe.modalities if m not in owners]:
+            raise Undefined(f"no parameter of the model belongs to {missing[0]} alone")
+
+        def loss(
+            params: Any, rest: Any, streams: Mapping[str, Stream], label: jax.Array, weight: jax.Array
+        ) -> jax.Array:
+            whole = {"params": params, **({} if rest.average is None else {"average": params})}
+            output = probe.steps.output(dataclasses.replace(rest, **whole), probe.features(streams))
+            rows = optax.losses.softmax_cross_entropy_with_integer_labels(
+                output.logits[probe.head].astype(jnp.float32), label
+            )
+            return (weight * rows).sum()
+
+        return cls(probe, owners, compiled(jax.grad(loss)))
+
+    def at(
+        self, streams: Mapping[str, Stream], label: Int[np.ndarray, " B"], weight: Float[np.ndarray, " B"]
+    ) -> list[Any]:
+        """Leaf by leaf."""
+        found = self.gradient(_params(self.probe), self.probe.state, streams, label, weight.astype(np.float32))
+        return jax.tree.leaves(found)
+
+    def squares(self, gradient: Sequence[Any]) -> dict[str, float]:
+        """||g_m||^2 by modality."""
+        found = dict.fromkeys(self.probe.modalities, 0.0)
+        for owner, leaf in zip(self.owners, gradient, strict=True):
+            if owner is not None:
+                found[owner] += float((np.asarray(leaf, np.float64) ** 2).sum())
+        return found
+
+
+def _params(probe: ModelProbe) -> Any:
+    return probe.state.params if probe.state.average is None else probe.state.average
+
+
+def gradient_norms(own: OwnGradients, part: Part) -> dict[str, float]:
+    """||dL/dtheta_m|| of L, the mean cross-entropy of the clips."""
+    total = None
+    for rows, full, streams in own.probe.batches(part.clips):
+        weight = (np.arange(own.probe.batch) < len(rows)) / len(part.rows)
+        found = own.at(streams, part.clips.label[full], weight)
+        total = found if total is None else list(map(jnp.add, total, found))
+    return {m: float(np.sqrt(square)) for m, square in own.squares(total).items()}
+
+
+def fisher_traces(own: OwnGradients, part: Part, *, draws: int = DRAWS, seed: int = 0) -> dict[str, float]:
+    """tr F_m = mean over the clips of E_y ||d log p(y|x) / dtheta_m||^2, y as likely as the model says it is.
+
+    Without a gradient for each clip: of g_i, each with a label of its own, E ||sum_i s_i g_i||^2 = sum_i ||g_i||^2 over
+    independent signs s_i = -1, 1 (Hutchinson's estimator). Unbiased; a mean over ``draws`` of labels and signs.
+    """
+    random, traces = np.random.default_rng(seed), dict.fromkeys(own.probe.modalities, 0.0)
+    below = part.clean.probability.cumsum(axis=1)
+    for rows, full, streams in own.probe.batches(part.clips):
+        there = np.arange(own.probe.batch) < len(rows)
+        for _ in range(draws):
+            # The last class's sum may be below 1 by rounding.
+            label = (random.random((len(full), 1)) > below[full, :-1]).sum(axis=1)
+            signs = random.choice([-1.0, 1.0], len(full))
+            for m, square in own.squares(own.at(streams, label, np.where(there, signs, 0.0))).items():
+                traces[m] += square / draws / len(part.rows)
+    return traces

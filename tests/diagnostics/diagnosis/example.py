@@ -118,6 +118,7 @@ def _contribution(drawn: Drawn, clean: float) -> None:
     add("contribution/imbalance_ratio", 0.21, group="audio")
     add("contribution/imbalance_ratio", 0.13, group="audio", estimator="diagnosed clips, its own logits")
     add("contribution/gradient_norm_ratio", -0.3, group="video")
+    add("contribution/fisher_trace_ratio", -0.4, group="video")
     add("contribution/imbalance_alarm", 0.22)
     for (by, target), (group, bits) in itertools.product(
         (("prediction of each", "label"), ("tokens of each", "predicted")),

@@ -12,7 +12,7 @@ from flax import nnx
 
 from avjax.diagnostics.measured import Undefined
 from avjax.diagnostics.probe import FunctionProbe
-from avjax.diagnostics.protocol.imbalance import gradient_norms, imbalance
+from avjax.diagnostics.protocol.imbalance import OwnGradients, fisher_traces, gradient_norms, imbalance
 from avjax.diagnostics.protocol.study import Found, Part, Said
 from avjax.nn.convolution import masked
 from avjax.streams import Output
@@ -100,12 +100,29 @@ def test_norms_are_over_all_clips_whatever_the_batch(rng):
     _, _, clips = some(rng)
     model = Linear(0.3, 0.2)
     said = Said(np.zeros((ROWS, 2), np.float32), clips.label)
-    found = [gradient_norms(probe_of(model, batch), Part(np.arange(ROWS), clips, said)) for batch in (7, 20)]
+    found = [
+        gradient_norms(OwnGradients.of(probe_of(model, batch)), Part(np.arange(ROWS), clips, said)) for batch in (7, 20)
+    ]
     for modality in MODALITIES:
         assert found[0][modality] == pytest.approx(found[1][modality], rel=1e-5)
     plain = FunctionProbe(MODALITIES, HEAD, ("no", "yes"), 4, lambda clips: np.zeros((len(clips), 2)))
     with pytest.raises(Undefined, match="plain function"):
-        gradient_norms(plain, Part(np.arange(ROWS), clips, said))
+        OwnGradients.of(plain)
+
+
+def test_fisher_s_traces_are_those_of_the_probabilities(rng):
+    """tr F_m = mean of 4 p (1 - p) (c x_m)^2, p = sigma(2 z); the batch does not divide the clips."""
+    heard, seen, clips = some(rng)
+    audio, video, common = 2.0, 0.5, 1.5
+    study = study_of(Linear(audio, video, common), clips)
+    p = 1 / (1 + np.exp(-2 * common * (audio * heard + video * seen)))
+    expected = {m: (4 * p * (1 - p) * (common * x) ** 2).mean() for m, x in (("audio", heard), ("video", seen))}
+    own = OwnGradients.of(probe_of(Linear(audio, video, common), 7))
+    found = fisher_traces(own, study.part(None), draws=1000, seed=int(rng.integers(2**31)))
+    # Of a batch the estimate's spread is at most 1.5 of its mean.
+    assert found == {m: pytest.approx(trace, rel=0.25) for m, trace in expected.items()}
+    told = ratios(imbalance(study), "contribution/fisher_trace_ratio", "8 draws")
+    assert told["audio"] == pytest.approx(-told["video"], abs=1e-6)
 
 
 def test_what_the_run_has_written_down(rng):
@@ -126,5 +143,5 @@ def test_what_the_run_has_written_down(rng):
 def test_a_tier_without_gradients_says_so(rng):
     study = planted("T4 redundant copies", rng, 20)
     study = dataclasses.replace(study, tier=dataclasses.replace(study.tier, gradients=0))
-    (line,) = [line for line in imbalance(study).lines if line.id == "contribution/gradient_norm_ratio"]
-    assert line.reason == "left out of the tier smoke"
+    lines = [line for line in imbalance(study).lines if "gradient" in line.id or "fisher" in line.id]
+    assert [line.reason for line in lines] == ["left out of the tier smoke"] * 2

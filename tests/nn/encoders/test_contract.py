@@ -59,12 +59,16 @@ CONFIGS = {
 }
 
 
-# The same code as others above and below them, at length.
-SLOW = {
-    "resnet-frames-cells", "resnet-spectrogram", "resnet-spectrogram-cells", "resnet-50", "resnet-3d", "resnet-2+1d",
-    "resnet-3d-50", "vggish-map", "mfcc-strided", "efficient-face", "spectrogram-cells",
+# The same code as others above and below them, at length; and what differs little from those.
+SLOW = {"resnet-spectrogram", "resnet-50", "resnet-3d", "resnet-2+1d", "efficient-face"}
+LONG = {
+    "resnet-frames-cells", "resnet-spectrogram-cells", "resnet-3d-50", "vggish-map", "mfcc-strided",
+    "spectrogram-cells",
 }  # fmt: skip
-CASES = [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in CONFIGS]
+CASES = [
+    pytest.param(name, marks=pytest.mark.slow if name in SLOW else pytest.mark.long if name in LONG else ())
+    for name in CONFIGS
+]
 
 
 @pytest.fixture(autouse=True)

@@ -143,6 +143,7 @@ def imbalance(diagnosis: Diagnosis) -> Markup | None:
     rows = []
     for id, name in (("utilisation_gap", "unimodal gap"), ("probe_gap", "probe gap"), ("imbalance_ratio", "log₁₀ ρ"),
                      ("gradient_norm_ratio", "log₁₀ of gradient norms"),
+                     ("fisher_trace_ratio", "log₁₀ of Fisher traces"),
                      ("imbalance_alarm", "share of steps out of balance")):  # fmt: skip
         found = [line for line in diagnosis.find(f"contribution/{id}") if line.value is not None]
         several = len(distinct(found, "estimator")) > 1

@@ -163,6 +163,7 @@ def test_a_step_trains_on_attacked_clips():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_devices_and_microbatches_change_nothing():
     batch, rule = frames(16), AdversarialTraining(PGD(steps=1), pixels=0.05, share=0.5)
     (alone, state), (steps, _) = made(inputs=rule), made(accumulate=2, inputs=rule)

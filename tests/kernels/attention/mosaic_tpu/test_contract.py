@@ -15,8 +15,8 @@ from kernels.attention.mosaic_tpu import target
 from kernels.attention.mosaic_tpu.tile import Sizes
 from tests.kernels.attention import cases
 from tests.kernels.attention.cases import recipes
-from tests.kernels.attention.contract import LONG, SLOW, UNSHRUNK, AttentionContract, normal
-from tests.levels import in_part
+from tests.kernels.attention.contract import LONG, QUICK, SLOW, UNSHRUNK, AttentionContract, normal
+from tests.levels import in_part, in_short
 
 
 @pytest.mark.slow
@@ -45,9 +45,17 @@ class TestMosaicTPU(AttentionContract):
     def test_shape_long(self, name, rng):
         super().test_shape_long(name, rng)
 
+    @pytest.mark.parametrize("name", in_short(QUICK, ("odd_7", "gqa")))
+    def test_shape(self, name, rng):
+        super().test_shape(name, rng)
+
     @pytest.mark.long
     def test_sharded_equals_unsharded(self, rng):
         super().test_sharded_equals_unsharded(rng)
+
+    @pytest.mark.long
+    def test_transformations(self, rng):
+        super().test_transformations(rng)
 
 
 @pytest.mark.slow

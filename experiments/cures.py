@@ -158,7 +158,7 @@ def uneven_attention(arrays: Arrays, rows: Rows) -> float:
 
 
 WEAKER = Cure("accuracy of the weaker modality's own logits", "higher", None, own_accuracy)
-RATIO = Cure("imbalance of own logits, |log10 rho|", "lower", None, own_ratio)
+RATIO = Cure("imbalance of own logits, size of log10 rho", "lower", None, own_ratio)
 CURES: dict[str, tuple[Cure, ...]] = {
     "late_modulation": (WEAKER, RATIO),
     "late_prototypes": (WEAKER, RATIO),

@@ -56,7 +56,7 @@ COMMANDS: dict[str, Held] = {
     ),
     "avjax train demo_mbt --measure": Held("run", "--training.steps 3", long=True),
     "avjax train demo_": Held("run", "--training.steps 3"),
-    # Tasks, from their corpora on: tests/test_task_*.py train one experiment of each in `make check`.
+    # Tasks, from their corpora on: tests/test_task_*.py train one experiment of each, four in `make check`.
     "python experiments/synthetic/mosei.py": Held("run", "--clips 60", long=True),
     "avjax prepare mosei": Held("run", long=True),
     "avjax train sentiment_text": Held("run", "--training.steps 3", long=True),

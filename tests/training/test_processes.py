@@ -129,9 +129,7 @@ def saved(trained):
     return run, halfway
 
 
-@pytest.mark.parametrize(
-    "topology", in_short(("one device", "fsdp=4 x tensor=2", "2 processes x 2 devices, fsdp=2"), SHORT)
-)
+@pytest.mark.parametrize("topology", ["one device", "fsdp=4 x tensor=2", "2 processes x 2 devices, fsdp=2"])
 @pytest.mark.long
 def test_saved_here_resumed_there(topology, tiny_experiment, saved, tmp_path):
     """Saved on data=8."""

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import scipy.optimize
-import scipy.special
 from jaxtyping import Bool, Float, Int, Num
 
+from avjax.diagnostics.consistency.calibration import log_probabilities
 from avjax.diagnostics.measured import Undefined
 
 FOLDS = 5
@@ -67,8 +67,8 @@ def linear_probe(
     def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
         weights, bias = flat[:-classes].reshape(width, classes), flat[-classes:]
         logits = features @ weights + bias
-        error = scipy.special.softmax(logits, axis=1) - true
-        value = (scipy.special.logsumexp(logits, axis=1) - logits[np.arange(count), label]).sum()
+        told = log_probabilities(logits)
+        error, value = np.exp(told) - true, -told[np.arange(count), label].sum()
         slope = np.concatenate([(features.T @ error + decay * weights).ravel(), error.sum(axis=0)])
         return (value + decay / 2 * (weights**2).sum()) / count, slope / count
 

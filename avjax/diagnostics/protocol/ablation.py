@@ -280,10 +280,10 @@ def _probe_gaps(study: Study) -> list[Measured]:
     lines = []
     for modality in study.modalities:
         fields = {"estimator": f"linear probe of pooled tokens, {FOLDS} folds", "group": modality}
-        clips = remaining(study, study.clips, frozenset([modality]), "drop")
         try:
             if modality not in study.alone:
                 raise Undefined(f"it wants a model of {modality} alone: --alone {modality}=RUN")
+            clips = remaining(study, study.clips, frozenset([modality]), "drop")
             joint = inside(study.probe, clips).tokens if isinstance(study.probe, ModelProbe) else {}
             both = study.alone[modality].tokens, joint.get(modality)
             if any(tokens is None for tokens in both):

@@ -15,10 +15,13 @@ from avjax.training.step import split_model
 from tests.models import tiny
 
 
-def stream(rng: np.random.Generator, *shape: int, missing: tuple[int, ...] = ()) -> Stream:
-    """Random values with gaps, NaN in what is not valid; rows in ``missing`` are valid nowhere."""
+def stream(
+    rng: np.random.Generator, *shape: int, missing: tuple[int, ...] = (), whole: tuple[int, ...] = ()
+) -> Stream:
+    """Random values with gaps, NaN in what is not valid; rows in ``missing`` are valid nowhere, in ``whole`` everywhere."""
     valid = rng.random(shape[:2]) < 0.7
     valid[:, 0] = True
+    valid[list(whole)] = True
     valid[list(missing)] = False
     values = rng.normal(size=shape).astype(np.float32)
     values[~valid] = np.nan

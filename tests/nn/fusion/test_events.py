@@ -19,7 +19,7 @@ from avjax.nn.transformer import Size
 from tests.models import reference
 from tests.nn.fusion.streams import check, check_bfloat16, check_parameters, relu, rows, run, sites, stream
 
-ROWS, SEGMENTS, CELLS = 4, 5, 6
+ROWS, SEGMENTS, CELLS = 5, 5, 6
 NAMES = ("audio", "video")
 
 
@@ -29,9 +29,9 @@ def cells_and_sound(rng):
 
 
 def pair(rng, width=8):
-    """Row 1 without sound, row 2 without picture, row 3 with nothing."""
+    """Row 0 with every segment, row 1 without sound, row 2 without picture, row 3 with nothing, row 4 with gaps."""
     missing = {"audio": (1, 3), "video": (2, 3)}
-    return {m: stream(rng, ROWS, SEGMENTS, width, missing=missing[m]) for m in NAMES}
+    return {m: stream(rng, ROWS, SEGMENTS, width, missing=missing[m], whole=(0,)) for m in NAMES}
 
 
 def softmax(z):

@@ -12,6 +12,8 @@ from avjax.nn.temporal import TemporalConvolution
 from avjax.training.step import split_model
 from tests.models import reference, tiny
 
+EXAMPLES = 32
+
 
 def made(rng, inputs=3, width=4, **options):
     graph, params, *rest = split_model(TemporalConvolution(inputs, width, rngs=nnx.Rngs(0), **options))
@@ -63,16 +65,14 @@ def test_is_the_sum_over_taps(causal, size, rng):
 def test_a_step_sees_as_far_as_it_says(causal, rng):
     dilations, size, steps, here = (1, 2), 3, 31, 15
     params, call = made(rng, dilations=dilations, size=size, causal=causal)
-    x, valid = jnp.asarray(rng.normal(size=(1, steps, 3)), jnp.float32), jnp.ones((1, steps), bool)
-    change = jax.vmap(lambda n: jax.nn.one_hot(n, steps)[None, :, None])(jnp.arange(steps))
-    changed = tiny.jit(jax.vmap(lambda d: call(params, x + d, valid)[0, here]))(change)
-    seen = (np.asarray(changed) != np.asarray(tiny.jit(call)(params, x, valid))[0, here]).any(-1)
+    x, valid = jnp.asarray(rng.normal(size=(EXAMPLES, steps, 3)), jnp.float32), jnp.ones((EXAMPLES, steps), bool)
+    # A derivative is zero to the bit where nothing leads there; two outputs differ by how each was compiled.
+    slopes = tiny.jit(jax.jacobian(lambda x: call(params, x, valid)[:, here].sum(0)))(x)
+    seen = (np.asarray(slopes) != 0).any((0, 1, 3))
     far = (size - 1) * sum(dilations) * (2 if causal else 1)
     reach = range(here - far, here + 1) if causal else range(here - far, here + far + 1)
-    assert set(np.flatnonzero(seen)) <= set(reach)
-    # relu may hide some of them.
-    assert seen[here]
-    assert seen.sum() > len(reach) // 2
+    # Each is seen in some example: what relu hides, it hides in others.
+    assert set(np.flatnonzero(seen)) == set(reach)
 
 
 def test_gradients_are_finite_beside_what_is_not_valid(rng):

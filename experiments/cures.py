@@ -19,8 +19,8 @@ from typing import Any, Literal
 
 import numpy as np
 import tyro
+from commands import avjax
 
-from avjax.cli import main as avjax
 from avjax.diagnostics.clips import Clips
 from avjax.diagnostics.probe import ModelProbe, reader_of
 from avjax.diagnostics.stress.attacks.clips import adversary_of, attacked
@@ -160,8 +160,8 @@ def uneven_attention(arrays: Arrays, rows: Rows) -> float:
 WEAKER = Cure("accuracy of the weaker modality's own logits", "higher", None, own_accuracy)
 RATIO = Cure("imbalance of own logits, size of log10 rho", "lower", None, own_ratio)
 CURES: dict[str, tuple[Cure, ...]] = {
-    "late_modulation": (WEAKER, RATIO),
-    "late_prototypes": (WEAKER, RATIO),
+    "joint_modulation": (WEAKER, RATIO),
+    "joint_prototypes": (WEAKER, RATIO),
     "late_noise": (Cure(f"accuracy in noise, severity {SEVERITY}", "higher", Looked.corrupted, mean_right),),
     "late_adversarial": (
         Cure(f"accuracy under {ATTACK.name}, {DECIBELS:g} dB and 4/255", "higher", Looked.attacked, mean_right),
@@ -181,7 +181,7 @@ def cures(options: Options) -> dict[str, Any]:
     if unknown := set(options.only) - set(CURES):
         raise SystemExit(f"cures: {sorted(unknown)[0]} is no remedy; there are {', '.join(CURES)}")
     records = options.out / "records"
-    _avjax("prepare", "demo", "--data", str(options.out / "media"), "--out", str(records), *CORPUS,
+    avjax("prepare", "demo", "--data", str(options.out / "media"), "--out", str(records), *CORPUS,
            "--corpus.clips-per-actor", str(options.clips_per_actor))  # fmt: skip
     rows = []
     for remedy in options.only or CURES:
@@ -218,7 +218,7 @@ def _trained(name: str, seed: int, records: Path, options: Options) -> Path:
     run = options.out / f"seed{seed}" / name
     steps = ["--training.steps", str(options.steps)] if options.steps else []
     words = ["--out", str(run), "--data.records", str(records), "--seed", str(seed), *steps]
-    _avjax("train", f"{HERE / 'remedies.py'}:{name}", *words)
+    avjax("train", f"{HERE / 'remedies.py'}:{name}", *words)
     return run
 
 
@@ -239,12 +239,6 @@ def _arrays(run: Path, cure: Cure, options: Options) -> dict[str, np.ndarray]:
         partial.replace(kept)
     with np.load(kept, allow_pickle=False) as arrays:
         return dict(arrays)
-
-
-def _avjax(*words: str) -> None:
-    print(f"\navjax {' '.join(words)}", flush=True)
-    if status := avjax(words):
-        raise SystemExit(status)
 
 
 def table(found: Mapping[str, Any]) -> str:

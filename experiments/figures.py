@@ -29,9 +29,9 @@ from typing import Literal
 
 import numpy as np
 import tyro
+from commands import avjax
 
 from avjax import __version__
-from avjax.cli import main as avjax
 from avjax.training.metrics import Measure, over_seeds
 
 HERE = Path(__file__).resolve().parent
@@ -78,7 +78,7 @@ def demo(options: Options) -> list[str]:
         for name, run in runs.items():
             _train(name, run, records, options, "--seed", str(seed))
         pair = [str(runs["demo_audio"]), str(runs["demo_video"])]
-        _avjax("eval", *pair, "--average", str(folder / f"seed{seed}" / "demo_late_averaged"))
+        avjax("eval", *pair, "--average", str(folder / f"seed{seed}" / "demo_late_averaged"))
     heading = ["experiment (synthetic data)", *(f"seed {seed}" for seed in options.seeds), "mean", "95 % interval"]
     rows = []
     for name in (*names[:3], "demo_late_averaged", names[3]):
@@ -108,7 +108,7 @@ def systems(options: Options) -> list[str]:
     words = ["--out", str(folder), "--records", str(records), "--seeds", *map(str, options.seeds)]
     words += ["--steps", str(options.steps)] if options.steps else []
     words += ["--only", *options.only] if options.only else []
-    _avjax("compare", str(HERE / "compare_demo.py"), *words)
+    avjax("compare", str(HERE / "compare_demo.py"), *words)
     found = json.loads((folder / "comparison.json").read_text())["experiments"]
     rows = []
     for name, row in sorted(found.items(), key=lambda one: -(one[1]["accuracy"] or 0)):
@@ -213,19 +213,13 @@ def peers(options: Options) -> list[str]:
 
 def _prepare(folder: Path, corpus: str, *words: str, data: Path | None = None) -> Path:
     records = folder / "records"
-    _avjax("prepare", corpus, "--data", str(data or folder / "media"), "--out", str(records), *words)
+    avjax("prepare", corpus, "--data", str(data or folder / "media"), "--out", str(records), *words)
     return records
 
 
 def _train(name: str, run: Path, records: Path, options: Options, *words: str) -> None:
     steps = ["--training.steps", str(options.steps)] if options.steps else []
-    _avjax("train", str(HERE / f"{name}.py"), "--out", str(run), "--data.records", str(records), *steps, *words)
-
-
-def _avjax(*words: str) -> None:
-    print(f"\navjax {' '.join(words)}", flush=True)
-    if status := avjax(words):
-        raise SystemExit(status)
+    avjax("train", str(HERE / f"{name}.py"), "--out", str(run), "--data.records", str(records), *steps, *words)
 
 
 def _right(run: Path, head: str) -> np.ndarray:

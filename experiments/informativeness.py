@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 import tyro
+from commands import avjax
 
-from avjax.cli import main as avjax
 from avjax.data.synthesis import emotions
 from avjax.data.synthesis.emotions import Knobs
 from avjax.diagnostics.clips import Clips
@@ -125,11 +125,11 @@ def _setting(heard: float, seen: float, options: Options) -> dict[str, Any]:
     if not kept.is_file():
         records, run = folder / "records", folder / "run"
         if not (run / "results.json").is_file():
-            _avjax("prepare", "demo", "--data", str(folder / "media"), "--out", str(records),
+            avjax("prepare", "demo", "--data", str(folder / "media"), "--out", str(records),
                    "--corpus.actors", str(knobs.actors), "--corpus.clips-per-actor", str(knobs.clips_per_actor),
                    "--corpus.heard-informativeness", f"{heard:g}",
                    "--corpus.seen-informativeness", f"{seen:g}")  # fmt: skip
-            _avjax("train", f"{HERE / 'remedies.py'}:merged", "--out", str(run), "--data.records", str(records),
+            avjax("train", f"{HERE / 'remedies.py'}:merged", "--out", str(run), "--data.records", str(records),
                    "--seed", str(options.seed), "--training.steps", str(options.steps),
                    "--model.size.depth", "2", "--model.fusion-layer", "0")  # fmt: skip
         if not options.keep_media:
@@ -161,12 +161,6 @@ def attention_share(probe: ModelProbe, clips: Clips) -> float:
     found = mass_shares(probe.attention(clips, ("mass",))[SITE], {})
     audio, video = (found.values[..., found.keys.index(m)].mean() for m in ("audio", "video"))
     return float(audio / (audio + video))
-
-
-def _avjax(*words: str) -> None:
-    print(f"\navjax {' '.join(words)}", flush=True)
-    if status := avjax(words):
-        raise SystemExit(status)
 
 
 COLUMNS = {

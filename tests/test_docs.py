@@ -109,6 +109,9 @@ COMMANDS: dict[str, Held] = {
     "python experiments/cures.py": Held(
         "run", "--steps 1 --seeds 0 --only merged_balance --clips-per-actor 4 --clips 8", seconds=600, long=True
     ),
+    "python experiments/missing_rates.py": Held(
+        "run", "--steps 1 --train-rates 0.5 --test-rates 0 1 --clips-per-actor 4 --clips 8", seconds=600, long=True
+    ),
     "python experiments/figures.py systems": Held(
         "run", "--steps 2 --seeds 0 --only mult --clips-per-actor 4", long=True
     ),

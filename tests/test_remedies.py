@@ -19,8 +19,8 @@ from avjax.training.sharding import MeshShape
 
 # With the remedy -> the settings that it changes beside the model, by their beginning.
 CHANGES = {
-    "late_modulation": "rule",
-    "late_prototypes": "objective",
+    "joint_modulation": "rule",
+    "joint_prototypes": "objective",
     "late_noise": "frontend.augment.",
     "late_adversarial": "inputs",
     "late_groups": "objective",
@@ -69,8 +69,8 @@ def test_every_one_can_take_a_step(experiments):
     classes = {"emotion": [str(k) for k in range(8)]}
     description = Description("demo", SCHEMA, classes, {}, {"rate": 16_000}, video, True, "", {}, {}, {})
     own = {
-        "late_modulation": "rule/confidence/audio",
-        "late_prototypes": "term/prototype",
+        "joint_modulation": "rule/confidence/audio",
+        "joint_prototypes": "term/prototype",
         "late_groups": "term/group",
     }
     for name, experiment in experiments.items():

@@ -11,11 +11,16 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Array, Bool, Int, Num
 
 from avjax.streams import Stream
+
+Baseline = Mapping[str, Num[np.ndarray, "..."] | Num[Array, "..."]]
+"""Modality -> what stands in for an absent part, of a row's shape or one that broadcasts to it."""
 
 COUNT = 16
 """Players of each modality, where it can be divided into so many."""
@@ -82,6 +87,22 @@ def split(grid: Sequence[int], count: int) -> tuple[int, ...]:
         others = math.prod(parts) // parts[axis]
         parts[axis] = max(min(extent, count // others), 1)
     return tuple(parts)
+
+
+def filled(streams: Mapping[str, Stream], kept: Any, players: Players, baseline: Baseline) -> dict[str, Stream]:
+    """The streams with the baseline in place of absent raw players; of NumPy arrays or JAX's.
+
+    Args:
+      kept: one coalition for all rows [n], or one a row [B, n].
+    """
+    found = {}
+    for modality, where in players.where.items():
+        stream = streams[modality]
+        there = kept[..., where]
+        there = there.reshape(there.shape + (1,) * (stream.values.ndim - 1 - where.ndim))
+        library = np if isinstance(stream.values, np.ndarray) else jnp
+        found[modality] = stream.replace(values=library.where(there, stream.values, baseline[modality]))
+    return found
 
 
 def _equal(grids: Mapping[str, Sequence[int]], count: int) -> dict[str, tuple[int, ...]]:

@@ -20,8 +20,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from avjax.diagnostics.clips import ClipReader, Clips
+from avjax.diagnostics.coalitions import SetCoalitions, are_sets
 from avjax.diagnostics.compiled import compiled
-from avjax.diagnostics.players import Players
+from avjax.diagnostics.players import Baseline, Players, filled
 from avjax.nn.encoders import Encoder
 from avjax.nn.statistics import Site
 from avjax.run import RunError
@@ -32,8 +33,6 @@ from avjax.training.trained import Trained
 Streams = Mapping[str, Stream]
 Kept = Mapping[str, Bool[Array, "B _"] | Bool[np.ndarray, "B _"]]
 """Modality -> which of its tokens [B, N] are there; a modality that is not named has all of them."""
-Baseline = Mapping[str, Num[np.ndarray, "..."] | Num[Array, "..."]]
-"""Modality -> what stands in for an absent part, of a row's shape or one that broadcasts to it."""
 
 COALITIONS = 32
 """Coalitions of one call: a compiled loop over so many masks."""
@@ -80,7 +79,7 @@ class Probe(abc.ABC):
         """
         if not players.raw:
             raise ValueError("the tokens of this model cannot be hidden: use raw players")
-        return np.stack([self.logits(clips.replace(_filled(clips.streams, row, players, baseline))) for row in kept])
+        return np.stack([self.logits(clips.replace(filled(clips.streams, row, players, baseline))) for row in kept])
 
     def varied(
         self, clips: Clips, kept: Bool[np.ndarray, "B n"], players: Players, baseline: Baseline | None = None
@@ -91,27 +90,12 @@ class Probe(abc.ABC):
         parts = []
         for rows in self.parts(len(clips)):
             some = clips.take(rows)
-            parts.append(self.logits(some.replace(_filled(some.streams, kept[rows], players, baseline))))
+            parts.append(self.logits(some.replace(filled(some.streams, kept[rows], players, baseline))))
         return np.concatenate(parts)
 
     def parts(self, rows: int) -> list[np.ndarray]:
         """Rows of each call, for so many in all."""
         return [np.arange(begin, min(begin + self.batch, rows)) for begin in range(0, rows, self.batch)]
-
-
-def _filled(streams: Streams, kept: Any, players: Players, baseline: Baseline) -> dict[str, Stream]:
-    """The streams with the baseline in place of absent raw players; of NumPy arrays or JAX's.
-
-    ``kept`` is one coalition for all rows [n], or one a row [B, n].
-    """
-    filled = {}
-    for modality, where in players.where.items():
-        stream = streams[modality]
-        there = kept[..., where]
-        there = there.reshape(there.shape + (1,) * (stream.values.ndim - 1 - where.ndim))
-        library = np if isinstance(stream.values, np.ndarray) else jnp
-        filled[modality] = stream.replace(values=library.where(there, stream.values, baseline[modality]))
-    return filled
 
 
 def reader_of(trained: Trained, head: str, split: str, records: str | None = None) -> ClipReader:
@@ -177,7 +161,7 @@ class ModelProbe(Probe):
             raise RunError(f"{trained.run.path} has no head {chosen!r}; it has {', '.join(heads)}")
         return cls(
             tuple(experiment.data.sampling), chosen, tuple(trained.description.classes[chosen]), experiment.data.batch,
-            trained.steps, trained.state, trained.on_devices.sharding,
+            trained.steps, _evaluated(trained.state), trained.on_devices.sharding,
             {encoder.modality: _grid(encoder) for encoder in experiment.model.modalities},
         )  # fmt: skip
 
@@ -243,10 +227,14 @@ class ModelProbe(Probe):
     def coalitions(
         self, clips: Clips, kept: Bool[np.ndarray, "S n"], players: Players, baseline: Baseline | None = None
     ) -> Float[np.ndarray, "S B K"]:
-        value = self._of_coalitions(players)
-        count = len(kept)
-        padded = np.concatenate([kept, np.ones((-count % COALITIONS, len(players)), bool)])
         whole, parts = _on_device(baseline), []
+        if self._of_sets is not None:
+            for rows, _, streams in self.batches(clips):
+                found = self._of_sets.logits(self.state, streams, np.asarray(kept), players, whole)
+                parts.append(found[:, : len(rows)])
+            return np.concatenate(parts, axis=1)
+        value, count = self._of_coalitions(players), len(kept)
+        padded = np.concatenate([kept, np.ones((-count % COALITIONS, len(players)), bool)])
         for rows, _, streams in self.batches(clips):
             found = [
                 np.asarray(value(self.state, streams, whole, padded[begin : begin + COALITIONS]))
@@ -268,9 +256,9 @@ class ModelProbe(Probe):
 
     def with_state(self, state: TrainState) -> ModelProbe:
         """The same model with other parameters; what was compiled for one serves the other."""
-        other = dataclasses.replace(self, state=state)
+        other = dataclasses.replace(self, state=_evaluated(state))
         # Programs take the parameters as arguments.
-        for name in ("_plain", "_salient", "_keeping", "_of_players"):
+        for name in ("_plain", "_salient", "_keeping", "_of_players", "_of_sets"):
             other.__dict__[name] = getattr(self, name)
         return other
 
@@ -341,6 +329,13 @@ class ModelProbe(Probe):
         return compiled(report, out_shardings=self._whole)
 
     @functools.cached_property
+    def _of_sets(self) -> SetCoalitions | None:
+        """The programs of coalitions where the model's tokens are sets."""
+        if not are_sets(self.steps, self.state):
+            return None
+        return SetCoalitions(self.steps, self.head, self.features, self._whole)
+
+    @functools.cached_property
     def _of_players(self) -> dict[tuple[Players, str], Callable[..., jax.Array]]:
         """Programs by the division that they were made for."""
         return {}
@@ -359,7 +354,7 @@ class ModelProbe(Probe):
             return jax.lax.map(one, kept)
 
         def of_raw(state: Any, streams: Streams, baseline: Baseline, kept: jax.Array) -> jax.Array:
-            return jax.lax.map(lambda row: self._logits(state, _filled(streams, row, players, baseline)), kept)
+            return jax.lax.map(lambda row: self._logits(state, filled(streams, row, players, baseline)), kept)
 
         if (players, "all") not in known:
             known[players, "all"] = compiled(of_raw if players.raw else of_tokens, out_shardings=self._whole)
@@ -370,11 +365,16 @@ class ModelProbe(Probe):
         known = self._of_players
 
         def of_raw(state: Any, streams: Streams, baseline: Baseline, kept: jax.Array) -> jax.Array:
-            return self._logits(state, _filled(streams, kept, players, baseline))
+            return self._logits(state, filled(streams, kept, players, baseline))
 
         if (players, "each") not in known:
             known[players, "each"] = compiled(of_raw, out_shardings=self._whole)
         return known[players, "each"]
+
+
+def _evaluated(state: TrainState) -> TrainState:
+    """Without the optimizer's part, which is most of its arrays, and which every call of a program would go through."""
+    return dataclasses.replace(state, optimizer=())
 
 
 def _on_device(baseline: Baseline | None) -> dict[str, jax.Array]:

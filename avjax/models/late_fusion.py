@@ -74,6 +74,8 @@ class Config:
 class LateFusion(AudioVisualModel):
     """Late fusion of one transformer a modality; see the module's docstring."""
 
+    sets = True
+
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
         size = config.size
         super().__init__(config.modalities, size.width, rngs=rngs)

@@ -106,6 +106,8 @@ class Config:
 class MBT(AudioVisualModel):
     """Multimodal bottleneck transformer; see the module's docstring."""
 
+    sets = True
+
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
         width, depth = config.size.width, config.size.depth
         super().__init__(config.modalities, width, rngs=rngs)

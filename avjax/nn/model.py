@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool
@@ -15,16 +17,29 @@ from avjax.streams import Batch, Output, Stream
 Keep = Mapping[str, Bool[Array, "B _"]] | None
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Embedded(Stream):
+    """Tokens that have been through their encoder; some may have been cut out since."""
+
+
 class AudioVisualModel(nnx.Module):
     """model(batch) = fuse(encode(batch)), the contract of every system.
 
     A subclass says in ``fuse`` how the tokens of the modalities become logits, and extends ``encode`` where modalities
     go further by themselves.
 
+    Attributes:
+      sets: whether tokens behind the encoders are sets: ``encode`` takes them from this class's own and leads each
+        modality on by itself, and nothing depends on the place of a token in its sequence (its values may tell where it
+        was). Of such a model hidden tokens may be cut out, which costs less than to hide them.
+
     Args:
       modalities: configurations of the encoders; their order is the model's.
       width: of the tokens; or modality -> its own, where modalities keep theirs.
     """
+
+    sets = False
 
     def __init__(self, modalities: Sequence[Encoder], width: int | Mapping[str, int], *, rngs: nnx.Rngs):
         self.encoded = self.modalities = tuple(encoder.modality for encoder in modalities)
@@ -40,9 +55,17 @@ class AudioVisualModel(nnx.Module):
         """Each modality by itself: [B, N, width].
 
         Args:
+          batch: a stream may be ``Embedded``.
           keep: modality -> [B, N], False hides a token from every layer.
         """
-        return {m: self.encoders[m](_cleaned(batch.streams[m]), (keep or {}).get(m)) for m in self.encoded}
+        return {m: hide(self.embedded(batch, m), (keep or {}).get(m)) for m in self.encoded}
+
+    def embedded(self, batch: Batch, modality: str) -> Stream:
+        """The tokens that the modality's encoder makes, all of them."""
+        stream = _cleaned(batch.streams[modality])
+        if isinstance(stream, Embedded):
+            return Stream(stream.values, stream.valid, stream.start, stream.rate)
+        return self.encoders[modality](stream)
 
     def hidden(self, tokens: Mapping[str, Stream], keep: Keep) -> dict[str, Stream]:
         """The tokens that ``fuse`` may see."""

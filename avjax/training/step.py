@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
@@ -181,6 +181,14 @@ class Steps:
         params = state.params if state.average is None else state.average
         return self._forward(params, state.buffers, features, None, keep, statistics or self.statistics)[0]
 
+    @contextlib.contextmanager
+    def parts(self, state: TrainState) -> Iterator[tuple[nnx.Module, Callable[[Batch], Batch]]]:
+        """The model as it is evaluated, and what makes features of the precision that it wants: for whoever calls not
+        the whole of it."""
+        params = state.params if state.average is None else state.average
+        with placed_on(self.placement):
+            yield self._model(params, state.buffers, None), self._cast_values
+
     def _changed(self, state: TrainState, batch: Batch, key: jax.Array) -> Batch:
         """The raw batch as ``inputs`` wants it, in as many parts as there are microbatches: memory is theirs."""
         if self.inputs is None:
@@ -273,20 +281,7 @@ class Steps:
         statistics: Sequence[str] | None = None,
     ) -> tuple[Output, nnx.State]:
         """The model in ``precision``; without a key nothing is random."""
-        # Buffers stay float32: a moving average of slow steps stands still in bfloat16.
-        model = nnx.merge(self.graph, self._cast(params), buffers, self.constants, copy=True)
-        if key is not None:
-            nnx.reseed(model, default=key, dropout=key)
-        modes = {"deterministic": key is None, "use_running_average": key is None}
-        model = nnx.view(model, raise_if_not_found=False, **modes)
-        if self.remat != "none" and key is not None:
-            # Raises where no layer of the model can do it: it would be left out in silence.
-            model = nnx.view(model, remat=self.remat)
-        if self.scan:
-            model = nnx.view(model, scan=True)
-        # Values alone: bfloat16 would round seconds.
-        streams = {name: s.replace(values=self._cast(s.values)) for name, s in features.streams.items()}
-        features = features.replace(streams=streams)
+        model, features = self._model(params, buffers, key), self._cast_values(features)
         statistics = self.statistics if statistics is None else statistics
         # A recording of nothing would keep from whoever calls what they ask for.
         asked = recording(statistics) if statistics else contextlib.nullcontext({})
@@ -296,6 +291,23 @@ class Steps:
             output = dataclasses.replace(output, aux={**output.aux, "attention": sites})
         _, _, buffers_after, _ = split_model(model)
         return output, jax.tree.map(lambda new, old: new.astype(old.dtype), nnx.as_pure(buffers_after), buffers)
+
+    def _model(self, params: nnx.State, buffers: nnx.State, key: jax.Array | None) -> nnx.Module:
+        # Buffers stay float32: a moving average of slow steps stands still in bfloat16.
+        model = nnx.merge(self.graph, self._cast(params), buffers, self.constants, copy=True)
+        if key is not None:
+            nnx.reseed(model, default=key, dropout=key)
+        modes = {"deterministic": key is None, "use_running_average": key is None}
+        model = nnx.view(model, raise_if_not_found=False, **modes)
+        if self.remat != "none" and key is not None:
+            # Raises where no layer of the model can do it: it would be left out in silence.
+            model = nnx.view(model, remat=self.remat)
+        return nnx.view(model, scan=True) if self.scan else model
+
+    def _cast_values(self, features: Batch) -> Batch:
+        """Values alone: bfloat16 would round seconds."""
+        streams = {name: s.replace(values=self._cast(s.values)) for name, s in features.streams.items()}
+        return features.replace(streams=streams)
 
     def _cast(self, tree: Any) -> Any:
         def cast(x: jax.Array) -> jax.Array:

@@ -5,12 +5,13 @@
 
 Four parts. Tiers: `avjax diagnose` from start to end in a process of its own.
 
-MM-SHAP: our engine, which hides the tokens of all clips of a batch at once behind one pass of the front end, against
-the permutation explainer of the shap package, on the same model, clips and players with as many evaluations. shap
-explains clip by clip. It is measured as the release of the MM-SHAP paper calls it, where the model sees one coalition
-at a time; with ten a call, which is what shap passes on unless told otherwise; and with as many a call as our batch has
-rows. In all three it is handed the coalitions themselves, so that no clip is copied, and the model is compiled for the
-rows that it is given; compiling counts for neither side.
+MM-SHAP: our engine, which takes all clips of a batch through a walk at once, encodes no modality twice for the same of
+its players and cuts hidden tokens out (avjax/diagnostics/coalitions.py), against the permutation explainer of the shap
+package, on the same model, clips and players with as many evaluations. shap explains clip by clip. It is measured as
+the release of the MM-SHAP paper calls it, where the model sees one coalition at a time; with ten a call, which is what
+shap passes on unless told otherwise; and with as many a call as our batch has rows. In all three it is handed the
+coalitions themselves, so that no clip is copied, and the model is compiled for the rows that it is given; compiling
+counts for neither side.
 
 Attention: the pass that reports what contribution is computed from (mass, output by group, entropy), against a plain
 forward pass; the two take turns. Memory: what the compiler plans for that pass beside its arguments, of the
@@ -44,8 +45,8 @@ from step_common import batch, step
 from avjax.diagnostics.clips import Clips
 from avjax.diagnostics.compiled import compiled
 from avjax.diagnostics.contribution.shapley import sampled
-from avjax.diagnostics.players import Players, raw_players, token_players
-from avjax.diagnostics.probe import Baseline, ModelProbe, reader_of
+from avjax.diagnostics.players import Baseline, Players, raw_players, token_players
+from avjax.diagnostics.probe import ModelProbe, reader_of
 from avjax.diagnostics.protocol.explanation import STATISTICS
 from avjax.models import mbt
 from avjax.nn.encoders import Patches
@@ -85,7 +86,7 @@ class Options:
     tiers: tuple[str, ...] = ()
     split: str = "test"
     clips: int = 4
-    permutations: int = 8
+    permutations: int = 32
     rounds: int = 15
     memory_steps: int = 6
     json: bool = False

@@ -11,11 +11,20 @@ import numpy as np
 from flax import nnx
 
 from avjax.models import systems
+from avjax.nn.model import AudioVisualModel
 from avjax.streams import Batch, Stream
 from avjax.training.step import split_model
 from tests.models import tiny
 
+
+def _is_of_sets(thing: Any, name: str) -> bool:
+    """Whether this is the model of the system, and says that its tokens are sets."""
+    here = isinstance(thing, type) and thing.__module__ == systems()[name].__name__
+    return here and issubclass(thing, AudioVisualModel) and thing.sets
+
+
 NAMES = tuple(systems())
+SETS = tuple(name for name in NAMES if any(_is_of_sets(thing, name) for thing in vars(systems()[name]).values()))
 
 
 def batch(config: Any, rng: np.random.Generator, rows: int) -> Batch:

@@ -108,11 +108,11 @@ DROPOUT = Remedy(
 )
 MODULATION = Remedy(
     "OGM-GE slows the modality that is ahead: rule = GradientModulation(alpha=0.3).",
-    "avjax train remedies:late_modulation",
+    "avjax train remedies:joint_modulation",
 )
 PROTOTYPES = Remedy(
     "PMR helps the modality that is behind: model = WithPrototypes(...), with its term in the objective.",
-    "avjax train remedies:late_prototypes",
+    "avjax train remedies:joint_prototypes",
 )
 NOISE = Remedy(
     "Noise in training: frontend.augment = Augment(waveform=WaveformJitter(...), noise=PixelNoise()).",

@@ -22,8 +22,8 @@ from avjax.diagnostics.definitions import number, skipped
 from avjax.diagnostics.diagnosis.arrays import AGAINST, ROWS, SHARE
 from avjax.diagnostics.drift.divergence import rank_correlation
 from avjax.diagnostics.measured import Measured, Undefined
-from avjax.diagnostics.players import Players
-from avjax.diagnostics.probe import Baseline, ModelProbe
+from avjax.diagnostics.players import Baseline, Players
+from avjax.diagnostics.probe import ModelProbe
 from avjax.diagnostics.protocol.study import Found, Part, Study
 from avjax.nn.statistics import VALUE_MASS, Site
 from avjax.streams import Stream

@@ -15,10 +15,8 @@ from avjax.training.step import split_model
 from tests.models import tiny
 
 
-def stream(
-    rng: np.random.Generator, *shape: int, missing: tuple[int, ...] = (), whole: tuple[int, ...] = ()
-) -> Stream:
-    """Random values with gaps, NaN in what is not valid; rows in ``missing`` are valid nowhere, in ``whole`` everywhere."""
+def stream(rng: np.random.Generator, *shape: int, missing: tuple[int, ...] = (), whole: tuple[int, ...] = ()) -> Stream:
+    """Random values with gaps, NaN where nothing is valid; rows in ``missing`` have nothing, in ``whole`` no gaps."""
     valid = rng.random(shape[:2]) < 0.7
     valid[:, 0] = True
     valid[list(whole)] = True

@@ -185,11 +185,10 @@ def cures(options: Options) -> dict[str, Any]:
            "--corpus.clips-per-actor", str(options.clips_per_actor))  # fmt: skip
     rows = []
     for remedy in options.only or CURES:
+        pair = PAIRS[remedy], remedy
+        runs = [[_trained(name, seed, records, options) for name in pair] for seed in options.seeds]
         for cure in (*CURES[remedy], ACCURACY):
-            pairs = []
-            for seed in options.seeds:
-                runs = [_trained(name, seed, records, options) for name in (PAIRS[remedy], remedy)]
-                pairs.append([_arrays(run, cure, options) for run in runs])
+            pairs = [[_arrays(run, cure, options) for run in of] for of in runs]
             rows.append({"remedy": remedy, "measure": cure.measure, "better": cure.better, **difference(pairs, cure)})
     return {"synthetic": True, "seeds": options.seeds, "rows": rows}
 

@@ -129,8 +129,8 @@ class SetCoalitions:
         return compiled(fuse, out_shardings=self.out)
 
 
-def model_of(model: nnx.Module) -> AudioVisualModel:
-    """The model itself, without terms of a loss around it."""
+def model_of(model: nnx.Module) -> nnx.Module:
+    """The model itself, an ``AudioVisualModel`` in all that asks, without terms of a loss around it."""
     return model.model if isinstance(model, ModelWrapper) else model
 
 

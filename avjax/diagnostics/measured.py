@@ -83,7 +83,8 @@ class Measured:
       version: of the definition.
       estimator: how it was estimated; two estimators of one quantity are two numbers.
       target: the class that was explained or judged, "predicted" or "label"; None where none is.
-      fill: how a modality was made absent (drop, zero, mean, noise, marginal, learned); None where none was.
+      fill: how a modality was made absent (drop, zero, mean, noise, marginal, learned), or a part of it (mean,
+        imputed); None where none was.
       layer, head: of attention; None where the number is of the whole model.
       group: modality, or group of clips.
       condition: what was done to the input; None where it is clean.

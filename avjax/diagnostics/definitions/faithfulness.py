@@ -17,8 +17,9 @@ ROWS = (
         "area under p_c(q) / p_c(0), the top share q of cells removed, q = 0, 0.05 .. 1",
         AREA,
         pitfalls="Says nothing without that of random order. Probability and logit order models differently; a zeroed"
-        " patch shows its outline. The group names the cells: of all modalities, or of one.",
-        source="Petsiuk, Das & Saenko, BMVC 2018",
+        " patch shows its outline, which the fill 'imputed' does not: what is removed is made up from its neighbours,"
+        " with a little noise (ROAD). The group names the cells: of all modalities, or of one.",
+        source="Petsiuk, Das & Saenko, BMVC 2018; imputation: Rong et al., ICML 2022",
         function="diagnostics.faithfulness.curves.deletion",
     ),
     definition(

@@ -46,6 +46,8 @@ class Effort:
     disturbances: int = 8
 
 
+IMPUTED = Effort(fractions=tuple(step / 5 for step in range(6)), orders=1)
+"""Of what is removed and made up from its neighbours, which costs more than the model."""
 SIZES = (1 / 8, 1 / 4)
 """Of random sets, as shares of all players: those of half of them hardly differ in sum."""
 RADIUS = 0.05
@@ -82,7 +84,8 @@ class Erased:
 def faithfulness(study: Study) -> Found:
     """Deletion, insertion, ERASER, infidelity, sensitivity-n and complexity of Shapley values and of gradient x input.
 
-    Rankings are of all raw players, and of each modality's alone: the joint one may finish one modality first.
+    What is removed is at the mean; in deletion it is also made up from its neighbours. Rankings are of all raw players,
+    and of each modality's alone: the joint one may finish one modality first.
     """
     part, found = study.part(study.tier.faithful), Found()
     if study.means is None:
@@ -104,6 +107,7 @@ def faithfulness(study: Study) -> Found:
                 found.arrays[f"{CURVE}{ranking}/{what}"] = drawn.astype(np.float32)
         found.lines += prediction(study, removal, one, effort)
         found.lines += form(study, part, one)
+        found.lines += without_outline(study, part, one)
     found.lines += steadiness(study, part, effort)
     try:
         found.lines += _shares_and_drops(study, part, sampled.share)
@@ -182,6 +186,26 @@ def erasure(
         study.mean(f"faithfulness/{what}", np.array([own.numbers[what] for own in clips]), part.clips, **named)
         for what in clips[0].numbers
     ]
+
+
+def without_outline(study: Study, part: Part, one: Explanation) -> list[Measured]:
+    """Deletion where what is removed is made up from its neighbours (ROAD): no grey patch tells where it was."""
+
+    def ask(row: int) -> curves.Area:
+        order = curves.ranking(one.ranked[row], np.ones(len(study.raw_players), bool))
+        common = {"fractions": IMPUTED.fractions, "draws": IMPUTED.orders, "seed": study.seed + row}
+        return curves.deletion(removal.probability(row), order, len(study.raw_players), **common)
+
+    removal = Removal(study, part, "imputed")
+    areas = removal.answered(ask)
+    words = estimator(one, study.raw_players, f"{JOINT} ranking", f"{len(IMPUTED.fractions)} shares")
+    named = {"estimator": words, "target": "predicted", "fill": "imputed"}
+    numbers = {
+        "deletion": [area.area[0] for area in areas],
+        "deletion_against_random": [area.against_random[0] for area in areas],
+        "deletion_gap": [area.gap[0] for area in areas],
+    }
+    return [study.mean(f"faithfulness/{what}", np.array(of), part.clips, **named) for what, of in numbers.items()]
 
 
 def _of_clip(value: curves.KeptValue, order: np.ndarray, cells: int, effort: Effort, seed: int) -> Erased:

@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Float
 
+from avjax.diagnostics.clips import Clips
 from avjax.diagnostics.consistency.calibration import probabilities
 from avjax.diagnostics.faithfulness.curves import KeptValue
+from avjax.diagnostics.imputation import imputed
 from avjax.diagnostics.protocol.study import Part, Study
 
 T = TypeVar("T")
 
 
 class Removal:
-    """Removal of raw players of some clips, the mean in their place, and the class that the model predicts for each.
+    """Removal of raw players of some clips, and the class that the model predicts for each.
 
     A measure asks of one clip after another, a few masks at a time; the model is quick only with full batches. So
     measures are run twice (``answered``): first with made-up answers, to learn what is asked, then with the model's.
     No mask of a clip is computed twice.
+
+    Args:
+      fill: what stands in for what is removed: the modality's mean, or what its neighbours say (``imputation``).
     """
 
-    def __init__(self, study: Study, part: Part):
+    def __init__(self, study: Study, part: Part, fill: Literal["mean", "imputed"] = "mean"):
         if study.means is None:
             raise ValueError("nothing stands in for what is removed where no clip has a modality")
-        self.study, self.part = study, part
+        self.study, self.part, self.fill = study, part, fill
         self.target = part.clean.predicted
         self._places: list[dict[bytes, int]] = [{} for _ in part.rows]
         self._masks: list[list[np.ndarray]] = [[] for _ in part.rows]
@@ -74,7 +79,17 @@ class Removal:
         kept = np.stack([mask for masks in new for mask in masks])
         study, clips = self.study, self.part.clips
         found = np.concatenate([
-            study.probe.varied(clips.take(row[places]), kept[places], study.raw_players, study.means)
+            self._said(clips.take(row[places]), kept[places])
             for places in study.probe.parts(len(row))
         ])  # fmt: skip
         self._logits = [np.concatenate([known, found[row == place]]) for place, known in enumerate(self._logits)]
+
+    def _said(self, clips: Clips, kept: Bool[np.ndarray, "B n"]) -> Float[np.ndarray, "B K"]:
+        """Logits of as many clips as go into one call, each with a coalition of its own."""
+        study, players = self.study, self.study.raw_players
+        if self.fill == "mean":
+            return study.probe.varied(clips, kept, players, study.means)
+        deviation = {m: float(np.mean(one.deviation)) for m, one in study.moments.items()}
+        return study.probe.logits(
+            imputed(clips, kept, players, study.means, deviation, rows=study.probe.batch, seed=study.seed)
+        )

@@ -7,6 +7,8 @@ import dataclasses
 import numpy as np
 import pytest
 
+from avjax.diagnostics.faithfulness import curves
+from avjax.diagnostics.imputation import imputed
 from avjax.diagnostics.probe import FunctionProbe
 from avjax.diagnostics.protocol.faithfulness import (
     GRADIENT,
@@ -19,6 +21,7 @@ from avjax.diagnostics.protocol.faithfulness import (
     form,
     prediction,
     steadiness,
+    without_outline,
 )
 from avjax.diagnostics.protocol.removal import Removal
 from avjax.diagnostics.protocol.study import Study
@@ -134,6 +137,28 @@ def test_the_order_of_chance_is_one_for_all_explanations(additive, rng):
     np.testing.assert_array_equal(curves[0]["deletion_random"], curves[1]["deletion_random"])
 
 
+def test_what_is_made_up_is_asked_of_the_model(additive, rng):
+    """ROAD: the deletion gap of clips whose removed parts follow from their neighbours."""
+    part, players = additive.part(3), additive.raw_players
+    one = by_gradient(additive, part)
+    found = {line.id: line for line in without_outline(additive, part, one)}
+    gap = found["faithfulness/deletion_gap"]
+    assert (gap.fill, gap.n) == ("imputed", 3)
+    deviation = {m: float(np.mean(moments.deviation)) for m, moments in additive.moments.items()}
+    areas = []
+    for row in range(3):
+        clip, target = part.clips.take([row]), part.clean.predicted[row]
+
+        def value(kept, clip=clip, target=target):
+            logits = [additive.probe.logits(imputed(clip, mask[None], players, additive.means, deviation, rows=1))[0]
+                      for mask in kept]  # fmt: skip
+            return (np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True))[:, target, None]
+
+        order = np.argsort(-one.ranked[row], kind="stable")
+        areas.append(curves.deletion(value, order, len(players), fractions=[k / 5 for k in range(6)], draws=1))
+    assert gap.value == pytest.approx(np.mean([area.gap[0] for area in areas]), rel=1e-3, abs=1e-4)
+
+
 @pytest.mark.slow
 def test_the_stage(rng):
     """Both explanations of a model that adds up say what it does; whatever was planted, all lines have values."""
@@ -143,7 +168,9 @@ def test_the_stage(rng):
         own = [line for line in found.lines if line.estimator.startswith(name)]
         assert values(own, "infidelity")[0] == pytest.approx(0, abs=1e-6)
         assert min(values(own, "sensitivity_n")) > 0.999
-        (joint,) = [x for x in own if x.id == "faithfulness/deletion_gap" and x.group is None]
+        gaps = [x for x in own if x.id == "faithfulness/deletion_gap" and x.group is None]
+        assert {x.fill for x in gaps} == {"mean", "imputed"}
+        (joint,) = [x for x in gaps if x.fill == "mean"]
         assert joint.estimator.startswith(f"{name}, {JOINT} ranking")
     # What is ranked by what it really gives goes at least as fast as anything else.
     signed = [line for line in found.lines if line.id == "faithfulness/deletion_gap" and "Shapley" in line.estimator]

@@ -56,7 +56,7 @@ def gaps(diagnosis: Diagnosis) -> Markup | None:
     for id, name in NUMBERS.items():
         for line in diagnosis.find(f"faithfulness/{id}", corruption=None):
             if line.value is not None and line.layer is None and POINTS not in line.estimator:
-                title = f"{name}, {line.estimator}"
+                title = f"{name}, {line.estimator}" + (", imputed" if line.fill == "imputed" else "")
                 rows.append(Bar(title, line.value, line.ci_lo, line.ci_hi, colour(diagnosis, line.group)))
     return charts.bars("Tests of faithfulness", rows, zero=0.0, filled=True) if rows else None
 

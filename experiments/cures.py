@@ -20,6 +20,7 @@ from typing import Any, Literal
 import numpy as np
 import tyro
 from commands import avjax
+from kept import kept_arrays
 
 from avjax.diagnostics.clips import Clips
 from avjax.diagnostics.probe import ModelProbe, reader_of
@@ -226,18 +227,13 @@ def _arrays(run: Path, cure: Cure, options: Options) -> dict[str, np.ndarray]:
     if cure.look is None:
         with np.load(run / "predictions" / "test.npz", allow_pickle=False) as arrays:
             return dict(arrays)
-    kept = run / "measured" / f"{cure.look.__name__}_{options.clips}.npz"
-    if not kept.is_file():
+
+    def look() -> Arrays:
         trained = Trained.load(run)
-        probe = ModelProbe.of(trained, HEAD)
         reader = reader_of(trained, HEAD, "test")
-        found = cure.look(Looked(probe, reader.read(reader.choose(options.clips))))
-        kept.parent.mkdir(exist_ok=True)
-        partial = kept.with_suffix(".partial.npz")
-        np.savez(partial, **found)
-        partial.replace(kept)
-    with np.load(kept, allow_pickle=False) as arrays:
-        return dict(arrays)
+        return cure.look(Looked(ModelProbe.of(trained, HEAD), reader.read(reader.choose(options.clips))))
+
+    return kept_arrays(run / "measured" / f"{cure.look.__name__}_{options.clips}.npz", look)
 
 
 def table(found: Mapping[str, Any]) -> str:

@@ -23,6 +23,7 @@ import numpy as np
 import tyro
 from commands import avjax
 from cures import CORPUS
+from kept import kept_arrays
 
 from avjax.diagnostics.clips import Clips
 from avjax.diagnostics.fills import Fill, moments
@@ -98,17 +99,13 @@ def _right(rate: float, seed: int, records: Path, options: Options) -> dict[str,
     avjax("train", f"{HERE / 'remedies.py'}:merged_dropout", "--out", str(run), "--data.records", str(records),
           "--seed", str(seed), "--frontend.augment.dropout.drop", f"{rate:g}", *steps)  # fmt: skip
     asked = f"{','.join(options.fills)}_{','.join(f'{one:g}' for one in options.test_rates)}_{options.clips}"
-    kept = run / "measured" / f"missing_{asked}.npz"
-    if not kept.is_file():
+
+    def ask() -> dict[str, np.ndarray]:
         trained = Trained.load(run)
         reader = reader_of(trained, HEAD, "test")
-        found = right_at(ModelProbe.of(trained, HEAD), reader.read(reader.choose(options.clips)), options)
-        kept.parent.mkdir(exist_ok=True)
-        partial = kept.with_suffix(".partial.npz")
-        np.savez(partial, **found)
-        partial.replace(kept)
-    with np.load(kept, allow_pickle=False) as arrays:
-        return dict(arrays)
+        return right_at(ModelProbe.of(trained, HEAD), reader.read(reader.choose(options.clips)), options)
+
+    return kept_arrays(run / "measured" / f"missing_{asked}.npz", ask)
 
 
 def matrix(found: Mapping[str, Any], fill: str, pattern: str) -> tuple[list[float], list[float], np.ndarray]:

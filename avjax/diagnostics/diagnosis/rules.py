@@ -107,7 +107,7 @@ DROPOUT = Remedy(
     "avjax train remedies:merged_dropout",
 )
 MODULATION = Remedy(
-    "OGM-GE slows the modality that is ahead: rule = GradientModulation(alpha=0.3).",
+    "OGM-GE slows the modality that is ahead: rule = GradientModulation(alpha=1.0).",
     "avjax train remedies:joint_modulation",
 )
 PROTOTYPES = Remedy(

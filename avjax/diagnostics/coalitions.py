@@ -1,9 +1,9 @@
 """Logits of coalitions where tokens are sets: no modality is encoded twice for the same of its parts.
 
 A coalition keeps some players of every modality. A walk that adds one player after the other changes one modality at a
-time, so that over its n coalitions each modality is seen in about n / 2 states; what front end and ``encode`` make of
-each is computed once, and ``fuse`` alone for every coalition. Hidden tokens are cut out: what is left is filled up to
-one of a few lengths, each of which has programs of its own.
+time, so that over its n coalitions each modality is seen in about n / 2 states; what front end and model make of each
+by itself (``encode``, then ``alone``) is computed once, and the rest (``logits``) for every coalition. Hidden tokens
+are cut out before: what is left is filled up to one of a few lengths, each of which has programs of its own.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from avjax.streams import Batch, Stream
 from avjax.training.step import Steps, TrainState
 
 Features = Callable[[Mapping[str, Stream]], Batch]
-Encoded = Mapping[str, Stream]
+Embeddings = Mapping[str, Stream]
 
 CHUNK = 32
-"""Coalitions whose encoded modalities are held at a time."""
-LENGTHS = 4
-"""Of sequences: a quarter of the tokens, a half, three, all."""
-MANY = 8192
+"""Coalitions of whose modalities is held at a time what was made of each alone."""
+LENGTHS = 2
+"""Of sequences: half of the tokens, or all. With four a walk is as fast, and compiles longer."""
+MANY = 2**14
 """Evaluations of one call from which on programs for shorter sequences are worth compiling."""
 
 
@@ -68,65 +68,65 @@ class SetCoalitions:
         lengths = LENGTHS if len(kept) * rows >= MANY else 1
         whole = None if players.raw else self._embed(state, streams)
 
-        def encoded(modality: str, mask: np.ndarray) -> Stream:
+        def alone(modality: str, mask: np.ndarray) -> Any:
             if players.raw:
-                return self._encode_raw(state, streams, baseline, mask, players, modality)
-            return self._encode(state, whole, _places(mask[players.where[modality]], lengths), modality)
+                return self._alone_raw(state, streams, baseline, mask, players, modality)
+            return self._alone(state, whole, _places(mask[players.where[modality]], lengths), modality)
 
         parts = []
         for begin in range(0, len(kept), CHUNK):
             chunk = kept[begin : begin + CHUNK]
-            tokens = {modality: _of_each(chunk, players.of(modality), functools.partial(encoded, modality))
-                      for modality in players.names}  # fmt: skip
-            found = [self._fuse(state, {m: of[row] for m, of in tokens.items()}) for row in range(len(chunk))]
-            # Waited for, or the encoded modalities of all chunks would be in memory.
+            made = {modality: _of_each(chunk, players.of(modality), functools.partial(alone, modality))
+                    for modality in players.names}  # fmt: skip
+            found = [self._together(state, {m: of[row] for m, of in made.items()}) for row in range(len(chunk))]
+            # Waited for, or the modalities of all chunks would be in memory.
             parts += [np.asarray(one) for one in found]
         return np.stack(parts)
 
     @functools.cached_property
-    def _embed(self) -> Callable[..., Encoded]:
+    def _embed(self) -> Callable[..., Embeddings]:
         """(state, raw streams) to the encoders' tokens."""
 
-        def embed(state: TrainState, streams: Mapping[str, Stream]) -> Encoded:
+        def embed(state: TrainState, streams: Mapping[str, Stream]) -> Embeddings:
             with self.steps.parts(state) as (model, cast):
                 return _tokens(model_of(model), cast(self.features(streams)))
 
         return compiled(embed)
 
     @functools.cached_property
-    def _encode(self) -> Callable[..., Stream]:
-        """(state, the encoders' tokens, places [L] of those that stay, modality) to what ``encode`` makes of them."""
+    def _alone(self) -> Callable[..., Any]:
+        """(state, the encoders' tokens, places [L] of those that stay, modality) to what becomes of it alone."""
 
-        def encode(state: TrainState, tokens: Encoded, places: jax.Array, modality: str) -> Stream:
+        def alone(state: TrainState, tokens: Embeddings, places: jax.Array, modality: str) -> Any:
             with self.steps.parts(state) as (model, _):
-                return _encoded(model_of(model), tokens, places, modality)
+                return _made_alone(model_of(model), tokens, places, modality)
 
-        return compiled(encode, static_argnames=("modality",))
+        return compiled(alone, static_argnames=("modality",))
 
     @functools.cached_property
-    def _encode_raw(self) -> Callable[..., Stream]:
-        """(state, raw streams, baseline, kept [n], players, modality) to what front end and ``encode`` make of it."""
+    def _alone_raw(self) -> Callable[..., Any]:
+        """(state, raw streams, baseline, kept [n], players, modality) to what becomes of it alone."""
 
-        def encode(
+        def alone(
             state: TrainState, streams: Mapping[str, Stream], baseline: Baseline, kept: jax.Array,
             players: Players, modality: str,
-        ) -> Stream:  # fmt: skip
+        ) -> Any:  # fmt: skip
             with self.steps.parts(state) as (model, cast):
                 inner = model_of(model)
                 tokens = _tokens(inner, cast(self.features(filled(streams, kept, players, baseline))))
-                return _encoded(inner, tokens, jnp.arange(tokens[modality].values.shape[1]), modality)
+                return _made_alone(inner, tokens, jnp.arange(tokens[modality].values.shape[1]), modality)
 
-        return compiled(encode, static_argnames=("players", "modality"))
+        return compiled(alone, static_argnames=("players", "modality"))
 
     @functools.cached_property
-    def _fuse(self) -> Callable[..., jax.Array]:
-        """(state, what ``encode`` has made of every modality) to logits [B, K]."""
+    def _together(self) -> Callable[..., jax.Array]:
+        """(state, what was made of every modality) to logits [B, K]."""
 
-        def fuse(state: TrainState, tokens: Encoded) -> jax.Array:
+        def together(state: TrainState, parts: Mapping[str, Any]) -> jax.Array:
             with self.steps.parts(state) as (model, _):
-                return model_of(model).fuse(tokens).logits[self.head].astype(jnp.float32)
+                return model_of(model).logits(parts)[self.head].astype(jnp.float32)
 
-        return compiled(fuse, out_shardings=self.out)
+        return compiled(together, out_shardings=self.out)
 
 
 def model_of(model: nnx.Module) -> nnx.Module:
@@ -141,12 +141,12 @@ def are_sets(steps: Steps, state: TrainState) -> bool:
     return isinstance(inner, AudioVisualModel) and inner.sets and type(inner).__call__ is AudioVisualModel.__call__
 
 
-def _tokens(model: AudioVisualModel, features: Batch) -> Encoded:
+def _tokens(model: AudioVisualModel, features: Batch) -> Embeddings:
     return {modality: model.embedded(features, modality) for modality in model.encoded}
 
 
-def _encoded(model: AudioVisualModel, tokens: Encoded, places: jax.Array, modality: str) -> Stream:
-    """What ``encode`` makes of the tokens at these places; a place beyond the last is a token that is not there."""
+def _made_alone(model: AudioVisualModel, tokens: Embeddings, places: jax.Array, modality: str) -> Any:
+    """What the model makes of the tokens at these places; a place beyond the last is a token that is not there."""
 
     def at(values: jax.Array) -> jax.Array:
         return jnp.take(values, places, axis=1, mode="fill", fill_value=0)
@@ -157,7 +157,22 @@ def _encoded(model: AudioVisualModel, tokens: Encoded, places: jax.Array, modali
         of = at if name == modality else lambda values: values[:, :1]
         cut[name] = Embedded(of(stream.values), of(stream.valid), stream.start, stream.rate)
     rows = tokens[modality].values.shape[0]
-    return model.encode(Batch(cut, {}, jnp.ones(rows), jnp.zeros(rows, jnp.int32)))[modality]
+    encoded = model.encode(Batch(cut, {}, jnp.ones(rows), jnp.zeros(rows, jnp.int32)))
+    made = model.alone(modality, encoded[modality])
+    # Filled up in front, behind which a class token keeps its place: what comes after takes one program for all.
+    missing = tokens[modality].values.shape[1] - len(places)
+    return jax.tree.map(lambda one: _in_front(one, missing), made, is_leaf=lambda one: isinstance(one, Stream))
+
+
+def _in_front(part: Any, missing: int) -> Any:
+    """A stream with so many tokens more that are not there; anything else as it is."""
+    if not isinstance(part, Stream):
+        return part
+
+    def pad(values: jax.Array) -> jax.Array:
+        return jnp.pad(values, [(0, 0), (missing, 0), *[(0, 0)] * (values.ndim - 2)])
+
+    return part.replace(values=pad(part.values), valid=pad(part.valid))
 
 
 def _places(kept: Bool[np.ndarray, " N"], lengths: int) -> Int[np.ndarray, " L"]:

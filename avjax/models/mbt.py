@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from flax import nnx
@@ -113,6 +113,9 @@ class MBT(AudioVisualModel):
         super().__init__(config.modalities, width, rngs=rngs)
         names = self.modalities
         self.pool = config.pool
+        # With a learned bottleneck for all, the first fusion layer too has nothing of another modality in it.
+        at_once = config.fusion == "bottleneck" and config.update == "mean"
+        self.starts_alone = at_once and config.pool == "cls" and depth - config.fusion_layer > 1
         if config.pool == "cls":
             self.class_token = nnx.Dict({name: learned_tokens(1, width, rngs, deviation=0.0) for name in names})
 
@@ -152,15 +155,32 @@ class MBT(AudioVisualModel):
     def fuse(self, tokens: Tokens, keep: Keep = None) -> Output:
         """From the fusion layer to the logits; ``keep`` hides tokens from here on."""
         tokens = self.hidden(tokens, keep)
-        tokens, _ = self.fusion(tokens, self._start(tokens))
+        tokens, _ = self.fusion(tokens, self._start(tokens[self.modalities[0]].values))
         tokens = {m: tokens[m].replace(values=self.norm(tokens[m].values)) for m in self.modalities}
         return Output(logits=self._logits(tokens), tokens=tokens, fused=self.pool == "gap")
 
-    def _start(self, tokens: Tokens) -> Float[Array, "B M C"] | None:
+    def alone(self, modality: str, tokens: Stream) -> Any:
+        """The first fusion layer's [X_m | Z_m], where all start from the learned bottleneck."""
+        if not self.starts_alone:
+            return tokens
+        return self.fusion[0].alone(modality, tokens, self._start(tokens.values))
+
+    def logits(self, parts: Mapping[str, Any]) -> dict[str, Array]:
+        """As ``fuse``; in the last layer nothing but the class tokens asks."""
+        if not self.starts_alone:
+            return super().logits(parts)
+        tokens, updates = ({m: parts[m][i] for m in self.modalities} for i in range(2))
+        bottleneck = self.fusion[0].meet(updates, present(tokens), self._start(tokens[self.modalities[0]].values))
+        for layer in self.fusion[1:-1]:
+            tokens, bottleneck = layer(tokens, bottleneck)
+        last = self.fusion[-1]
+        values = {m: self.norm(last.class_token(m, tokens[m], bottleneck)) for m in self.modalities}
+        return self._of_class_tokens(values, tokens)
+
+    def _start(self, like: Float[Array, "B N C"]) -> Float[Array, "B M C"] | None:
         """The bottleneck before the first fusion layer, the same in every row."""
         if self.bottleneck is None:
             return None
-        like = tokens[self.modalities[0]].values
         learned = self.bottleneck[...].astype(like.dtype)
         return jnp.broadcast_to(learned, (like.shape[0], *learned.shape))
 
@@ -170,4 +190,7 @@ class MBT(AudioVisualModel):
             values = jnp.concatenate([tokens[m].values for m in self.modalities], axis=1)
             valid = jnp.concatenate([tokens[m].valid for m in self.modalities], axis=1)
             return self.classify(mean_pool(values, valid))
-        return average_logits({m: self.classify(tokens[m].values[:, -1]) for m in self.modalities}, present(tokens))
+        return self._of_class_tokens({m: tokens[m].values[:, -1] for m in self.modalities}, tokens)
+
+    def _of_class_tokens(self, values: Mapping[str, Float[Array, "B C"]], tokens: Tokens) -> dict[str, Array]:
+        return average_logits({m: self.classify(values[m]) for m in self.modalities}, present(tokens))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Float
 
 from avjax.nn.convolution import masked
 from avjax.nn.encoders import Encoder, hide
@@ -32,7 +33,8 @@ class AudioVisualModel(nnx.Module):
     Attributes:
       sets: whether tokens behind the encoders are sets: ``encode`` takes them from this class's own and leads each
         modality on by itself, and nothing depends on the place of a token in its sequence (its values may tell where it
-        was). Of such a model hidden tokens may be cut out, which costs less than to hide them.
+        was). Of such a model hidden tokens may be cut out, which costs less than to hide them. Where ``fuse`` goes on
+        with one modality before it looks at another, ``alone`` and ``logits`` say how.
 
     Args:
       modalities: configurations of the encoders; their order is the model's.
@@ -66,6 +68,14 @@ class AudioVisualModel(nnx.Module):
         if isinstance(stream, Embedded):
             return Stream(stream.values, stream.valid, stream.start, stream.rate)
         return self.encoders[modality](stream)
+
+    def alone(self, modality: str, tokens: Stream) -> Any:
+        """What ``fuse`` makes of one modality, from ``encode``, before it looks at another."""
+        return tokens
+
+    def logits(self, parts: Mapping[str, Any]) -> dict[str, Float[Array, "B K"]]:
+        """The logits of ``fuse`` and nothing else of it, from what ``alone`` has made of every modality."""
+        return self.fuse(parts).logits
 
     def hidden(self, tokens: Mapping[str, Stream], keep: Keep) -> dict[str, Stream]:
         """The tokens that ``fuse`` may see."""

@@ -14,7 +14,7 @@ from flax import nnx
 
 from avjax.models import late_fusion, mbt
 from avjax.nn.encoders import Patches
-from avjax.nn.transformer import SIZES
+from avjax.nn.transformer import SIZES, Size
 from avjax.training.step import split_model
 from tests.models import reference, tiny
 
@@ -33,6 +33,8 @@ VARIANTS = {
     "three, in turn": {"modalities": (tiny.TOUCH, tiny.VIDEO, tiny.AUDIO), "update": "sequential"},
     "three, crosswise": {"modalities": (tiny.TOUCH, tiny.VIDEO, tiny.AUDIO), "fusion": "cross", "pool": "gap"},
 }
+# A first fusion layer, one in the middle, and a last one.
+DEEP = {"size": Size(16, 4, 2), "fusion_layer": 1}
 QUICK = ("middle", "sequential", "three, crosswise")
 EACH = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in VARIANTS]
 ROWS = 6
@@ -97,6 +99,40 @@ def test_equals_the_equations(variant, rng):
         for name, numbers in expected.items():
             np.testing.assert_allclose(logits[name][row], numbers, rtol=1e-4, atol=2e-5, err_msg=f"{name}, row {row}")
     assert all(np.isfinite(numbers).all() for numbers in logits.values())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param(DEEP, id="deep"),
+        pytest.param(DEEP | {"modalities": (tiny.TOUCH, tiny.VIDEO, tiny.AUDIO)}, id="deep, three modalities",
+                     marks=pytest.mark.slow),
+        *(pytest.param(changes, id=name, marks=pytest.mark.slow) for name, changes in VARIANTS.items()),
+    ],
+)  # fmt: skip
+def test_each_modality_alone_and_then_all(changes, rng):
+    """What comes of ``alone`` and ``logits`` are the logits of ``fuse``, and nothing of another modality goes in."""
+    config = tiny.config(**changes)
+    graph, params, *rest = split_model(config.build(nnx.Rngs(0)))
+    given = tiny.batch(rng, config.modalities, ROWS)
+    for number, patches in enumerate(config.modalities):
+        stream = given.streams[patches.modality]
+        valid = rng.random(stream.valid.shape) < 0.7
+        # The last row has nothing, the one before lacks the first modality alone.
+        valid[-1], valid[-2] = False, number > 0
+        given.streams[patches.modality] = stream.replace(valid=valid)
+
+    @tiny.jit
+    def both(params, given):
+        model = nnx.merge(graph, params, *rest)
+        tokens = model.encode(given)
+        parts = {m: model.alone(m, tokens[m]) for m in model.modalities}
+        return model.fuse(tokens).logits, model.logits(parts)
+
+    whole, by_parts = both(tiny.randomise(params, rng, 0.2), given)
+    for head in tiny.CLASSES:
+        np.testing.assert_allclose(by_parts[head], whole[head], rtol=1e-4, atol=2e-5)
+        assert np.abs(whole[head]).max() > 0.1
 
 
 @pytest.mark.parametrize("variant", EACH)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from avjax.nn.attention import attend, cross_mask, self_mask, towers_mask
 from avjax.nn.pooling import mean_of_present
@@ -107,20 +107,37 @@ class BottleneckFusion(Layer):
         for m, part in zip(self.modalities, jnp.split(attended, ends, axis=1), strict=True):
             values = self.blocks[m].residuals(joined[m].values, part)
             fused[m], updates[m] = _part(tokens[m], values)
-        there = present(tokens)
-        update = mean_of_present(updates, there)
-        anything = jnp.stack(list(there.values())).any(axis=0)[:, None, None]
-        return fused, jnp.where(anything, update, bottleneck)
+        return fused, self.meet(updates, present(tokens), bottleneck)
 
     def _in_turn(self, tokens: Tokens, bottleneck: Bottleneck) -> tuple[dict[str, Stream], Bottleneck]:
         fused, there = {}, present(tokens)
         for m in self.modalities:
-            joined = _append(tokens[m], bottleneck)
-            layout = _with_bottleneck(m, tokens[m], bottleneck)
-            values = self.blocks[m](joined.values, self_mask(joined.valid, layout))
-            fused[m], update = _part(tokens[m], values)
+            fused[m], update = self.alone(m, tokens[m], bottleneck)
             bottleneck = jnp.where(there[m][:, None, None], update, bottleneck)
         return fused, bottleneck
+
+    def alone(self, modality: str, tokens: Stream, bottleneck: jax.Array) -> tuple[Stream, Float[Array, "B M C"]]:
+        """[X_m | Z_m], which looks at no other modality."""
+        joined = _append(tokens, bottleneck)
+        values = self.blocks[modality](
+            joined.values, self_mask(joined.valid, _with_bottleneck(modality, tokens, bottleneck))
+        )
+        return _part(tokens, values)
+
+    def class_token(self, modality: str, tokens: Stream, bottleneck: jax.Array) -> Float[Array, "B C"]:
+        """The last token of X_m, for whoever needs no other: nothing but it asks."""
+        joined = _append(tokens, bottleneck)
+        keys = _with_bottleneck(modality, tokens, bottleneck)
+        mask = cross_mask(Layout((modality,), (1,)), keys, joined.valid)
+        return self.blocks[modality](tokens.values[:, -1:], mask, joined.values)[:, 0]
+
+    def meet(
+        self, updates: Mapping[str, Float[Array, "B M C"]], there: Mapping[str, Bool[Array, " B"]],
+        bottleneck: Float[Array, "B M C"],
+    ) -> Float[Array, "B M C"]:  # fmt: skip
+        """Z <- the mean of Z_m over the modalities that a row has."""
+        anything = jnp.stack(list(there.values())).any(axis=0)[:, None, None]
+        return jnp.where(anything, mean_of_present(updates, there), bottleneck)
 
 
 class CrossAttentionFusion(Layer):

@@ -20,10 +20,12 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from avjax.diagnostics.clips import ClipReader, Clips
-from avjax.diagnostics.coalitions import SetCoalitions, are_sets
+from avjax.diagnostics.coalitions import SetCoalitions, are_sets, model_of
 from avjax.diagnostics.compiled import compiled
+from avjax.diagnostics.fills import Fill
 from avjax.diagnostics.players import Baseline, Players, filled
 from avjax.nn.encoders import Encoder
+from avjax.nn.missing import MissingTokenModel
 from avjax.nn.statistics import Site
 from avjax.run import RunError
 from avjax.streams import Batch, Stream
@@ -53,6 +55,11 @@ class Probe(abc.ABC):
     head: str
     classes: tuple[str, ...]
     batch: int
+
+    @property
+    def absence(self) -> Fill:
+        """What it is called that a modality was never recorded."""
+        return "drop"
 
     # Logits of at most ``batch`` clips.
     @abc.abstractmethod
@@ -164,6 +171,12 @@ class ModelProbe(Probe):
             trained.steps, _evaluated(trained.state), trained.on_devices.sharding,
             {encoder.modality: _grid(encoder) for encoder in experiment.model.modalities},
         )  # fmt: skip
+
+    @functools.cached_property
+    def absence(self) -> Fill:
+        """``learned`` of a model that has tokens for it."""
+        with self.steps.parts(self.state) as (model, _):
+            return "learned" if isinstance(model_of(model), MissingTokenModel) else "drop"
 
     def forward(self, streams: Streams, kept: Kept | None = None) -> Float[Array, "B K"]:
         """Logits of the head as a function that JAX can trace and differentiate in the streams' values.

@@ -49,7 +49,6 @@ from avjax.nn.convolution import masked
 from avjax.nn.dense import EMBED, HIDDEN, Dense, SpectralDense
 from avjax.nn.encoders import Encoder, Precomputed, ResNet
 from avjax.nn.fusion import CompactBilinear, Tokens
-from avjax.nn.fusion.crossmodal import cleaned
 from avjax.nn.gates import ModalityMix, SignedGate
 from avjax.nn.model import AudioVisualModel, Keep
 from avjax.nn.pooling import Classifier, l2_normalise, max_pool, mean_pool
@@ -255,11 +254,8 @@ class AICANet(AudioVisualModel):
         scores = self._scores(output.tokens, chosen, who, weight)
         return dataclasses.replace(output, aux={**output.aux, "losses": terms, "scores": scores})
 
-    def encode(self, batch: Batch, keep: Keep = None) -> dict[str, Stream]:
-        """X_m, the map of each modality, its cells side by side."""
-        streams = cleaned({m: batch.streams[m] for m in self.modalities})
-        encoders = {VOICE: self.encoders[VOICE], **dict.fromkeys(FACES, self.encoders[FACES[0]])}
-        return {m: encoders[m](streams[m], (keep or {}).get(m)) for m in self.modalities}
+    def encoder(self, modality: str) -> nnx.Module:
+        return self.encoders[FACES[0] if modality in FACES else modality]
 
     def fuse(self, tokens: Tokens, keep: Keep = None) -> Output:
         """From the maps to the logits; ``aux["pairs"]`` holds the vectors of both pairs, face -> name -> [B, ...]."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -67,7 +67,11 @@ class AudioVisualModel(nnx.Module):
         stream = _cleaned(batch.streams[modality])
         if isinstance(stream, Embedded):
             return Stream(stream.values, stream.valid, stream.start, stream.rate)
-        return self.encoders[modality](stream)
+        return self.encoder(modality)(stream)
+
+    def encoder(self, modality: str) -> nnx.Module:
+        """Of this modality."""
+        return self.encoders[modality]
 
     def alone(self, modality: str, tokens: Stream) -> Any:
         """What ``fuse`` makes of one modality, from ``encode``, before it looks at another."""
@@ -80,6 +84,23 @@ class AudioVisualModel(nnx.Module):
     def hidden(self, tokens: Mapping[str, Stream], keep: Keep) -> dict[str, Stream]:
         """The tokens that ``fuse`` may see."""
         return {m: hide(tokens[m], (keep or {}).get(m)) for m in self.encoded}
+
+
+def token_shapes(
+    model: Any, encoders: Sequence[Encoder], tokens: Callable[[Any, Batch], Mapping[str, Stream]]
+) -> dict[str, tuple[int, ...]]:
+    """Modality -> (N, width) of the tokens that a model makes of a batch; nothing is computed."""
+    graph, state = nnx.split(model)
+
+    def make(state: Any, streams: dict[str, Stream]) -> Mapping[str, Stream]:
+        batch = Batch(streams, {}, jnp.ones(1), jnp.zeros(1, jnp.int32))
+        return tokens(nnx.merge(graph, state, copy=True), batch)
+
+    streams = {
+        e.modality: Stream(jnp.zeros((1, *e.shape)), jnp.ones((1, e.shape[0]), bool), jnp.zeros(1), rate=1.0)
+        for e in encoders
+    }
+    return {m: stream.values.shape[1:] for m, stream in jax.eval_shape(make, state, streams).items()}
 
 
 def _cleaned(stream: Stream) -> Stream:

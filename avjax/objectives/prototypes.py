@@ -18,21 +18,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
 from avjax.nn.encoders import Encoder
 from avjax.nn.fusion import Tokens, present
-from avjax.nn.model import AudioVisualModel, Keep
+from avjax.nn.model import AudioVisualModel, Keep, token_shapes
 from avjax.nn.pooling import mean_pool
 from avjax.objectives.balance import prototype_logits, prototype_losses, updated_prototypes
 from avjax.objectives.rows import batch_mean
 from avjax.objectives.wrapper import ModelWrapper, with_terms
-from avjax.streams import Batch, Mean, Output, Stream
+from avjax.streams import Batch, Mean, Output
 
 Inner = TypeVar("Inner")
 
@@ -84,8 +83,8 @@ class PrototypeModel(ModelWrapper):
         self.head = config.head or next(iter(config.classes))
         self.momentum = config.momentum
         count = config.classes[self.head]
-        widths = _widths(self.model, config.modalities)
-        self.prototypes = nnx.Dict({m: Prototypes(jnp.zeros((count, widths[m]))) for m in self.modalities})
+        shapes = token_shapes(self.model, config.modalities, lambda model, batch: model.encode(batch))
+        self.prototypes = nnx.Dict({m: Prototypes(jnp.zeros((count, shapes[m][-1]))) for m in self.modalities})
         self.seen = nnx.Dict({m: Prototypes(jnp.zeros(count, bool)) for m in self.modalities})
 
     def __call__(self, batch: Batch, keep: Keep = None) -> Output:
@@ -116,18 +115,3 @@ class PrototypeModel(ModelWrapper):
         prototypes, seen = updated_prototypes(*old, z, target, weight, momentum=self.momentum)
         self.prototypes[modality][...] = prototypes
         self.seen[modality][...] = seen
-
-
-def _widths(model: AudioVisualModel, modalities: tuple[Encoder, ...]) -> dict[str, int]:
-    """Modality -> width of its tokens as ``encode`` leaves them."""
-    graph, state = nnx.split(model)
-
-    def encode(state: Any, streams: dict[str, Stream]) -> dict[str, Stream]:
-        batch = Batch(streams, {}, jnp.ones(1), jnp.zeros(1, jnp.int32))
-        return nnx.merge(graph, state, copy=True).encode(batch)
-
-    streams = {
-        e.modality: Stream(jnp.zeros((1, *e.shape)), jnp.ones((1, e.shape[0]), bool), jnp.zeros(1), rate=1.0)
-        for e in modalities
-    }
-    return {m: stream.values.shape[-1] for m, stream in jax.eval_shape(encode, state, streams).items()}

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from flax import nnx
 
 from avjax.nn.fusion import Tokens
+from avjax.nn.missing import MissingTokenModel
 from avjax.nn.model import AudioVisualModel, Keep
 from avjax.streams import Batch, Mean, Output, Stream
 
@@ -19,7 +20,7 @@ class ModelWrapper(nnx.Module):
       use_running_average: whether the variables stay as they are, as in evaluation.
     """
 
-    def __init__(self, model: AudioVisualModel):
+    def __init__(self, model: AudioVisualModel | MissingTokenModel):
         self.model = model
         self.modalities = model.modalities
         self.use_running_average = False

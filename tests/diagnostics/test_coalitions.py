@@ -13,6 +13,7 @@ from avjax.diagnostics import coalitions
 from avjax.diagnostics.coalitions import SetCoalitions, are_sets
 from avjax.diagnostics.players import filled, raw_players, token_players
 from avjax.models import late_fusion
+from avjax.nn.missing import WithMissingTokens
 from avjax.nn.transformer import Size
 from avjax.objectives.prototypes import WithPrototypes
 from avjax.streams import Batch
@@ -128,3 +129,5 @@ def test_which_models_these_are():
     assert are_sets(*made(WithPrototypes(config).build(nnx.Rngs(0))))
     assert not are_sets(*made(Otherwise(config, rngs=nnx.Rngs(0))))
     assert not are_sets(*made(small("mult")[1]))
+    # What is missing has tokens of its own there, which cutting tokens out would pass by.
+    assert not are_sets(*made(WithMissingTokens(config).build(nnx.Rngs(0))))

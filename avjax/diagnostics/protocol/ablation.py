@@ -32,7 +32,7 @@ def ablation(study: Study) -> Found:
     clean = study.clean
     found.arrays |= {f"{RIGHT}{CLEAN}": clean.right, f"{CONFIDENCE}{CLEAN}": clean.confidence}
     found.lines += clean_lines(study, clean, clips)
-    for fill in study.tier.fills:
+    for fill in study.fills:
         unknown = [m for m in study.modalities if m not in study.moments]
         if unknown and fill in ("mean", "noise"):
             reason = f"no clip has {joined(unknown)}: it has no mean"
@@ -283,7 +283,7 @@ def _probe_gaps(study: Study) -> list[Measured]:
         try:
             if modality not in study.alone:
                 raise Undefined(f"it wants a model of {modality} alone: --alone {modality}=RUN")
-            clips = remaining(study, study.clips, frozenset([modality]), "drop")
+            clips = remaining(study, study.clips, frozenset([modality]), study.absence)
             joint = inside(study.probe, clips).tokens if isinstance(study.probe, ModelProbe) else {}
             both = study.alone[modality].tokens, joint.get(modality)
             if any(tokens is None for tokens in both):

@@ -81,7 +81,7 @@ def absences(study: Study) -> Found:
     """Over the share of clips that lack a modality: accuracy, and what becomes of the answers; accuracy over the share
     of steps that every clip lacks."""
     part, found = study.part(study.tier.stressed), Found()
-    clips, fill = part.clips, study.tier.fills[0]
+    clips, fill = part.clips, study.fills[0]
     patterns = {joined([m]): (m,) for m in study.modalities}
     if len(study.modalities) > 1:
         patterns[joined(study.modalities)] = study.modalities

@@ -201,7 +201,7 @@ def _protocol(study: Study, done: Mapping[str, Done], skipped: Mapping[str, str]
     return {
         "tier": tier.name,
         "seeds": {"protocol": study.seed},
-        "fills": list(tier.fills),
+        "fills": list(study.fills),
         "samples": sizes,
         "command": command,
         "stages": times,

@@ -356,6 +356,6 @@ def _shares_and_drops(study: Study, part: Part, share: np.ndarray) -> list[Measu
 
         lines.append(
             study.line("faithfulness/share_drop_agreement", correlation, clips, estimator="mm_shap of raw players",
-                       fill="drop", group=modality, target="predicted")
+                       fill=study.absence, group=modality, target="predicted")
         )  # fmt: skip
     return lines

@@ -73,7 +73,7 @@ def _of_clips(study: Study, found: Found) -> None:
         return
     clips = study.clips.take(rows)
     own = inside(study.probe, clips).logits if isinstance(study.probe, ModelProbe) else {}
-    ways = {"a forward pass of it alone": {m: study.said(remaining(study, clips, frozenset([m]), "drop")).logits
+    ways = {"a forward pass of it alone": {m: study.said(remaining(study, clips, frozenset([m]), study.absence)).logits
                                            for m in study.modalities}}  # fmt: skip
     if len(own) == len(study.modalities):
         ways["its own logits"] = dict(own)
@@ -87,7 +87,7 @@ def _of_clips(study: Study, found: Found) -> None:
                 raise Undefined("a modality gives the true class no probability at all: a ratio of it has no logarithm")
             return float(np.log10(mean[modality] / others))
 
-        fill = {"fill": "drop"} if way.startswith("a forward") else {}
+        fill = {"fill": study.absence} if way.startswith("a forward") else {}
         for modality in study.modalities:
             found.lines.append(
                 study.line("contribution/imbalance_ratio", lambda chosen, m=modality, of=ratio: of(chosen, m), clips,

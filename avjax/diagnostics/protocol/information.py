@@ -37,7 +37,7 @@ def information(study: Study) -> Found:
         reason = "information is divided between two modalities, and the model has one"
         found.lines.append(skipped("contribution/pid_synergy", reason, estimator="predictions"))
         return found
-    fill, tokens, told = study.tier.fills[0], {}, {}
+    fill, tokens, told = study.fills[0], {}, {}
     for modality in study.modalities:
         alone = remaining(study, study.clips, frozenset([modality]), fill)
         told[modality] = study.said(alone).predicted

@@ -14,7 +14,7 @@ from avjax.diagnostics.clips import Clips, stratified
 from avjax.diagnostics.consistency.calibration import probabilities
 from avjax.diagnostics.definitions import line
 from avjax.diagnostics.diagnosis.arrays import ROWS
-from avjax.diagnostics.fills import Moments, moments
+from avjax.diagnostics.fills import Fill, Moments, moments
 from avjax.diagnostics.measured import SAMPLES, Measured, OfRows, OfSums, Undefined
 from avjax.diagnostics.players import Players, raw_players, token_players
 from avjax.diagnostics.probe import Probe
@@ -127,6 +127,16 @@ class Study:
     @property
     def modalities(self) -> tuple[str, ...]:
         return self.probe.modalities
+
+    @property
+    def absence(self) -> Fill:
+        """The fill of a modality that was never recorded."""
+        return self.probe.absence
+
+    @property
+    def fills(self) -> tuple[Fill, ...]:
+        """The tier's, by this model's names."""
+        return tuple(self.absence if fill == "drop" else fill for fill in self.tier.fills)
 
     @functools.cached_property
     def clean(self) -> Said:

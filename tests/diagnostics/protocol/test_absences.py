@@ -6,11 +6,16 @@ import dataclasses
 
 import numpy as np
 import pytest
+from flax import nnx
 
+from avjax.diagnostics.probe import ModelProbe
 from avjax.diagnostics.protocol.ablation import ablation
 from avjax.diagnostics.protocol.alignment import absences
 from avjax.diagnostics.protocol.study import Found
-from tests.diagnostics.protocol.planted_probe import study_of
+from avjax.nn.missing import WithMissingTokens
+from avjax.objectives.groups import WithGroups
+from tests.diagnostics.protocol.planted_probe import probe_for, study_of
+from tests.models import tiny
 
 RATES = (0.25, 0.5, 1.0)
 
@@ -51,6 +56,26 @@ def test_in_turn_each_is_missing_in_half(found):
     (area,) = [line for line in found.lines if line.id == "stress/missing_area" and line.group == "audio+video"]
     curve = [both[rate] for rate in (0, *RATES)]
     assert area.value == pytest.approx(np.trapezoid(curve, (0, *RATES)))
+
+
+def test_learned_tokens_give_their_name(rng):
+    """Of a model that has tokens for what is missing, a clip without a modality is no clip with hidden ones."""
+    config = tiny.config()
+    assert probe_for(config.build(nnx.Rngs(0))).absence == "drop"
+    for build in (WithMissingTokens(config), WithGroups(WithMissingTokens(config))):
+        assert probe_for(build.build(nnx.Rngs(0))).absence == "learned"
+
+    class Learned(ModelProbe):
+        absence = "learned"
+
+    study = dataclasses.replace(study_of("T1 audio only", rng, 40), resamples=2)
+    own = {field.name: getattr(study.probe, field.name) for field in dataclasses.fields(study.probe)}
+    study = dataclasses.replace(study, probe=Learned(**own))
+    assert study.fills == ("learned",)
+    for found in (ablation(study), absences(study)):
+        named = {line.fill for line in found.lines if line.id != "stress/frame_missing_accuracy"}
+        assert "learned" in named
+        assert named <= {"learned", None}
 
 
 def test_the_worst_set_is_that_without_what_counts(rng):

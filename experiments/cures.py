@@ -2,7 +2,7 @@
 
     python experiments/cures.py --out runs/cures --seeds 0 1 2
 
-Prepares the uneven corpus of remedies.py, trains every pair, and measures the test split. The interval of a difference
+Prepares the corpora of remedies.py, trains every pair, and measures the test split. The interval of a difference
 is bootstrapped over seeds and clips, the same clips without and with the remedy, so that what makes a clip hard for
 both cancels. Writes OUT/cures.md and OUT/cures.json; what is done is kept, and a second run costs what is missing.
 """
@@ -34,6 +34,9 @@ from avjax.training.trained import Trained
 HERE = Path(__file__).resolve().parent
 HEAD = "emotion"
 CORPUS = ("--corpus.seen-jitter", "0.4", "--corpus.redundancy", "0.6")
+# Rarer yet, and more clips, so that the test split has enough of the rare ones to tell.
+RARE, MORE = ("--corpus.seen-jitter", "0.4", "--corpus.redundancy", "0.8"), 3
+ON_RARE = ("late_groups",)
 CORRUPTIONS = ("audio/white_noise", "video/gaussian_noise")
 SEVERITY = 4
 SITE = "fusion.audio+video"  # where tokens of both modalities choose between them
@@ -53,7 +56,7 @@ class Options:
       seeds: of the runs; the corpus stays the same.
       only: names of the runs with a remedy; all unless told.
       steps: optimizer steps of each run; the experiments' own number unless told.
-      clips_per_actor: of the corpus, which has 24 actors.
+      clips_per_actor: of the uneven corpus, which has 24 actors; that of rare classes has three times as many.
       clips: of the test split, at most so many, for what needs more than a pass: attacks, corruption, attention.
     """
 
@@ -148,9 +151,19 @@ def own_predictions(arrays: Arrays) -> list[str]:
 
 def worst_class(arrays: Arrays, rows: Rows) -> float:
     """Lowest accuracy of a class; one that no row has does not count."""
+    return min(_of_classes(arrays, rows))
+
+
+def class_gap(arrays: Arrays, rows: Rows) -> float:
+    """By how much the best class fares better than the worst."""
+    found = _of_classes(arrays, rows)
+    return max(found) - min(found)
+
+
+def _of_classes(arrays: Arrays, rows: Rows) -> list[float]:
     label = arrays[f"target:{HEAD}"][rows].argmax(axis=1)
     right = arrays[f"predicted:{HEAD}"][rows].argmax(axis=1) == label
-    return min(float(right[label == k].mean()) for k in np.unique(label))
+    return [float(right[label == k].mean()) for k in np.unique(label)]
 
 
 def uneven_attention(arrays: Arrays, rows: Rows) -> float:
@@ -167,8 +180,12 @@ CURES: dict[str, tuple[Cure, ...]] = {
     "late_adversarial": (
         Cure(f"accuracy under {ATTACK.name}, {DECIBELS:g} dB and 4/255", "higher", Looked.attacked, mean_right),
     ),
-    "late_groups": (Cure("accuracy of the worst class", "higher", None, worst_class),),
+    "late_groups": (
+        Cure("accuracy of the worst class", "higher", None, worst_class),
+        Cure("gap between the best and the worst class", "lower", None, class_gap),
+    ),
     "merged_dropout": (Cure("accuracy without a modality", "higher", Looked.without, mean_right),),
+    "merged_learned": (Cure("accuracy without a modality", "higher", Looked.without, mean_right),),
     "merged_balance": (Cure("attention, distance from even", "lower", Looked.attention, uneven_attention),),
 }
 ACCURACY = Cure("accuracy", "higher", None, accuracy)
@@ -181,13 +198,10 @@ def cures(options: Options) -> dict[str, Any]:
 
     if unknown := set(options.only) - set(CURES):
         raise SystemExit(f"cures: {sorted(unknown)[0]} is no remedy; there are {', '.join(CURES)}")
-    records = options.out / "records"
-    avjax("prepare", "demo", "--data", str(options.out / "media"), "--out", str(records), *CORPUS,
-           "--corpus.clips-per-actor", str(options.clips_per_actor))  # fmt: skip
     rows = []
     for remedy in options.only or CURES:
-        pair = PAIRS[remedy], remedy
-        runs = [[_trained(name, seed, records, options) for name in pair] for seed in options.seeds]
+        pair, folder = (PAIRS[remedy], remedy), _prepared(remedy, options)
+        runs = [[_trained(name, seed, folder, options) for name in pair] for seed in options.seeds]
         for cure in (*CURES[remedy], ACCURACY):
             pairs = [[_arrays(run, cure, options) for run in of] for of in runs]
             rows.append({"remedy": remedy, "measure": cure.measure, "better": cure.better, **difference(pairs, cure)})
@@ -214,10 +228,20 @@ def difference(pairs: list[list[Arrays]], cure: Cure) -> dict[str, Any]:
             "clips": count, "said": said}  # fmt: skip
 
 
-def _trained(name: str, seed: int, records: Path, options: Options) -> Path:
-    run = options.out / f"seed{seed}" / name
+def _prepared(remedy: str, options: Options) -> Path:
+    """The folder of a remedy's corpus, below which its records and its runs lie."""
+    rare = remedy in ON_RARE
+    folder, corpus = (options.out / "rare", RARE) if rare else (options.out, CORPUS)
+    count = options.clips_per_actor * (MORE if rare else 1)
+    avjax("prepare", "demo", "--data", str(folder / "media"), "--out", str(folder / "records"), *corpus,
+          "--corpus.clips-per-actor", str(count))  # fmt: skip
+    return folder
+
+
+def _trained(name: str, seed: int, folder: Path, options: Options) -> Path:
+    run = folder / f"seed{seed}" / name
     steps = ["--training.steps", str(options.steps)] if options.steps else []
-    words = ["--out", str(run), "--data.records", str(records), "--seed", str(seed), *steps]
+    words = ["--out", str(run), "--data.records", str(folder / "records"), "--seed", str(seed), *steps]
     avjax("train", f"{HERE / 'remedies.py'}:{name}", *words)
     return run
 

@@ -9,15 +9,16 @@ avjax compare remedies
     late           late_adversarial        adversarial training, one gradient         inputs made to mislead
     late           late_groups             weights of the classes that fare worst     classes that fare worse
     merged         merged_dropout          modality dropout                           a modality that is missing
+    merged         merged_learned          modality dropout, learned tokens for it    a modality that is missing
     merged         merged_balance          balance of attention between modalities    attention to one modality alone
 
 The two of a pair differ in their remedy alone. The demo corpus is even: sound and pictures tell equally much, and no
 class is rare. One with something to cure has pictures that are hard to read, and four of its eight emotions are rare,
-one clip in twenty each,
+one clip in twenty each (redundancy 0.6) or, for group weights, one in forty (0.8),
 
 avjax prepare demo --data data/uneven --out records/uneven --corpus.seen-jitter 0.4 --corpus.redundancy 0.6
 
-and goes in with ``--records records/uneven``. 10 runs a seed, of 300 steps each, and three seeds. ``python
+and goes in with ``--records records/uneven``. 11 runs a seed, of 300 steps each, and three seeds. ``python
 experiments/cures.py`` does all of it and says by how much each remedy moves what it is against.
 """
 
@@ -34,6 +35,7 @@ from avjax.diagnostics.stress.attacks.gradient import PGD
 from avjax.diagnostics.stress.attacks.training import AdversarialTraining
 from avjax.experiment import Comparison, Experiment
 from avjax.models import late_fusion, mbt
+from avjax.nn.missing import WithMissingTokens
 from avjax.objectives.attention import AttentionTerms
 from avjax.objectives.classification import Classification
 from avjax.objectives.groups import WithGroups
@@ -48,6 +50,7 @@ LATE = late_fusion.Config((AUDIO, VIDEO), CLASSES, SIZE)
 # One sequence of both, so that attention chooses between them.
 MERGED = mbt.Config((AUDIO, VIDEO), CLASSES, SIZE, fusion_layer=2, fusion="merged")
 NOISE = Augment(waveform=WaveformJitter(gain=(-6.0, 6.0), snr=(0.0, 20.0)), noise=PixelNoise())
+DROPOUT = Augment(dropout=ModalityDropout(drop=0.5))
 # One gradient from a random start (Wong et al. 2020), which costs a small model two steps more, not seven.
 ATTACK = AdversarialTraining(attack=PGD(steps=1, step=1.25), pixels=4 / 255, snr=30.0)
 
@@ -59,6 +62,7 @@ PAIRS = {
     "late_adversarial": "late",
     "late_groups": "late",
     "merged_dropout": "merged",
+    "merged_learned": "merged",
     "merged_balance": "merged",
 }
 
@@ -81,7 +85,8 @@ def experiments() -> dict[str, Experiment]:
             objective=WithTerms(None, (("group", 1.0),)),
         ),
         "merged": merged,
-        "merged_dropout": _augmented(merged, Augment(dropout=ModalityDropout(drop=0.5))),
+        "merged_dropout": _augmented(merged, DROPOUT),
+        "merged_learned": _with(_augmented(merged, DROPOUT), model=WithMissingTokens(MERGED)),
         "merged_balance": _with(merged, objective=AttentionTerms(LOSS, balance=1.0)),
     }
 

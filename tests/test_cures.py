@@ -42,8 +42,10 @@ def test_statistics(program, arrays):
     assert program.accuracy(arrays, EVERY) == pytest.approx(7 / 8)
     assert program.own_accuracy(arrays, EVERY) == pytest.approx(4 / 8)
     assert program.worst_class(arrays, EVERY) == pytest.approx(3 / 4)
+    assert program.class_gap(arrays, EVERY) == pytest.approx(1 / 4)
     # A class that no row has counts for nothing.
     assert program.worst_class(arrays, EVERY[:4]) == 1
+    assert program.class_gap(arrays, EVERY[:4]) == 0
     audio, video = (6 * 0.8 + 2 * 0.2) / 8, 0.5
     assert program.own_ratio(arrays, EVERY) == pytest.approx(np.log10(audio / video), abs=1e-6)
     shares = {"audio_share": np.array([[0.9, 0.1], [0.7, 0.1]])}

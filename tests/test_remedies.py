@@ -12,6 +12,7 @@ from avjax.data.pipeline import Crop
 from avjax.data.record import SCHEMA
 from avjax.data.records import Description
 from avjax.experiment import load_comparison, override
+from avjax.nn.missing import WithMissingTokens
 from avjax.objectives.groups import WithGroups
 from avjax.objectives.prototypes import WithPrototypes
 from avjax.training.on_mesh import build_state
@@ -25,6 +26,7 @@ CHANGES = {
     "late_adversarial": "inputs",
     "late_groups": "objective",
     "merged_dropout": "frontend.augment.",
+    "merged_learned": "frontend.augment.",
     "merged_balance": "objective.balance",
 }
 
@@ -45,7 +47,8 @@ def test_a_pair_differs_in_its_remedy_alone(experiments, root, monkeypatch):
         apart = differences({plain: one, remedied: other})
         assert apart, remedied
         assert all(setting.startswith(CHANGES[remedied]) for setting in apart), (remedied, list(apart))
-        inner = other.model.model if isinstance(other.model, WithPrototypes | WithGroups) else other.model
+        around = isinstance(other.model, WithPrototypes | WithGroups | WithMissingTokens)
+        inner = other.model.model if around else other.model
         assert inner == one.model
 
 

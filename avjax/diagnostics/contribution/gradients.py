@@ -162,7 +162,7 @@ def _integrated(
     score: Score, values: dict, baseline: dict, stays: dict, arguments: tuple, steps: int, most_steps: int
 ) -> Integrated:
     """Along the path of ``values``, while ``stays`` does."""
-    ends = (np.asarray(score({**stays, **end}, *arguments), np.float64) for end in (values, baseline))
+    ends = (np.asarray(_value()(score, {**stays, **end}, arguments), np.float64) for end in (values, baseline))
     expected = np.subtract(*ends)
     while True:
         means = _program()(score, values, baseline, stays, steps, arguments)
@@ -172,6 +172,11 @@ def _integrated(
         if found.complete.all() or 2 * steps > most_steps:
             return found
         steps *= 2
+
+
+@functools.cache
+def _value() -> Callable[..., Array]:
+    return compiled(lambda score, values, arguments: score(values, *arguments), static_argnums=0)
 
 
 @functools.cache

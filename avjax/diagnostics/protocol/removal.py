@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Literal, TypeVar
 
@@ -89,7 +90,10 @@ class Removal:
         study, players = self.study, self.study.raw_players
         if self.fill == "mean":
             return study.probe.varied(clips, kept, players, study.means)
-        deviation = {m: float(np.mean(one.deviation)) for m, one in study.moments.items()}
         return study.probe.logits(
-            imputed(clips, kept, players, study.means, deviation, rows=study.probe.batch, seed=study.seed)
+            imputed(clips, kept, players, study.means, self._deviation, rows=study.probe.batch, seed=study.seed)
         )
+
+    @functools.cached_property
+    def _deviation(self) -> dict[str, float]:
+        return {m: float(np.mean(one.deviation)) for m, one in self.study.moments.items()}

@@ -71,7 +71,9 @@ def incomplete(name, rng):
     return given
 
 
-@pytest.mark.parametrize("name", in_short(NAMES, ("mbt", "psp")))
+# Of pictures that are encoded further, of one encoder for two modalities, of segments.
+@pytest.mark.slow
+@pytest.mark.parametrize("name", in_short(NAMES, ("mbt", "kim_won", "aicanet", "psp")))
 def test_every_system(name, rng):
     """Rows that lack something are given the learned tokens, all others their own; what is not there says nothing."""
     config, params, filled, by_hand = made(name)

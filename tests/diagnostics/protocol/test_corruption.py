@@ -25,7 +25,9 @@ from tests.models.planted import CASES, MODALITIES
 ROWS = 12
 SEVERITIES = (1, 2, 3, 4, 5)
 NOISES = {"audio": "audio/white_noise", "video": "video/gaussian_noise"}
-UNDER = dataclasses.replace(TIER, drift=True, severities=SEVERITIES, corruptions=tuple(NOISES.values()), stressed=None)
+UNDER = dataclasses.replace(
+    TIER, drift=True, relevance=True, severities=SEVERITIES, corruptions=tuple(NOISES.values()), stressed=None
+)
 
 
 def noisy_clips(rng: np.random.Generator, side: int = SIDE) -> Clips:

@@ -9,6 +9,7 @@ SCORE = Scale("share", 0, 1, "none", 0)
 CMSD = "JSD_2(pi || pi')"
 ALLOCATION = "D_alloc = JSD_2(m || m'),   m_g = sum_{j in g} pi_gj"
 LOCALISATION = "D_loc,g = (m_g + m'_g) / 2 JSD_lam_g(s_g || s'_g),   s_g = pi_g / m_g,   lam_g = m_g / (m_g + m'_g)"
+WARPED = " Of a rotation, a change of speed or an offset, pi is the clean state moved as the input is."
 NO_RANK = "Drift is not bad by itself: leaving a broken microphone is right. Read RFI and accuracy beside it."
 
 
@@ -60,9 +61,10 @@ ROWS = (
         "cross-modal saliency drift",
         f"CMSD = {CMSD} = D_alloc + sum_g D_loc,g, exactly; pi a distribution of saliency over all modalities' cells",
         BITS,
-        pitfalls=NO_RANK + " Finer grids give larger values; states of different layers do not compare.",
+        pitfalls=NO_RANK + " Finer grids give larger values; states of different layers do not compare." + WARPED,
         source="ours",
         function="diagnostics.drift.divergence.drift",
+        version=2,
     ),
     definition(
         "drift/cmsd_allocation",
@@ -72,6 +74,7 @@ ROWS = (
         pitfalls="Blind to movement within a modality.",
         source="ours",
         function="diagnostics.drift.divergence.drift",
+        version=2,
     ),
     definition(
         "drift/cmsd_localisation",
@@ -81,6 +84,7 @@ ROWS = (
         pitfalls="Of a modality with little mass it is small by construction.",
         source="ours",
         function="diagnostics.drift.divergence.drift",
+        version=2,
     ),
     definition(
         "drift/cmsd_score",
@@ -90,6 +94,7 @@ ROWS = (
         pitfalls=NO_RANK + " Cut at 0, so that an imperceptible change has a little more than 0.",
         source="ours",
         function="diagnostics.drift.calibrated.calibrated",
+        version=2,
     ),
     *_axis(
         "time",
@@ -120,6 +125,7 @@ ROWS = (
             pitfalls=NO_RANK,
             source="ours",
             function="diagnostics.drift.axes.severity_drift",
+            version=2,
         ),
         "D_ceil = mean CMSD between states of different clips",
         "calibrated.drift_ceiling",
@@ -157,6 +163,7 @@ ROWS = (
         pitfalls="Unchanged predictions may be unchanged for a reason.",
         source="ours",
         function="diagnostics.drift.axes.unexplained_drift",
+        version=2,
     ),
     definition(
         "drift/harmful",
@@ -166,6 +173,7 @@ ROWS = (
         pitfalls="Of few clips where the model is robust.",
         source="ours",
         function="diagnostics.drift.axes.harmful_drift",
+        version=2,
     ),
     definition(
         "drift/separation",
@@ -220,7 +228,7 @@ ROWS = (
         Scale("share", 0, 1, "lower", 0),
         pitfalls="A drift beside a large dropped mass is of the rest alone.",
         source="ours",
-        function="diagnostics.drift.grid.co_valid",
+        function="diagnostics.drift.grid.against_warped",
     ),
     definition(
         "drift/total_variation",

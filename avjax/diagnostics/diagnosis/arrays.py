@@ -8,7 +8,8 @@ Lines of report.json, where a definition leaves it open:
                                                 "mm_shap ~ attention_share"
     drift/cmsd_score, cmsd_allocation           condition: corruption and severity 1..5; estimator: the state
     drift/cmsd_localisation                     as well, with the modality as group
-    drift/rfi, drift/cmsd_severity              condition: the corruption; severity None
+    drift/rfi, drift/cmsd_severity*             condition: the corruption, severity None; of all of them no condition
+    drift/*, by another source of saliency      estimator: begins with ATTENDED
     consistency/*                               fill and group: the modality that is missing; or a condition
     stress/accuracy                             condition: corruption and severity; None of clean clips
     stress/offset_accuracy                      condition "offset", severity: milliseconds, above 0 where sound is late;
@@ -27,6 +28,8 @@ Arrays of samples.npz; N clips, M modalities in the model's order. Those of N ro
     share/ESTIMATOR [N, M]                      contribution of each modality, named as its definition:
                                                 share/mm_shap
     drift/score/CORRUPTION [S, N]               calibrated drift at each severity
+    drift/{raw,allocation}/CORRUPTION [S, N], drift/localisation/CORRUPTION [S, N, M]   in bits, at each severity
+    drift/mass/CORRUPTION [S + 1, N, M]         mass of each modality: of the clean clip, and at each severity
     drift/time/{rate,floor,shuffled,allocation} [N], drift/time/localisation [N, M]   means over a clip's windows
     training/step [K], training/allocation [K, M], training/to_final [K]   checkpoints: mass of modalities, drift
     attack/NAME/audio [A], attack/NAME/video [V], attack/NAME/accuracy [A, V]   budgets of the first two modalities, as
@@ -39,10 +42,13 @@ Arrays of samples.npz; N clips, M modalities in the model's order. Those of N ro
 from __future__ import annotations
 
 RIGHT, CONFIDENCE, SHARE, DRIFT, ATTACK, CURVE = "right/", "confidence/", "share/", "drift/score/", "attack/", "curve/"
+RAW, ALLOCATED, LOCALISED, MASS = "drift/raw/", "drift/allocation/", "drift/localisation/", "drift/mass/"
 TIME = "drift/time/"
 ROWS = "rows/"
 """Before the name of an array of fewer clips: the places of its rows among all clips."""
 STEP, ALLOCATION, TO_FINAL = "training/step", "training/allocation", "training/to_final"
 CLEAN = "clean"
+ATTENDED = "attention rollout"
+"""How estimators of drift begin whose states are of attention, and of no gradient."""
 AGAINST = " ~ "
 """Between the two estimators that an agreement names."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from avjax.diagnostics.diagnosis.result import Diagnosis
-from avjax.diagnostics.diagnosis.rules import RULES
+from avjax.diagnostics.diagnosis.rules import RULES, of_gradients
 from avjax.diagnostics.measured import Measured
 
 ATTENTION = next(rule for rule in RULES if rule.id == "contribution/estimator_agreement").which
@@ -68,11 +68,12 @@ def headline(diagnosis: Diagnosis) -> tuple[Headline, ...]:
         ("cooperation", mean("contribution/cooperation"), False, "SHAPE"),
         (f"{names[0]} share", diagnosis.value("contribution/mm_shap", group=names[0]), True, "MM-SHAP"),
     ]
-    rows += [(f"retention, {name}", mean("stress/chance_adjusted_retention", group(name)), True, "above chance")
+    rows += [(f"retention, {name}", mean("stress/chance_adjusted_retention", group(name)), True,
+              "above chance, greatest severity")
              for name in (*names, *([whole] if several else []))]  # fmt: skip
     rows += [
-        ("drift", mean("drift/cmsd_severity"), False, "CMSD, calibrated"),
-        ("follows reliability", mean("drift/rfi"), False, "RFI, −1 to 1"),
+        ("drift", mean("drift/cmsd_severity", of_gradients), False, "CMSD, calibrated"),
+        ("follows reliability", mean("drift/rfi", of_gradients), False, "RFI, −1 to 1"),
         ("ΔECE", mean("consistency/ece_change", for_all), False, "mean of conditions"),
         ("under attack", mean("stress/adversarial_accuracy", together), True, "accuracy, PGD on all"),
         ("worst group", least("stress/worst_group_accuracy"), True, "accuracy"),

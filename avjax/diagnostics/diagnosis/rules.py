@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Literal
 
+from avjax.diagnostics.diagnosis.arrays import ATTENDED
 from avjax.diagnostics.measured import Measured
 
 Light = Literal["good", "warn", "bad", "unknown"]
@@ -87,6 +88,11 @@ def _clean(line: Measured) -> bool:
 def _as_it_is(line: Measured) -> bool:
     """Of clips as they are, whatever stands in for what is removed from them."""
     return line.condition is None
+
+
+def of_gradients(line: Measured) -> bool:
+    """Drift of saliency by gradients: that of attention stands beside it, of fewer corruptions."""
+    return not line.estimator.startswith(ATTENDED)
 
 
 def _missing(line: Measured) -> bool:
@@ -188,7 +194,7 @@ RULES = (
         "Leaves what is corrupted", "drift/rfi", 0.3, -0.3,
         ("Turns to the other modality as one gets worse.", "Does not turn away from what gets worse.",
          "Is captured by noise: it attends more to what gets worse."),
-        percent=False,
+        which=of_gradients, percent=False,
         remedies=(NOISE, STABILITY),
     ),
     Rule(

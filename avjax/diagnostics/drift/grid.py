@@ -63,27 +63,34 @@ def co_valid(
 
 
 def against_warped(
-    clean: Float[np.ndarray, "*rows J"], moved: Float[np.ndarray, "*rows J"], source: Int[np.ndarray, " J"]
+    clean: Float[np.ndarray, "N J"],
+    moved: Float[np.ndarray, "N J"],
+    target: Int[np.ndarray, "#N J"],
+    inside: Bool[np.ndarray, "#N J"],
 ) -> tuple[Pair, Lost]:
     """The clean state after the warp that the input went through, and the state of the warped input, on shared cells.
 
     Of a rotation, crop, flip or shift in time, drift is measured between these two: a map that moves with its input
-    has none. Cells without a source are left out on both sides, and what left the view is gone from the clean one;
-    both are normalised again.
+    has none. Cells whose content came from outside are left out on both sides, and what left the view is gone from the
+    clean one; both are normalised again.
 
     Args:
-      source: where each cell's content was before the warp; -1 where it came from outside.
+      target: where each cell's content is after the warp; -1 where it is out of view. Several may come to one.
+      inside: whether what is in a cell after the warp was in view before.
 
     Returns:
       The pair, and the mass that each side lost: of the clean state what left the view, of the moved state what lies
       on content from outside.
     """
-    inside = source >= 0
-    warped = np.where(inside, np.asarray(clean, np.float64)[..., np.where(inside, source, 0)], 0)
+    rows, cells = clean.shape
+    target, inside = (np.broadcast_to(one, clean.shape) for one in (target, inside))
+    mass = np.where(target >= 0, np.asarray(clean, np.float64), 0)
+    # What comes to cells that count as from outside, by rounding of places to cells, is out of the comparison too.
+    place = (np.arange(rows)[:, None] * cells + np.maximum(target, 0)).ravel()
+    warped = np.where(inside, np.bincount(place, mass.ravel(), rows * cells).reshape(rows, cells), 0)
     still = np.where(inside, np.asarray(moved, np.float64), 0)
-    seen = np.isin(np.arange(clean.shape[-1]), source)
-    left = np.clip(1 - np.where(seen, clean, 0).sum(axis=-1, dtype=np.float64), 0, 1)
-    return (_over_total(warped), _over_total(still)), (left, np.clip(1 - still.sum(axis=-1), 0, 1))
+    lost = tuple(np.clip(1 - side.sum(axis=-1), 0, 1) for side in (warped, still))
+    return (_over_total(warped), _over_total(still)), lost
 
 
 def _over_total(mass: np.ndarray) -> np.ndarray:

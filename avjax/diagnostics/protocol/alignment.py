@@ -8,8 +8,11 @@ import numpy as np
 
 from avjax.diagnostics.clips import Clips
 from avjax.diagnostics.definitions import skipped
+from avjax.diagnostics.drift.warps import late
 from avjax.diagnostics.measured import Condition, Undefined
 from avjax.diagnostics.protocol.ablation import changes
+from avjax.diagnostics.protocol.looking import Looking, of_stressed
+from avjax.diagnostics.protocol.saliency import STATE
 from avjax.diagnostics.protocol.study import Found, Said, Study, joined
 from avjax.diagnostics.stress.imbalance import diluted
 from avjax.diagnostics.stress.misalignment import mismatched, out_of_sync, shifted, sync_sensitivity
@@ -18,10 +21,14 @@ from avjax.diagnostics.stress.missing import area, frames_missing, missing
 PATTERNS = ("block", "random")
 FRAME_SHARES = (0.25, 0.5, 0.75)
 SOUND = "audio"
+SHIFTED = f"{STATE}, against the clean state moved along"
 
 
 def offsets(study: Study) -> Found:
-    """Accuracy over the offset of the sound, with the records' own sound around it and with silence at the edge."""
+    """Accuracy over the offset of the sound, with the records' own sound around it and with silence at the edge.
+
+    Drift in the first of these, where records can be read; the silent edge is seen too.
+    """
     part, found = study.part(study.tier.stressed), Found()
     clips = part.clips
     if SOUND not in clips.streams or clips.streams[SOUND].values.ndim != 2 or len(study.modalities) < 2:
@@ -35,12 +42,18 @@ def offsets(study: Study) -> Found:
         ways["real"] = lambda milliseconds: out_of_sync(
             clips, milliseconds, lambda seconds: study.read(clips.index, seconds)
         )
+    looking = _looking(study, found)
     for fill, move in ways.items():
         right: dict[float, np.ndarray] = {}
         for milliseconds in both:
             moved = move(milliseconds) if milliseconds else clips
-            right[milliseconds] = study.said(moved).right if milliseconds else clean
             condition = Condition("offset", milliseconds, study.seed)
+            if not milliseconds:
+                right[milliseconds] = clean
+            elif fill == list(ways)[-1]:
+                right[milliseconds] = _drifted(study, looking, moved, condition, fill, found).right
+            else:
+                right[milliseconds] = study.said(moved).right
             lost = int((~moved.streams[SOUND].valid.any(axis=1) & clips.streams[SOUND].valid.any(axis=1)).sum())
             estimator = "argmax" if not lost else f"argmax; {lost} of {len(clips)} clips have no sound left"
             found.lines.append(
@@ -53,6 +66,41 @@ def offsets(study: Study) -> Found:
 
         found.lines.append(study.line("stress/sync_sensitivity", sensitivity, clips, estimator="accuracy", fill=fill))
     return found
+
+
+def _looking(study: Study, found: Found) -> Looking | None:
+    """What drift under offsets is measured against; None where there is none."""
+    try:
+        return of_stressed(study) if study.tier.drift else None
+    except Undefined as undefined:
+        fields = {"estimator": SHIFTED, "condition": Condition("offset", None, study.seed)}
+        found.lines.append(skipped("drift/cmsd", undefined.reason, **fields))
+        return None
+
+
+def _drifted(
+    study: Study, looking: Looking | None, moved: Clips, condition: Condition, fill: str, found: Found
+) -> Said:
+    """What the model says of clips whose sound has moved, with the drift of its saliency against the clean state that
+    has moved along."""
+    if looking is None:
+        return study.said(moved)
+    fields = {"estimator": SHIFTED, "condition": condition, "fill": fill}
+    try:
+        states, said = looking.look(moved)
+    except Undefined as undefined:
+        found.lines.append(skipped("drift/cmsd", undefined.reason, **fields))
+        return study.said(moved)
+    stream = looking.clips.streams[SOUND]
+    share = condition.severity / 1000 * stream.rate / stream.values.shape[1]
+    heard = next(one for one in looking.clean.cells if one.modality == SOUND)
+    try:
+        drifted = looking.moved(states, {SOUND: late(np.full(len(moved), share), heard.fine)})
+    except Undefined as undefined:
+        found.lines.append(skipped("drift/cmsd", undefined.reason, **fields))
+    else:
+        found.lines += looking.lines(drifted, **fields)
+    return said
 
 
 def mixtures(study: Study) -> Found:

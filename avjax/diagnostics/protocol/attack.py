@@ -10,7 +10,10 @@ import numpy as np
 
 from avjax.diagnostics.definitions import number, skipped
 from avjax.diagnostics.diagnosis.arrays import ATTACK
+from avjax.diagnostics.measured import Undefined
 from avjax.diagnostics.probe import ModelProbe
+from avjax.diagnostics.protocol.looking import Looking
+from avjax.diagnostics.protocol.saliency import STATE
 from avjax.diagnostics.protocol.study import Found, Part, Study, joined
 from avjax.diagnostics.stress.attacks.adversary import Adversary, Attack, Budget, standard_autoattack
 from avjax.diagnostics.stress.attacks.clips import adversary_of, attacked, inputs
@@ -89,6 +92,7 @@ def attacks(study: Study) -> Found:
                    n=len(part.rows), group=whole)
         )  # fmt: skip
     _universal(target, found)
+    _drift(target, once, name, found)
     if study.tier.auto:
         right = target.by(*standard_autoattack())(_at(levels)).right
         fields = fields_of(_named(levels), attack="AutoAttack", seed=study.seed)
@@ -186,6 +190,25 @@ def _universal(target: _Target, found: Found) -> None:
     values, valid = inputs(clips)
     right = adversary.logits(one.applied(values, budget(judged), valid)).argmax(axis=1) == clips.label
     found.lines.append(study.mean("stress/adversarial_accuracy", right, clips, **fields))
+
+
+def _drift(target: _Target, once: Once, name: str, found: Found) -> None:
+    """Whether the attack at the widest radii of all modalities moves saliency, and from one modality to the other."""
+    study, part = target.study, target.part
+    condition = fields_of(_named(target.levels), attack=name, seed=study.seed)["condition"]
+    fields = {"estimator": f"{STATE}, under {name}"}
+    values = once(_at(target.levels)).values
+    clips = part.clips.replace({m: part.clips.streams[m].replace(values=x) for m, x in values.items()})
+    try:
+        looking = Looking.by_gradients(study, part)
+        states, said = looking.look(clips)
+        moved = looking.moved(states)
+    except Undefined as undefined:
+        found.lines.append(skipped("drift/cmsd", undefined.reason, condition=condition, n=len(part.rows), **fields))
+        return
+    found.lines += looking.lines(moved, condition, **fields)
+    if moved.score is not None:
+        found.lines += looking.of_harm(moved.score, part.clean, said, condition, **fields)
 
 
 def _radii(stream: Stream) -> list[tuple[str, np.ndarray | float]] | None:

@@ -14,16 +14,16 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from avjax.diagnostics.clips import Clips
-from avjax.diagnostics.compiled import compiled
 from avjax.diagnostics.contribution import gradients, shapley, shares
 from avjax.diagnostics.contribution.attention import mass_shares, output_shares, value_weighted_shares
-from avjax.diagnostics.contribution.relevance import Flow, Traced, chefer_joint, modality_share, rollout
+from avjax.diagnostics.contribution.relevance import modality_share
 from avjax.diagnostics.definitions import number, skipped
 from avjax.diagnostics.diagnosis.arrays import AGAINST, ROWS, SHARE
 from avjax.diagnostics.drift.divergence import rank_correlation
 from avjax.diagnostics.measured import Measured, Undefined
 from avjax.diagnostics.players import Baseline, Players
 from avjax.diagnostics.probe import ModelProbe
+from avjax.diagnostics.protocol.relevances import RELEVANCES, carried
 from avjax.diagnostics.protocol.study import Found, Part, Study
 from avjax.nn.statistics import VALUE_MASS, Site
 from avjax.streams import Stream
@@ -36,7 +36,6 @@ SHARES = {
     "output_share": output_shares,
 }
 TARGET = {"target": "predicted"}
-RELEVANCES = {"chefer_share": chefer_joint, "rollout_share": rollout}
 THROUGH = "through all layers"
 
 
@@ -185,35 +184,9 @@ def _lift(mean: np.ndarray, sizes: np.ndarray, place: int) -> float:
 def _relevances(study: Study, probe: ModelProbe, part: Part, found: Found) -> None:
     """Rollout and Chefer's rule, where relevance can be carried through the model."""
     clips = part.clips
-    target = jax.nn.one_hot(part.clean.predicted, len(probe.classes))
     tokens = {m: int(np.prod(grid)) for m, grid in probe.grids.items()}
-
-    def score(streams: dict[str, Stream], wanted: jax.Array) -> jax.Array:
-        return (probe.forward(streams) * wanted).sum(axis=1)
-
-    def padded(some: np.ndarray) -> tuple[dict[str, Stream], jax.Array]:
-        full = np.resize(some, probe.batch)
-        return dict(clips.take(full).streams), target[full]
-
     try:
-        complete = np.flatnonzero(
-            [all(s.valid[row].any() for s in clips.streams.values()) for row in range(len(clips))]
-        )
-        if not len(complete):
-            raise Undefined("no clip has every modality")
-        streams, wanted = padded(complete[:1])
-        flow = Flow.of(score, jax.tree.map(jnp.asarray, streams), wanted)
-
-        @compiled
-        def relevance(streams: dict[str, Stream], wanted: jax.Array) -> dict[str, dict[str, jax.Array]]:
-            traced = Traced.of(flow, score, streams, wanted)
-            return {name: of(traced) for name, of in RELEVANCES.items()}
-
-        parts = []
-        for some in probe.parts(len(clips)):
-            got = relevance(*padded(some))
-            parts.append(jax.tree.map(lambda x, count=len(some): np.asarray(x)[:count], got))
-        joined = jax.tree.map(lambda *of: np.concatenate(of), *parts)
+        joined = carried(study)(clips, part.clean.predicted)
         for name, whole in joined.items():
             share = modality_share(whole, {m: tokens[m] for m in study.modalities})
             found.keep(f"{SHARE}{name}", share, part.rows)

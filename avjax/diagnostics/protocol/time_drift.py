@@ -22,7 +22,7 @@ from avjax.diagnostics.drift.divergence import Drift, drift
 from avjax.diagnostics.drift.windows import Edges, Span, content_change, in_windows, windows
 from avjax.diagnostics.measured import Measured, Undefined
 from avjax.diagnostics.probe import ModelProbe
-from avjax.diagnostics.protocol.corruption import FLOOR_SEEDS, STATE, re_encoded
+from avjax.diagnostics.protocol.saliency import FLOOR_SEEDS, STATE, re_encoded
 from avjax.diagnostics.protocol.study import Found, Study
 
 Saliency = Mapping[str, np.ndarray]

@@ -21,7 +21,7 @@ from avjax.diagnostics.drift import axes, calibrated
 from avjax.diagnostics.drift.divergence import Drift, drift
 from avjax.diagnostics.measured import Measured, Undefined
 from avjax.diagnostics.probe import ModelProbe
-from avjax.diagnostics.protocol.corruption import FLOOR_SEEDS, STATE, States, re_encoded, states
+from avjax.diagnostics.protocol.saliency import FLOOR_SEEDS, STATE, States, re_encoded, states
 from avjax.diagnostics.protocol.study import Found, Restore, Study
 from avjax.training.checkpoint import CheckpointError, Checkpoints, problem_of
 from avjax.training.step import TrainState

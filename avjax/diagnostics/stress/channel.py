@@ -124,7 +124,7 @@ def resampling(stream: Stream, level: Level, key: Key) -> Stream:
     return stream.replace(values=(1 - share) * picked(low) + share * picked(low + 1))
 
 
-@sound("speed", "factor", (1.05, 1.1, 1.2, 1.3, 1.5))
+@sound("speed", "factor", (1.05, 1.1, 1.2, 1.3, 1.5), motion=("speed", lambda level, key: level))
 def speed(stream: Stream, level: Level, key: Key) -> Stream:
     """Played faster, pitch and all; the end of the clip, which it no longer fills, is not valid."""
     samples = jnp.arange(len(stream.values))

@@ -15,7 +15,7 @@ from types import MappingProxyType
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int, Integer
+from jaxtyping import Array, Bool, Float, Int, Integer
 
 from avjax.diagnostics.compiled import compiled
 from avjax.diagnostics.measured import Undefined
@@ -29,7 +29,7 @@ from avjax.diagnostics.stress.sound import SOUND
 from avjax.diagnostics.stress.weather import WEATHER
 from avjax.streams import Stream
 
-__all__ = ["SUITE", "Corruption", "corrupted", "unchanged"]
+__all__ = ["SUITE", "Corruption", "corrupted", "motion", "unchanged"]
 
 Streams = Mapping[str, Stream]
 
@@ -69,6 +69,22 @@ def corrupted(
     }
 
 
+def motion(
+    name: str, severity: int, *, seed: int, index: Int[np.ndarray, " B"]
+) -> tuple[str, Float[np.ndarray, " B"]] | None:
+    """How a geometric corruption moves the content of each clip: the kind of ``rows.Motion``, and by how much.
+
+    None of a corruption that leaves content where it is, and at severity 0.
+    """
+    if SUITE[name].motion is None or severity == 0:
+        return None
+    kind, amount = SUITE[name].motion
+    level = jnp.asarray(SUITE[name].levels[severity - 1], jnp.float32)
+    key = _key(jnp.uint32(seed), name)
+    numbers = jnp.asarray(index).astype(jnp.uint32)
+    return kind, np.asarray(jax.vmap(lambda number: amount(level, jax.random.fold_in(key, number)))(numbers))
+
+
 def unchanged(before: Streams, after: Streams) -> dict[str, Bool[np.ndarray, " B"]]:
     """Modality -> clips in which it came out as it was: silence under noise, or a stream that is missing.
 
@@ -84,9 +100,13 @@ def unchanged(before: Streams, after: Streams) -> dict[str, Bool[np.ndarray, " B
     return same
 
 
+def _key(seed: Array, name: str) -> Array:
+    return jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
+
+
 def _of_rows(streams: Streams, level: Level, index: Array, seed: Array, *, name: str) -> Streams:
     """Every row by itself; the level is an argument, so that one program serves all severities."""
-    key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
+    key = _key(seed, name)
 
     def row(streams: Streams, number: Array) -> Streams:
         return SUITE[name].function(streams, level, jax.random.fold_in(key, number))

@@ -105,10 +105,15 @@ def moving_occlusion(stream: Stream, level: Level, key: Key) -> Stream:
     return _occluded(stream, level, 1 - jnp.abs(jnp.mod(path, 2) - 1))
 
 
-@picture("rotation", "degrees", (11, 17, 23, 29, 35), "clip")
+def _angle(level: Level, key: Key) -> Float[Array, ""]:
+    """One way or the other, as the clip has it."""
+    return jnp.deg2rad(level) * jnp.where(uniform(key, "side") < 0.5, -1, 1)
+
+
+@picture("rotation", "degrees", (11, 17, 23, 29, 35), "clip", ("turn", lambda level, key: -_angle(level, key)))
 def rotation(frame: Frame, level: Level, key: Key) -> Frame:
     """Turned one way or the other about the middle, the border repeated."""
-    angle = jnp.deg2rad(level) * jnp.where(uniform(key, "side") < 0.5, -1, 1)
+    angle = _angle(level, key)
     rows, columns = places(frame)
     middle = [(side - 1) / 2 for side in frame.shape[:2]]
     down, right = rows - middle[0], columns - middle[1]

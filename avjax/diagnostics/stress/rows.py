@@ -26,6 +26,10 @@ OfStream = Callable[[Stream, Level, Key], Stream]
 OfFrame = Callable[[Frame, Level, Key], Frame]
 Levels = tuple[int | float | tuple[int | float, ...], ...]
 Drawn = Literal["frame", "clip", "nothing"]
+Amount = Callable[[Level, Key], Float[Array, ""]]
+Motion = tuple[Literal["turn", "speed"], Amount]
+"""How content moves and stays what it is, and by how much a row's does: radians by which a frame's content turns from
+its rows to its columns, or the factor at which a clip is played."""
 
 RANGE = {"audio": (-1.0, 1.0), "video": (0.0, 1.0)}
 
@@ -43,6 +47,7 @@ class Corruption:
       drawn: whether its random numbers are new in every frame, the same throughout a clip, or none.
       function: of one row.
       least_rate: audio of fewer samples per second would not be changed by the mildest level.
+      motion: of a geometric one.
     """
 
     name: str
@@ -53,13 +58,16 @@ class Corruption:
     drawn: Drawn
     function: OfRow
     least_rate: float = 0.0
+    motion: Motion | None = None
 
     def __post_init__(self) -> None:
         if len(self.levels) != 5:
             raise ValueError(f"{self.name} has {len(self.levels)} levels; a corruption has 5")
 
 
-def picture(name: str, unit: str, levels: Levels, drawn: Drawn) -> Callable[[OfFrame], Corruption]:
+def picture(
+    name: str, unit: str, levels: Levels, drawn: Drawn, motion: Motion | None = None
+) -> Callable[[OfFrame], Corruption]:
     """Makes a corruption of a function of one frame; ``drawn`` says whether each frame has a key of its own."""
 
     def decorate(function: OfFrame) -> Corruption:
@@ -69,7 +77,7 @@ def picture(name: str, unit: str, levels: Levels, drawn: Drawn) -> Callable[[OfF
                 return stream.replace(values=jax.vmap(function, (0, None, 0))(stream.values, level, keys))
             return stream.replace(values=jax.vmap(function, (0, None, None))(stream.values, level, key))
 
-        return _corruption("video", name, unit, levels, drawn, of_stream, _line(function))
+        return _corruption("video", name, unit, levels, drawn, of_stream, _line(function), motion=motion)
 
     return decorate
 
@@ -80,10 +88,19 @@ def video(name: str, unit: str, levels: Levels, drawn: Drawn) -> Callable[[OfStr
 
 
 def sound(
-    name: str, unit: str, levels: Levels, drawn: Drawn = "nothing", least_rate: float = 0.0
+    name: str,
+    unit: str,
+    levels: Levels,
+    drawn: Drawn = "nothing",
+    least_rate: float = 0.0,
+    motion: Motion | None = None,
 ) -> Callable[[OfStream], Corruption]:
     """Makes a corruption of a function of a waveform."""
-    return lambda function: _corruption("audio", name, unit, levels, drawn, function, _line(function), least_rate)
+
+    def decorate(function: OfStream) -> Corruption:
+        return _corruption("audio", name, unit, levels, drawn, function, _line(function), least_rate, motion)
+
+    return decorate
 
 
 def named(key: Key, name: str) -> Key:
@@ -123,11 +140,12 @@ def _corruption(
     function: OfStream,
     what: str,
     least_rate: float = 0.0,
+    motion: Motion | None = None,
 ) -> Corruption:
     def of_row(row: Row, level: Level, key: Key) -> Row:
         return {**row, modality: _guarded(modality, row[modality], level, key, function)}
 
-    return Corruption(f"{modality}/{name}", (modality,), unit, levels, what, drawn, of_row, least_rate)
+    return Corruption(f"{modality}/{name}", (modality,), unit, levels, what, drawn, of_row, least_rate, motion)
 
 
 def _guarded(modality: str, stream: Stream, level: Level, key: Key, function: OfStream) -> Stream:

@@ -148,7 +148,7 @@ def _drift(drawn: Drawn) -> None:
         else:
             add("drift/rfi", 0.9 - 0.25 * place / 3, width=0.1, group=kind, condition=whole)
     add("drift/cmsd_time", 0.24, estimator="rollout")
-    for axis, scale in (("time", 1.0), ("train", 0.6)):
+    for axis, scale in (("severity", 1.2), ("time", 1.0), ("train", 0.6)):
         for part, value in (("raw", 0.09), ("floor", 0.005), ("ceiling", 0.31), ("allocation", 0.03)):
             add(f"drift/cmsd_{axis}_{part}", scale * value, width=0.002)
         for group, value in (("audio", 0.04), ("video", 0.02)):
@@ -160,6 +160,18 @@ def _drift(drawn: Drawn) -> None:
     add("drift/unexplained", 0.18)
     add("drift/harmful", 0.41)
     add("drift/separation", 0.72)
+    worst = Condition(AUDIO[0], 5, 0)
+    for id, group, value in (
+        ("total_variation", None, 0.3), ("cosine", None, 0.8), ("top_iou", None, 0.4),
+        ("rank_correlation", "audio", 0.6),
+        ("earth_mover_time", "audio", 0.1), ("earth_mover_grid", "video", 0.05),
+    ):  # fmt: skip
+        add(f"drift/{id}", value, group=group, condition=worst, estimator="rollout")
+    for late in (-80.0, 80.0):
+        for id, estimator in (("cmsd", "moved"), ("dropped_mass", "moved, of the clean state")):
+            add(f"drift/{id}", 0.05, condition=Condition("offset", late, 0), estimator=estimator, fill="real")
+    for id in ("cmsd", "cmsd_allocation"):
+        add(f"drift/{id}", 0.2, condition=Condition("audio 20 dB", seed=0), estimator="rollout, under PGD-20")
 
 
 def _consistency(drawn: Drawn) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from avjax.diagnostics.drift.divergence import drift
 from avjax.diagnostics.drift.grid import AUDIO_GRID, VISUAL_GRID, against_warped, cells, co_valid, pooled, state
+from avjax.diagnostics.drift.warps import late
 from avjax.diagnostics.measured import Undefined
 
 seeds = st.integers(0, 2**32 - 1)
@@ -73,12 +74,11 @@ def test_only_shared_cells_are_compared():
 def test_a_map_that_moves_with_its_input_does_not_drift():
     """KA: a delta shifted in time, with the correction, 0; without, 1."""
     delta = np.eye(10)
-    source = np.arange(10) - 3
-    source[:3] = -1
+    warp = late(np.array([0.3]), (1, 10))
     groups = ("audio",) * 10
-    (clean, moved), (left, outside) = against_warped(delta[2], delta[5], source)
-    assert float(drift(clean, moved, groups, NAMES).total) == 0
-    assert float(left) == float(outside) == 0
+    (clean, moved), (left, outside) = against_warped(delta[[2]], delta[[5]], *warp)
+    assert drift(clean, moved, groups, NAMES).total.tolist() == [0]
+    assert left.tolist() == outside.tolist() == [0]
     assert float(drift(delta[2], delta[5], groups, NAMES).total) == 1
 
 
@@ -87,13 +87,12 @@ def test_mass_that_leaves_the_view_is_reported(seed, shift):
     """A shift of 8 cells by some: the clean state's end is gone, and the moved state's beginning is new."""
     rng = np.random.default_rng(seed)
     clean, moved = rng.dirichlet(np.ones(8), size=2)
-    source = np.arange(8) - shift
-    source[(source < 0) | (source > 7)] = -1
-    (a, b), (left, outside) = against_warped(clean, moved, source)
+    (a, b), (left, outside) = against_warped(clean[None], moved[None], *late(np.array([shift / 8]), (1, 8)))
+    a, b = a[0], b[0]
     gone = [j for j in range(8) if not 0 <= j + shift < 8]
     new = [j for j in range(8) if not 0 <= j - shift < 8]
-    assert float(left) == pytest.approx(clean[gone].sum(), abs=1e-15)
-    assert float(outside) == pytest.approx(moved[new].sum(), abs=1e-15)
+    assert float(left[0]) == pytest.approx(clean[gone].sum(), abs=1e-15)
+    assert float(outside[0]) == pytest.approx(moved[new].sum(), abs=1e-15)
     assert not a[new].any()
     assert not b[new].any()
     np.testing.assert_allclose([a.sum(), b.sum()], 1, rtol=1e-14)
@@ -101,6 +100,6 @@ def test_mass_that_leaves_the_view_is_reported(seed, shift):
 
 def test_a_flip_of_an_image(rng):
     image = rng.dirichlet(np.ones(49))
-    source = np.arange(49).reshape(7, 7)[:, ::-1].ravel()
-    (a, b), _ = against_warped(image, image.reshape(7, 7)[:, ::-1].ravel(), source)
-    np.testing.assert_array_equal(a, b)
+    target, inside = np.arange(49).reshape(1, 7, 7)[..., ::-1].reshape(1, -1), np.ones((1, 49), bool)
+    (a, b), _ = against_warped(image[None], image.reshape(1, 7, 7)[..., ::-1].reshape(1, -1), target, inside)
+    np.testing.assert_allclose(a, b, rtol=1e-15)

@@ -8,13 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from avjax.diagnostics.drift.divergence import drift
 from avjax.diagnostics.protocol import attack
 from avjax.diagnostics.protocol.attack import DECIBELS, PIXELS, attacks
+from avjax.diagnostics.protocol.saliency import STATE
 from avjax.diagnostics.protocol.study import Found
 from avjax.diagnostics.stress.attacks.clips import attacked
 from avjax.diagnostics.stress.attacks.frontier import Once, unbounded_guard
 from avjax.diagnostics.stress.attacks.gradient import PGD
 from tests.diagnostics.protocol.raw_probe import FRAMES, SAMPLES, SIDE, TIER, clips_of, study_of
+from tests.models.planted import MODALITIES
 
 ROWS = 24
 ELEMENTS = {"audio": SAMPLES, "video": FRAMES * SIDE * SIDE}
@@ -70,6 +73,16 @@ def test_a_linear_model(rng, monkeypatch):
     for a in ("audio 40 dB", "audio 20 dB"):
         for v in ("video 1/255", "video 8/255"):
             reach[f"{a}, {v}"] = sound[a] + sight[v]
+    (moved,) = [line for line in found.lines if line.id == "drift/cmsd_allocation"]
+    # Every slope is 1: a state is the size of what is there, and the worst is at the corner of both radii.
+    mass = []
+    for radius in (0.0, 1.0):
+        push = -radius * np.sign(distance)[:, None]
+        heard = np.abs(clips.streams["audio"].values + push * sound["audio 20 dB"] / ELEMENTS["audio"]).sum(axis=1)
+        seen = np.abs(clips.streams["video"].values.reshape(ROWS, -1) + push * PIXELS[-1]).sum(axis=1)
+        mass.append(np.stack([heard, seen], axis=1) / (heard + seen)[:, None])
+    assert moved.value == pytest.approx(drift(*mass, MODALITIES, MODALITIES).total.mean(), rel=1e-2)
+    assert (moved.condition.corruption, moved.estimator) == ("audio 20 dB, video 8/255", f"{STATE}, under PGD-4")
     accuracy = values(found, "stress/adversarial_accuracy")
     for words, far in reach.items():
         # Within rounding of the distance either may be.

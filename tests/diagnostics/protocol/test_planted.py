@@ -15,7 +15,7 @@ from avjax.diagnostics.probe import FunctionProbe
 from avjax.diagnostics.protocol import explanation
 from avjax.diagnostics.protocol.ablation import ablation, additive
 from avjax.diagnostics.protocol.alignment import offsets
-from avjax.diagnostics.protocol.corruption import states
+from avjax.diagnostics.protocol.saliency import states
 from avjax.diagnostics.protocol.study import Alone, Found, Study
 from avjax.streams import Batch
 from tests.diagnostics.protocol.planted_probe import TIER, clips_of, probe_of, study_of

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 from markupsafe import Markup
 
 from avjax.diagnostics.diagnosis import charts, pictures
 from avjax.diagnostics.diagnosis.arrays import ALLOCATION, STEP, TO_FINAL
 from avjax.diagnostics.diagnosis.charts import Bar, Line
-from avjax.diagnostics.diagnosis.panels.panel import JOINT, Panel, Section, colour, commonest, distinct, kinds, section
+from avjax.diagnostics.diagnosis.panels.panel import (
+    JOINT,
+    Panel,
+    Section,
+    at_worst,
+    colour,
+    commonest,
+    distinct,
+    kinds,
+    section,
+)
 from avjax.diagnostics.diagnosis.result import Diagnosis
+from avjax.diagnostics.diagnosis.rules import of_gradients
+from avjax.diagnostics.measured import Measured
 from avjax.diagnostics.page import environment
 
 MOST_SMALL = 12
@@ -55,11 +69,17 @@ def following(diagnosis: Diagnosis) -> Markup | None:
     if not any(line.value is not None for line in lines):
         return None
     rows = [
-        Bar(line.condition.corruption if line.condition else line.group or "all", line.value, line.ci_lo, line.ci_hi,
-            colour(diagnosis, line.group), text="" if line.value is not None else "none")
+        Bar(_under(line, line.group or "all"), line.value, line.ci_lo, line.ci_hi, colour(diagnosis, line.group),
+            text="" if line.value is not None else "none", second=not of_gradients(line))
         for line in lines
     ]  # fmt: skip
     return charts.bars("Reliability-following index of each corruption", rows, axis=(-1.0, 1.0), zero=0.0, filled=True)
+
+
+def _under(line: Measured, whole: str) -> str:
+    """The corruption of a line, and whether it is of attention."""
+    name = line.condition.corruption if line.condition else whole
+    return name if of_gradients(line) else f"{name}, attention"
 
 
 def headline(diagnosis: Diagnosis) -> Markup | None:
@@ -68,17 +88,73 @@ def headline(diagnosis: Diagnosis) -> Markup | None:
     for line in diagnosis.find("drift/cmsd_severity"):
         if line.value is not None:
             under = line.condition.corruption if line.condition else "all corruptions"
-            shade = colour(diagnosis, kind.get(under, line.group))
-            rows.append(Bar(under, line.value, line.ci_lo, line.ci_hi, shade))
+            shade, second = colour(diagnosis, kind.get(under, line.group)), not of_gradients(line)
+            rows.append(Bar(_under(line, "all corruptions"), line.value, line.ci_lo, line.ci_hi, shade, second=second))
     for id, name in (("cmsd_time", "over time"), ("unexplained", "prediction unchanged"),
                      ("harmful", "right to wrong"), ("separation", "separation of harm (AUROC)")):  # fmt: skip
-        lines = [line for line in diagnosis.find(f"drift/{id}") if line.value is not None]
+        lines = _alike(diagnosis, f"drift/{id}")
         if len(lines) == 1:
             rows.append(Bar(name, lines[0].value, lines[0].ci_lo, lines[0].ci_hi, charts.QUIET, second=True))
         elif lines:
             middle = float(np.mean([line.value for line in lines]))
             rows.append(Bar(f"{name}, mean of {len(lines)}", middle, colour=charts.QUIET, second=True))
     return charts.bars("Calibrated drift", rows, axis=(0.0, 1.0)) if rows else None
+
+
+def _alike(diagnosis: Diagnosis, id: str, **fields: str | None) -> list[Measured]:
+    """The lines with a value of the commonest estimator."""
+    lines = [line for line in diagnosis.find(id, **fields) if line.value is not None]
+    state = commonest(lines)
+    return [line for line in lines if line.estimator == state]
+
+
+def companions(diagnosis: Diagnosis) -> Markup | None:
+    """Other distances of the same states, means over corruptions at their greatest severity."""
+    rows = []
+    for id, name in (("total_variation", "total variation"), ("cosine", "cosine"), ("top_iou", "shared top cells"),
+                     ("rank_correlation", "rank correlation"), ("earth_mover_time", "moved in time"),
+                     ("earth_mover_grid", "moved over the picture")):  # fmt: skip
+        for (group,) in distinct(diagnosis.find(f"drift/{id}"), "group"):
+            lines = at_worst(_alike(diagnosis, f"drift/{id}", group=group))
+            if lines:
+                middle = float(np.mean([line.value for line in lines]))
+                shade = charts.QUIET if group is None else colour(diagnosis, group)
+                rows.append(Bar(name if group is None else f"{name}, {group}", middle, colour=shade))
+    return charts.bars("Companions of drift", rows, axis=(-1.0, 1.0), zero=0.0, filled=True) if rows else None
+
+
+def offset(diagnosis: Diagnosis) -> Markup | None:
+    """Drift by the sound's delay, and the mass that the delay takes out of the comparison."""
+    lines = [line for line in diagnosis.find("drift/cmsd", corruption="offset") if line.value is not None]
+    if len(lines) < 2:
+        return None
+    lines.sort(key=lambda line: line.condition.severity)
+    places = [line.condition.severity for line in lines]
+    curves = [Line("CMSD, bits", places, [line.value for line in lines], colour=4, dots=True)]
+    for side in ("clean", "changed"):
+        lost = {
+            line.condition.severity: line.value for line in diagnosis.find("drift/dropped_mass", corruption="offset")
+            if line.estimator.endswith(f"of the {side} state")
+        }  # fmt: skip
+        if set(lost) >= set(places):
+            name = f"mass out of view, {side} state"
+            curves.append(Line(name, places, [lost[at] for at in places], colour=charts.QUIET))
+    x = "sound early  ←  milliseconds  →  sound late"
+    return charts.lines("Drift by the offset of the sound", curves, x=x, y="")
+
+
+def attacked(diagnosis: Diagnosis) -> Markup | None:
+    """Whether an attack moves attention from one modality to the other."""
+    whole = next((line for line in diagnosis.find("drift/cmsd") if ", under " in line.estimator), None)
+    if whole is None or whole.value is None:
+        return None
+    parts = [("drift", "drift/cmsd", None, 4), ("between modalities", "drift/cmsd_allocation", None, JOINT)]
+    parts += [(f"within {m}", "drift/cmsd_localisation", m, colour(diagnosis, m)) for m in diagnosis.modalities]
+    found = [(name, diagnosis.one(id, estimator=whole.estimator, group=group), shade)
+             for name, id, group, shade in parts]  # fmt: skip
+    rows = [Bar(name, line.value, line.ci_lo, line.ci_hi, shade, second=name != "drift")
+            for name, line, shade in found if line is not None]  # fmt: skip
+    return charts.bars("Drift between clean clips and the same under attack", rows, zero=0.0, filled=True)
 
 
 def timeline(diagnosis: Diagnosis) -> Markup | None:
@@ -138,17 +214,18 @@ def _settled(diagnosis: Diagnosis) -> list[str]:
 
 
 def split(diagnosis: Diagnosis) -> Markup | None:
-    """Raw drift from window to window and from checkpoint to checkpoint: its parts, its floor and its ceiling."""
+    """Raw drift over severities, windows and checkpoints: its parts, its floor and its ceiling."""
     rows = []
-    for axis, name in (("time", "over time"), ("train", "over training")):
-        whole = diagnosis.one(f"drift/cmsd_{axis}_raw")
+    for axis, name in (("severity", "over severities"), ("time", "over time"), ("train", "over training")):
+        one = functools.partial(diagnosis.one, corruption=None)
+        whole = one(f"drift/cmsd_{axis}_raw")
         if whole is None:
             continue
         rows.append(Bar(name, whole.value, whole.ci_lo, whole.ci_hi, 4))
-        parts = [("between modalities", diagnosis.one(f"drift/cmsd_{axis}_allocation"), JOINT)]
-        parts += [(f"within {m}", diagnosis.one(f"drift/cmsd_{axis}_localisation", group=m), colour(diagnosis, m))
+        parts = [("between modalities", one(f"drift/cmsd_{axis}_allocation"), JOINT)]
+        parts += [(f"within {m}", one(f"drift/cmsd_{axis}_localisation", group=m), colour(diagnosis, m))
                   for m in diagnosis.modalities]  # fmt: skip
-        parts += [(end, diagnosis.one(f"drift/cmsd_{axis}_{end}"), charts.QUIET) for end in ("floor", "ceiling")]
+        parts += [(end, one(f"drift/cmsd_{axis}_{end}"), charts.QUIET) for end in ("floor", "ceiling")]
         rows += [
             Bar(f"{name}, {part}", line.value, line.ci_lo, line.ci_hi, shade, second=True)
             for part, line, shade in parts if line is not None
@@ -173,10 +250,17 @@ PANELS = (
     Panel("Calibrated drift", "0 is the drift under imperceptible re-encoding, 1 that between different clips. Drift "
           "is no fault by itself: read it beside RFI and accuracy.", ("drift/cmsd_severity", "drift/cmsd_time"),
           headline),
-    Panel("Where it moves", "CMSD in bits from each window of a clip to the next, and from each checkpoint to the "
-          "next: the sum, and exactly its parts. Floor: re-encoding. Ceiling: a clip's windows in any order, or other "
-          "clips.",
-          ("drift/cmsd_time_raw", "drift/cmsd_train_raw"), split),
+    Panel("Where it moves", "CMSD in bits from the clean clip to each severity, from each window of a clip to the "
+          "next, and from each checkpoint to the next: the sum, and exactly its parts. Floor: re-encoding. Ceiling: a "
+          "clip's windows in any order, or other clips.",
+          ("drift/cmsd_severity_raw", "drift/cmsd_time_raw", "drift/cmsd_train_raw"), split),
+    Panel("Other distances", "Of the same states at the greatest severity, mean of corruptions. Of total variation and "
+          "what moved, 0 is no drift; of the others, 1.", ("drift/total_variation", "drift/cosine"), companions),
+    Panel("Under attack", "CMSD in bits between clips and the same under the widest attack on all modalities.",
+          ("stress/adversarial_accuracy",), attacked),
+    Panel("Drift by offset", "CMSD against the clean state moved along with the sound: 0 where saliency moves with "
+          "what it hears. What leaves the clip, or comes from outside of it, is not compared.",
+          ("stress/offset_accuracy",), offset),
     Panel("The way through a clip", "Follows the content: rank correlation of drift with the change of sound and "
           "pictures. Unprovoked: the drift where nothing changes, 0 is best. Wander: 1 ends where it began.",
           ("drift/content_following", "drift/cmsd_time"), content),

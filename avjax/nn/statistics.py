@@ -1,9 +1,10 @@
 """What a model's attention reports: statistics of the kernels, asked for from outside.
 
 Models know nothing of it. Whoever calls one under ``recording`` is given the statistics of every attention in it,
-by site; a site is one place in a stack of layers (``fusion``, ``unimodal.audio``), with one entry a layer. One more
-than the kernels have may be asked for, VALUE_MASS, for which each attention is computed once more. Under ``tapping`` it
-is given the calls themselves, and may change what they return; ``tapped`` adds gradients to them.
+by site; a site is one place in a stack of layers (``fusion``, ``unimodal.audio``), with one entry a layer. Two more
+than the kernels have may be asked for: VALUE_MASS, for which each attention is computed once more, and KEY_VALID, the
+keys that there are. Under ``tapping`` it is given the calls themselves, and may change what they return; ``tapped``
+adds gradients to them.
 """
 
 from __future__ import annotations
@@ -29,6 +30,10 @@ from kernels.attention.statistics import check_names
 VALUE_MASS = "value_mass"
 """sum_{j in g} P_ij ||V_j W_O,h||_2, [B, H, N, G] (norms: Kobayashi et al. 2020): mass by how far a value can move what
 comes out of the block of the query. Where nothing projects what is attended to, W_O is the identity."""
+KEY_VALID = "key_valid"
+"""Which keys a sample has, bool [B, Nk]: what is padded or missing is False, whoever asks."""
+OWN = (VALUE_MASS, KEY_VALID)
+"""What is asked for here, not of the kernels."""
 
 
 @functools.partial(
@@ -42,7 +47,7 @@ class Site:
 
     Attributes:
       statistics: name -> [layer, B, H, N, ...]; see ``kernels.attention.statistics`` for what each means, and
-        VALUE_MASS.
+        VALUE_MASS; KEY_VALID is [layer, B, Nk].
       queries, keys: groups of tokens, which mass counts by; a modality without further words is its own tokens.
       in_sight: for each group of queries the number of keys that it may see, missing ones counted.
       stacked: whether the axis of layers is there already.
@@ -118,6 +123,15 @@ def wanted() -> tuple[str, ...]:
     return () if recorder is None else recorder.names
 
 
+def key_valid(mask: Mask, rows: int) -> Bool[Array, "B Nk"]:
+    """KEY_VALID of one call."""
+    valid = jnp.ones((rows, mask.keys.length), bool) if mask.key_valid is None else mask.key_valid
+    if mask.presence is None:
+        return valid
+    there = [jnp.repeat(mask.presence[:, [k]], n, axis=1) for k, n in enumerate(mask.keys.lengths)]
+    return valid & jnp.concatenate(there, axis=1)
+
+
 def record(name: str, statistics: Mapping[str, Array], mask: Mask) -> None:
     """Keeps the statistics of one call of attention at the site of this name in the stack that is running."""
     recorder = _current.get()
@@ -152,7 +166,7 @@ def recording(names: Sequence[str]) -> Iterator[dict[str, Site]]:
     Raises:
       ValueError: for statistics that do not exist, and where nothing attended.
     """
-    check_names([name for name in names if name != VALUE_MASS])
+    check_names([name for name in names if name not in OWN])
     recorder, sites = _Recorder(tuple(names)), {}
     token = _current.set(recorder)
     try:
@@ -301,7 +315,7 @@ def capture_statistics(
     token pays to each group of keys, ``["fusion"].keys.names``. May be called under jit and differentiated.
 
     Args:
-      names: of ``kernels.attention.STATISTICS``, and VALUE_MASS.
+      names: of ``kernels.attention.STATISTICS``, VALUE_MASS and KEY_VALID.
       keep: modality -> [B, N], False hides a token.
 
     Raises:

@@ -16,6 +16,7 @@ from avjax.diagnostics.drift import axes, calibrated, divergence
 from avjax.diagnostics.faithfulness import complexity, curves, infidelity, localisation, sanity
 from avjax.diagnostics.measured import Undefined
 from avjax.training.metrics import accuracy, confusion
+from tests.diagnostics.ranges import out_of_range
 
 CELLS = ("audio",) * 3 + ("video",) * 5
 NAMES = ("audio", "video")
@@ -266,3 +267,13 @@ def test_a_number_has_no_interval_and_may_be_undefined() -> None:
 def test_what_was_skipped_says_why() -> None:
     one = skipped("contribution/mm_shap", "the tier has none", estimator="permutations")
     assert (one.value, one.status, one.reason, one.unit) == (None, "skipped", "the tier has none", "share")
+
+
+def test_lines_out_of_their_range_are_found() -> None:
+    """An entropy in nats where a share is meant, and the end of an interval; not what float32 rounds."""
+    inside = [number("contribution/attention_entropy", lambda x=x: x, estimator="x", n=1) for x in (0, 1, 1 + 1e-7)]
+    assert out_of_range(inside) == []
+    nats = number("contribution/attention_entropy", lambda: 2.3, estimator="x", n=1)
+    wide = number("drift/rfi", lambda: 0.5, estimator="x", n=7, ci_lo=0.4, ci_hi=1.6)
+    found = out_of_range([*inside, nats, wide, skipped("drift/rfi", "none", estimator="x")])
+    assert [("value 2.3" in one, "ci_hi 1.6" in one) for one in found] == [(True, False), (False, True)]

@@ -12,9 +12,11 @@ from avjax.models import late_fusion
 from avjax.nn.attention import attend
 from avjax.nn.placement import Placement, placed_on
 from avjax.nn.statistics import (
+    KEY_VALID,
     VALUE_MASS,
     call_and_capture,
     capture_statistics,
+    key_valid,
     recording,
     site,
     tapped,
@@ -24,13 +26,13 @@ from avjax.nn.statistics import (
 from avjax.nn.transformer import Size
 from avjax.training.sharding import MeshShape, Rules
 from avjax.training.step import split_model
-from kernels.attention import STATISTICS, attention
+from kernels.attention import STATISTICS, Layout, Mask, attention
 from tests.levels import in_part, in_short
 from tests.models import tiny
 
 SIZE = Size(8, 4, 2)
 ROWS = 8
-NAMES = (*(name for name in STATISTICS if name != "group_output"), VALUE_MASS)
+NAMES = (*(name for name in STATISTICS if name != "group_output"), VALUE_MASS, KEY_VALID)
 SITES = {
     "bottleneck": (
         tiny.config(size=SIZE, fusion_layer=1),
@@ -106,7 +108,7 @@ def test_every_site_has_every_layer(name, rng):
 def test_masses_tell_modality_from_bottleneck(rng):
     config, _ = SITES["bottleneck"]
     given = batch(rng)
-    _, sites = captured(config, given, names=("mass",))
+    _, sites = captured(config, given, names=("mass", KEY_VALID))
     found = sites["fusion"]
     assert found.keys.names == ("video", "bottleneck_video", "audio", "bottleneck_audio")
     asking = slice(*found.queries.ranges[2])
@@ -117,6 +119,23 @@ def test_masses_tell_modality_from_bottleneck(rng):
     assert audio[:, there].all()
     assert not audio[:, ~there].any()
     assert 2 <= (~there).sum() < ROWS
+    # The keys that there are: bottlenecks always; behind the patches a class token, where there is any of them.
+    for name, (begin, end) in zip(found.keys.names, found.keys.ranges, strict=True):
+        keys = np.asarray(found[KEY_VALID])[:, :, begin:end]
+        stream = given.streams.get(name)
+        own = np.ones((ROWS, 1), bool) if stream is None else np.array(stream.valid).any(axis=1, keepdims=True)
+        np.testing.assert_array_equal(keys[..., -1:], np.broadcast_to(own, (3, ROWS, 1)))
+        assert keys.shape[2] > 1
+        assert not keys[:, ~own[:, 0]].any()
+
+
+def test_which_keys_there_are(rng):
+    """Where a key is valid and its group present; without either, everywhere."""
+    layout, presence = Layout.of(a=2, b=3), rng.random((4, 2)) < 0.5
+    valid = rng.random((4, 5)) < 0.5
+    mask = Mask(layout, layout, key_valid=jnp.asarray(valid), presence=jnp.asarray(presence))
+    np.testing.assert_array_equal(key_valid(mask, 4), valid & presence[:, [0, 0, 1, 1, 1]])
+    assert key_valid(Mask(layout, layout), 4).all()
 
 
 def test_value_mass_is_of_what_every_block_makes_of_values(rng):

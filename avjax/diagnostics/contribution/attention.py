@@ -10,7 +10,7 @@ anything, it has no share and counts in no mean. Bottlenecks of a modality count
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,11 +19,13 @@ from jaxtyping import Bool, Float, Num
 from avjax.diagnostics.contribution.flow import BOTTLENECK
 from avjax.diagnostics.contribution.shares import attention_share, efficiency, lift, output_share, over_heads, share
 from avjax.diagnostics.measured import Undefined
-from avjax.nn.statistics import VALUE_MASS, Site
+from avjax.nn.statistics import KEY_VALID, VALUE_MASS, Site
 from kernels.attention import Layout
 
 Valid = Mapping[str, Bool[np.ndarray, "B _"]]
 """Group of tokens -> which are valid, [B, N]; a group that is not named is valid throughout."""
+Elsewhere = Mapping[tuple[str, int], Bool[np.ndarray, "B _"]]
+"""(group of tokens, their number) -> which are valid, at some site that asks for them."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -41,6 +43,11 @@ class GroupShares:
     values: Float[np.ndarray, "layer B H Gq Gk"]
     defined: Bool[np.ndarray, "layer B H Gq"]
 
+    def head(self, number: int) -> GroupShares:
+        """Of one head alone."""
+        values, defined = self.values[:, :, [number]], self.defined[:, :, [number]]
+        return dataclasses.replace(self, values=values, defined=defined)
+
     def by_head(self, queries: str, rows: Any = slice(None)) -> Float[np.ndarray, "layer H Gk"]:
         """Mean over samples; Undefined where some head has no sample with such queries."""
         group = self.queries.index(queries)
@@ -53,6 +60,44 @@ class GroupShares:
     def over_heads(self, queries: str, rows: Any = slice(None)) -> dict[str, Float[np.ndarray, "layer Gk"]]:
         """Mean over heads of the mean over samples, and the heads' quantiles 5, 50 and 95 %."""
         return over_heads(self.by_head(queries, rows))
+
+
+def layers(site: Site) -> Iterator[Site]:
+    """Each layer as a site of its own: which tokens are valid may differ from one to the next."""
+    for layer in range(len(next(iter(site.statistics.values())))):
+        found = {name: np.asarray(array)[layer : layer + 1] for name, array in site.statistics.items()}
+        yield dataclasses.replace(site, statistics=found)
+
+
+def keys_of(sites: Mapping[str, Site]) -> Elsewhere:
+    """Validity of all groups that are keys of some site, in its first layer. Needs ``KEY_VALID``."""
+    found: dict[tuple[str, int], np.ndarray] = {}
+    for site in sites.values():
+        for name, valid in asked(site).items():
+            found.setdefault((name, valid.shape[1]), valid)
+    return found
+
+
+def asked(site: Site) -> Valid:
+    """Which keys there are in the first layer of a site. Needs ``KEY_VALID``."""
+    valid = np.asarray(site[KEY_VALID])[0]
+    return {name: valid[:, begin:end] for name, (begin, end) in zip(site.keys.names, site.keys.ranges, strict=True)}
+
+
+def asking(site: Site, elsewhere: Elsewhere) -> Valid:
+    """Which queries there are in the first layer: a mask hides keys, and lets padded tokens ask.
+
+    Tokens that ask are known where they are keys too, here or elsewhere (``keys_of``); others are not named.
+    """
+    here = asked(site)
+    found = {}
+    for name, length in _groups(site.queries):
+        own = here.get(name)
+        valid = elsewhere.get((name, length)) if own is None or own.shape[1] != length else own
+        if valid is not None:
+            found[name] = valid
+    # The keys of a bottleneck are always there; it counts where its modality does.
+    return {name: valid for name, valid in found.items() if _modality(name) == name or _modality(name) not in found}
 
 
 def mass_shares(site: Site, valid: Valid) -> GroupShares:
@@ -98,6 +143,36 @@ def tokens_in_sight(site: Site, valid: Valid) -> Num[np.ndarray, "B Gq Gk"]:
     count = np.stack([_valid(name, n, rows, valid).sum(axis=1) for name, n in _groups(site.keys)], axis=-1)
     sees = [[site.sees is None or (query, key) in site.sees for key in site.keys.names] for query in site.queries.names]
     return count[:, None] * np.array(sees)
+
+
+def entropies(
+    site: Site, queries: Valid, keys: Valid
+) -> tuple[Float[np.ndarray, "layer B H Gq"], Float[np.ndarray, "layer B H Gq Gk"]]:
+    """H_i / ln N of all keys in sight, and H_ig / ln N_g within each group of them, means over a group of queries.
+
+    1 of uniform attention (``normalised_entropy``). Needs ``entropy`` and ``group_entropy``, in nats, and ``mass``.
+    NaN where fewer than two keys are in sight, or no valid query sees any.
+
+    Args:
+      queries, keys: validity of either.
+    """
+    tokens = tokens_in_sight(site, keys).astype(np.float64)
+    scales = [np.log(np.where(n > 1, n, np.nan)) for n in (tokens.sum(axis=-1), tokens)]
+    mass = np.asarray(site["mass"], np.float64)
+    # A query sees nothing of a group that gets no mass, and its entropy there is no 0 to be counted.
+    seen = [mass.any(axis=-1), mass > 0]
+    found = [np.full((*mass.shape[:3], *scale.shape[1:]), np.nan) for scale in scales]
+    for group, ((name, length), (begin, end)) in enumerate(
+        zip(_groups(site.queries), site.queries.ranges, strict=True)
+    ):
+        valid = _valid(name, length, mass.shape[1], queries)[:, None]
+        for into, statistic, scale, sees in zip(found, ("entropy", "group_entropy"), scales, seen, strict=True):
+            counted = sees[:, :, :, begin:end] & valid.reshape(*valid.shape, *[1] * (sees.ndim - 4))
+            amounts = np.asarray(site[statistic], np.float64)[:, :, :, begin:end]
+            number = counted.sum(axis=3)
+            mean = np.where(counted, amounts, 0).sum(axis=3) / np.where(number > 0, number, np.nan)
+            into[:, :, :, group] = mean / scale[:, group][:, None]
+    return found[0], found[1]
 
 
 def lifts(
@@ -166,7 +241,7 @@ def _groups(layout: Layout) -> list[tuple[str, int]]:
 
 
 def _valid(name: str, length: int, rows: int, valid: Valid) -> Bool[np.ndarray, "B N"]:
-    modality = name.removeprefix(f"{BOTTLENECK}_")
+    modality = _modality(name)
     if name in valid:
         found = np.asarray(valid[name])
     elif modality in valid:
@@ -176,3 +251,8 @@ def _valid(name: str, length: int, rows: int, valid: Valid) -> Bool[np.ndarray, 
     if found.shape != (rows, length):
         raise ValueError(f"{name}: {length} tokens of {rows} samples, but validity {found.shape}: give the model's own")
     return found
+
+
+def _modality(group: str) -> str:
+    """That whose tokens, or whose bottleneck, a group is."""
+    return group.removeprefix(f"{BOTTLENECK}_")

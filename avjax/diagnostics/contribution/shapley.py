@@ -147,11 +147,21 @@ class Sampled:
         return magnitude_share(self.values, self.groups, self.names, resolution=self.resolution)
 
     @property
+    def corrected(self) -> Float[np.ndarray, "B G"]:
+        """sum_{j in m} max(|phi_j| - floor of j's group, 0), ours: the dummies' ``floor``, or ``noise`` without any.
+
+        |phi(first) - phi(second)| / 2 and the |phi| of a player without effect have the same mean where both are of
+        normal sampling noise of one variance. Pitfall: |phi| well above the noise is hardly raised by it, and loses as
+        much.
+        """
+        dummies = self.first.shape[1] > len(self.groups)
+        floor = (self.floor if dummies else self.noise) @ members(self.groups, self.names).astype(np.float64)
+        return group_sums(np.maximum(np.abs(self.values) - floor, 0), self.groups, self.names)
+
+    @property
     def corrected_share(self) -> Float[np.ndarray, "B G"]:
-        """``share`` of max(|phi_j| - floor of j's group, 0), ours."""
-        floor = self.floor @ members(self.groups, self.names).astype(np.float64)
-        above = np.maximum(np.abs(self.values) - floor, 0)
-        return share(group_sums(above, self.groups, self.names), resolution=self.resolution)
+        """``share`` of what is ``corrected``; undefined where a sample has nothing above the floor."""
+        return share(self.corrected, resolution=self.resolution)
 
     @property
     def share_error(self) -> Float[np.ndarray, " G"]:

@@ -15,19 +15,23 @@ ROWS = (
         "attention mass share",
         "AMS[G -> g] = mean over queries i in G of sum_{j in g} P_ij",
         SHARE,
-        pitfalls="The number of tokens dominates it: read the lift beside it. Class tokens, bottlenecks and other sinks"
-        " need groups of their own. Blind to sign and length of values.",
+        pitfalls="The number of tokens dominates it: read the lift beside it. Sinks soak mass up: bottlenecks are a"
+        " group, but a class token counts in its modality's, as the estimator says. Blind to sign and length of values."
+        " Of valid tokens.",
         source="common use; the name is ours",
-        function="diagnostics.contribution.shares.attention_share",
+        function="diagnostics.contribution.attention.mass_shares",
+        version=2,
     ),
     definition(
         "contribution/attention_lift",
         "attention lift",
         "LIFT_g = ln(AMS_g / (1 - AMS_g)) - ln(N_g / (N - N_g))",
         Scale("nats", None, None, "none", 0),
-        pitfalls="Of the mean share; a mean of lifts is another number. Undefined where a group has all attention.",
+        pitfalls="Of the mean share; a mean of lifts is another number. Undefined where a group has all attention. N_g"
+        " are the valid keys in sight; under causal order or a window, those that any query may see.",
         source="ours",
-        function="diagnostics.contribution.shares.lift",
+        function="diagnostics.contribution.attention.lifts",
+        version=2,
     ),
     definition(
         "contribution/attention_efficiency",
@@ -36,16 +40,18 @@ ROWS = (
         Scale("ratio", 0, None, "none", 1),
         pitfalls="At most N / N_g, so that groups of different size have different scales.",
         source="ours",
-        function="diagnostics.contribution.shares.efficiency",
+        function="diagnostics.contribution.attention.efficiencies",
+        version=2,
     ),
     definition(
         "contribution/value_weighted_share",
         "value-weighted attention share",
         "AMS^V_g = sum_{j in g} w_ij / sum_j w_ij,   w_ij = P_ij ||V_j W_O,h||_2",
         SHARE,
-        pitfalls="Values that cancel within a group still count.",
+        pitfalls="Values that cancel within a group still count. A class token counts in its modality's group.",
         source="ours; after norm-based analysis of attention",
-        function="diagnostics.contribution.shares.value_weighted_share",
+        function="diagnostics.contribution.attention.value_weighted_shares",
+        version=2,
     ),
     definition(
         "contribution/output_share",
@@ -53,18 +59,20 @@ ROWS = (
         "share_g = <O_ig, O_i> / ||O_i||^2,   O_ig = sum_{j in g} P_ij V_j,   O_i = sum_g O_ig",
         FREE_SHARE,
         pitfalls="Sums to 1 but is not bounded: below 0 where a modality opposes the update, large where the parts"
-        " nearly cancel.",
+        " nearly cancel. A class token counts in its modality's group.",
         source="ours",
-        function="diagnostics.contribution.shares.output_share",
+        function="diagnostics.contribution.attention.output_shares",
+        version=2,
     ),
     definition(
         "contribution/attention_entropy",
         "attention entropy",
         "H_i / ln N,   H_i = -sum_j P_ij ln P_ij; of a modality H_ig / ln N_g of the weights within it",
-        Scale("share", 0, 1),
-        pitfalls="1 of uniform attention, which need not be a fault. Low in sinks.",
+        Scale("share", 0, 1, "none", 1),
+        pitfalls="1 of uniform attention, which need not be a fault. Low in sinks. N are the valid keys in sight.",
         source="common use",
-        function="diagnostics.faithfulness.complexity.normalised_entropy",
+        function="diagnostics.contribution.attention.entropies",
+        version=2,
     ),
     definition(
         "contribution/rollout_share",
@@ -146,11 +154,15 @@ ROWS = (
     definition(
         "contribution/mm_shap_corrected",
         "MM-SHAP above its noise floor",
-        "share of max(|phi_j| - floor_m, 0), floor_m the mean |phi| of players that change nothing",
+        "share of max(|phi_j| - floor_m, 0),   floor_m = mean over j in m of |phi_j(first half) - phi_j(second half)|"
+        " / 2",
         SHARE,
-        pitfalls="The floor is of value functions that draw random fills; of others it is 0.",
+        pitfalls="The floor is what |phi| a player without effect would have by sampling as noisy as that of its"
+        " modality; what is well above it loses more than sampling has added. Where the value function draws, the mean"
+        " |phi| of dummy players is the floor. Clips with nothing above the floor are left out.",
         source="ours",
         function="diagnostics.contribution.shapley.Sampled.corrected_share",
+        version=2,
     ),
     definition(
         "contribution/mm_shap_error",

@@ -4,6 +4,8 @@ Lines of report.json, where a definition leaves it open:
 
     contribution/ablation_*      group: the modalities that are there, joined by "+" in the model's order; "none"
     contribution/attention_lift, output_share   layer: number or name; head: number; group: the tokens attended to
+    contribution/attention_entropy              layer without the tokens that ask, which are the group; or as above, of
+                                                the weights within the group
     contribution/estimator_agreement            estimator: "ONE ~ OTHER", names of definitions, such as
                                                 "mm_shap ~ attention_share"
     drift/cmsd_score, cmsd_allocation           condition: corruption and severity 1..5; estimator: the state
@@ -27,6 +29,12 @@ Arrays of samples.npz; N clips, M modalities in the model's order. Those of N ro
     confidence/CONDITION [N]                    probability of the predicted class
     share/ESTIMATOR [N, M]                      contribution of each modality, named as its definition:
                                                 share/mm_shap
+    attention/ESTIMATOR/LAYER [N, H, G]         what the tokens that LAYER names give to each group of keys in their
+                                                sight, in the order of the lines, by head
+    attention/entropy/LAYER: GROUP [N, H]       the normalised entropy of a line
+    shapley/ESTIMATOR/phi [N, n]                Shapley value of each player, the modality of which is in
+    shapley/ESTIMATOR/groups [n] text
+    shapley/ESTIMATOR/net [N, M]                their sums by modality
     drift/score/CORRUPTION [S, N]               calibrated drift at each severity
     drift/{raw,allocation}/CORRUPTION [S, N], drift/localisation/CORRUPTION [S, N, M]   in bits, at each severity
     drift/mass/CORRUPTION [S + 1, N, M]         mass of each modality: of the clean clip, and at each severity
@@ -43,6 +51,7 @@ from __future__ import annotations
 
 RIGHT, CONFIDENCE, SHARE, DRIFT, ATTACK, CURVE = "right/", "confidence/", "share/", "drift/score/", "attack/", "curve/"
 RAW, ALLOCATED, LOCALISED, MASS = "drift/raw/", "drift/allocation/", "drift/localisation/", "drift/mass/"
+ATTENTION, SHAPLEY = "attention/", "shapley/"
 TIME = "drift/time/"
 ROWS = "rows/"
 """Before the name of an array of fewer clips: the places of its rows among all clips."""

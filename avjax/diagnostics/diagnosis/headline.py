@@ -11,7 +11,7 @@ from avjax.diagnostics.diagnosis.result import Diagnosis
 from avjax.diagnostics.diagnosis.rules import RULES, of_gradients
 from avjax.diagnostics.measured import Measured
 
-ATTENTION = next(rule for rule in RULES if rule.id == "contribution/estimator_agreement").which
+ATTENTION = next(rule for rule in RULES if rule.id == "contribution/estimator_agreement")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +58,8 @@ def headline(diagnosis: Diagnosis) -> tuple[Headline, ...]:
     def clean(line: Measured) -> bool:
         return line.condition is None and line.fill is None
 
+    instead, agreeing = ATTENTION.asked(diagnosis.find(ATTENTION.id))
+    agreement = float(np.mean([line.value for line in agreeing])) if agreeing else None
     confusion = mean("consistency/any_confusion")
     several = len(names) > 1
     rows = [("accuracy", mean("stress/accuracy", clean), True, "clean")]
@@ -77,7 +79,7 @@ def headline(diagnosis: Diagnosis) -> tuple[Headline, ...]:
         ("ΔECE", mean("consistency/ece_change", for_all), False, "mean of conditions"),
         ("under attack", mean("stress/adversarial_accuracy", together), True, "accuracy, PGD on all"),
         ("worst group", least("stress/worst_group_accuracy"), True, "accuracy"),
-        ("attention ρ", mean("contribution/estimator_agreement", ATTENTION), False, "with MM-SHAP"),
+        ("attention ρ", agreement, False, f"{instead} with MM-SHAP" if instead else "with MM-SHAP"),
     ]
     return tuple(Headline(name, value, _text(value, share), note) for name, value, share, note in rows)
 

@@ -6,7 +6,7 @@ Where a light is not good the rule names remedies: what may help, each with a co
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 from avjax.diagnostics.diagnosis.arrays import ATTENDED
@@ -39,6 +39,8 @@ class Rule:
       good, warn: the value from which on the light is so; below ``warn`` it is bad, or above it where lower is better.
       words: a sentence for each of good, warn, bad.
       which: of the definition's lines; all, unless told.
+      instead: (name, which) to ask for in this order where no line of the first has a value; the card then names it.
+      reasons: definitions whose lines say why there is none; its own, unless told.
       lower: whether lower is better.
       less: definition whose value is taken off first, such as that of guessing.
       chance: whether what a line's number comes to by chance, its null baseline, is taken off.
@@ -51,11 +53,27 @@ class Rule:
     warn: float
     words: tuple[str, str, str]
     which: Which = lambda line: True
+    instead: tuple[tuple[str, Which], ...] = ()
+    reasons: tuple[str, ...] = ()
     lower: bool = False
     less: str | None = None
     chance: bool = False
     percent: bool = True
     remedies: tuple[Remedy, ...] = ()
+
+    @property
+    def choices(self) -> tuple[tuple[str, Which], ...]:
+        """What may be judged, the first choice without a name."""
+        return ("", self.which), *self.instead
+
+    def asked(self, lines: Iterable[Measured]) -> tuple[str, list[Measured]]:
+        """Those of the definition's lines that are judged, and what they are of where that is not the first choice."""
+        known = [line for line in lines if line.value is not None]
+        for name, which in self.choices:
+            found = [line for line in known if which(line)]
+            if found:
+                return name, found
+        return "", []
 
     @property
     def thresholds(self) -> str:
@@ -102,6 +120,11 @@ def _missing(line: Measured) -> bool:
 def _attention(line: Measured) -> bool:
     """An agreement of what attention says with MM-SHAP."""
     return "mm_shap" in line.estimator and any(word in line.estimator for word in ("attention", "output_share"))
+
+
+def _through_layers(name: str) -> Which:
+    """An agreement of what is carried through all layers with MM-SHAP."""
+    return lambda line: "mm_shap" in line.estimator and name in line.estimator
 
 
 def _joint(line: Measured) -> bool:
@@ -177,6 +200,10 @@ RULES = (
         ("Attention ranks clips as the Shapley shares do.", "Attention follows the Shapley shares loosely.",
          "Attention does not say which modality counts."),
         which=_attention, percent=False,
+        # Through a bottleneck no query sees both modalities: attention has a share of each layer by layer alone.
+        instead=(("rollout", _through_layers("rollout_share")), ("relevancy", _through_layers("chefer_share"))),
+        reasons=("contribution/mm_shap", "contribution/rollout_share", "contribution/chefer_share",
+                 "contribution/attention_share"),
     ),
     Rule(
         "Survives a missing modality", "consistency/negative_flips", 0.1, 0.25,

@@ -40,10 +40,10 @@ class Verdict:
 
 def verdict(diagnosis: Diagnosis, rule: Rule) -> Verdict:
     """What a rule makes of a diagnosis."""
-    lines = [line for line in diagnosis.find(rule.id) if line.value is not None and rule.which(line)]
+    instead, lines = rule.asked(diagnosis.find(rule.id))
     base = 0.0 if rule.less is None else diagnosis.value(rule.less)
     if not lines or base is None:
-        return Verdict(rule, "unknown", why(diagnosis, (rule.id,) if not lines else (rule.less,)))
+        return Verdict(rule, "unknown", why(diagnosis, (rule.less,)) if lines else _why_none(diagnosis, rule))
 
     def off(line: Measured) -> float:
         return base + ((line.null_baseline or 0.0) if rule.chance else 0.0)
@@ -52,11 +52,19 @@ def verdict(diagnosis: Diagnosis, rule: Rule) -> Verdict:
     ends = (worst.value, worst.ci_lo, worst.ci_hi)
     value, low, high = (None if edge is None else edge - off(worst) for edge in ends)
     light = rule.light(value, low, high)
+    where = ", ".join(word for word in (f"by {instead}" if instead else "", place(worst)) if word)
     said = rule.words[("good", "warn", "bad").index(light)]
     if light == "warn" and rule.passes(value, rule.good):
         said = f"{rule.words[0]} But the interval is too wide to be sure."
     remedies = () if light == "good" else rule.remedies
-    return Verdict(rule, light, said, value, low, high, place(worst), _commands(diagnosis, remedies))
+    return Verdict(rule, light, said, value, low, high, where, _commands(diagnosis, remedies))
+
+
+def _why_none(diagnosis: Diagnosis, rule: Rule) -> str:
+    """In the words of a line that would have been judged, or of what it would have been made of."""
+    lines = [line for line in diagnosis.find(rule.id) if any(which(line) for _, which in rule.choices)]
+    reasons = [line.reason for line in lines if line.reason]
+    return reasons[0] if reasons else why(diagnosis, rule.reasons or (rule.id,))
 
 
 def _commands(diagnosis: Diagnosis, remedies: Sequence[Remedy]) -> tuple[tuple[str, str], ...]:

@@ -15,26 +15,19 @@ from jaxtyping import Array, Float, Int
 
 from avjax.diagnostics.clips import Clips
 from avjax.diagnostics.contribution import gradients, shapley, shares
-from avjax.diagnostics.contribution.attention import mass_shares, output_shares, value_weighted_shares
 from avjax.diagnostics.contribution.relevance import modality_share
 from avjax.diagnostics.definitions import number, skipped
-from avjax.diagnostics.diagnosis.arrays import AGAINST, ROWS, SHARE
+from avjax.diagnostics.diagnosis.arrays import AGAINST, ROWS, SHAPLEY, SHARE
 from avjax.diagnostics.drift.divergence import rank_correlation
 from avjax.diagnostics.measured import Measured, Undefined
 from avjax.diagnostics.players import Baseline, Players
 from avjax.diagnostics.probe import ModelProbe
 from avjax.diagnostics.protocol.relevances import RELEVANCES, carried
+from avjax.diagnostics.protocol.sites import STATISTICS, groups, lines_of, shares_of_modalities
 from avjax.diagnostics.protocol.study import Found, Part, Study
-from avjax.nn.statistics import VALUE_MASS, Site
 from avjax.streams import Stream
 
 IG_STEPS = (32, 256)
-STATISTICS = ("mass", "group_output", VALUE_MASS, "entropy")
-SHARES = {
-    "attention_share": mass_shares,
-    "value_weighted_share": value_weighted_shares,
-    "output_share": output_shares,
-}
 TARGET = {"target": "predicted"}
 THROUGH = "through all layers"
 
@@ -55,6 +48,7 @@ def shapley_values(study: Study) -> Found:
         )
         fields = {"estimator": estimator, "fill": fill, **TARGET}
         try:
+            _keep_values(found, name, sampled, part)
             found.keep(f"{SHARE}{name}", sampled.share, part.rows)
         except Undefined as undefined:
             found.lines.append(skipped("contribution/mm_shap", undefined.reason, n=len(part.rows), **fields))
@@ -83,6 +77,27 @@ def sampled_values(study: Study, part: Part, players: Players, baseline: Baselin
     return shapley.sampled(value, players.groups, study.modalities, seed=study.seed, permutations=least, most=most)
 
 
+def _keep_values(found: Found, name: str, sampled: shapley.Sampled, part: Part) -> None:
+    found.keep(f"{SHAPLEY}{name}/phi", sampled.values.astype(np.float32), part.rows)
+    found.keep(f"{SHAPLEY}{name}/net", sampled.net.astype(np.float32), part.rows)
+    found.arrays[f"{SHAPLEY}{name}/groups"] = np.array(sampled.groups)
+
+
+def _corrected_lines(study: Study, clips: Clips, sampled: shapley.Sampled, fields: dict[str, str]) -> list[Measured]:
+    """These fills draw nothing, and would give dummies exactly 0: the floor is of the sampling of permutations."""
+    fields = {**fields, "estimator": f"{fields['estimator']}, floor by split halves"}
+    rows = np.flatnonzero(sampled.corrected.sum(axis=1) > sampled.resolution)
+    if not len(rows):
+        reason = "no clip has a player above the noise of sampled permutations"
+        return [skipped("contribution/mm_shap_corrected", reason, n=len(clips), **fields)]
+    share = shares.share(sampled.corrected[rows])
+    return [
+        study.mean("contribution/mm_shap_corrected", share[:, place], clips.take(rows), group=modality,
+                   null_baseline=1 / len(study.modalities), **fields)
+        for place, modality in enumerate(study.modalities)
+    ]  # fmt: skip
+
+
 def _shap_lines(study: Study, clips: Clips, sampled: shapley.Sampled, fields: dict[str, str]) -> list[Measured]:
     lines = []
     chance, error = 1 / len(study.modalities), sampled.share_error
@@ -91,17 +106,12 @@ def _shap_lines(study: Study, clips: Clips, sampled: shapley.Sampled, fields: di
         for id, values in parts.items():
             own = {} if id.endswith("net") else {"null_baseline": chance}
             lines.append(study.mean(id, values[:, place], clips, group=modality, **fields, **own))
-        # These fills draw nothing: a player that changes nothing has exactly 0 in any permutation, and no floor.
-        reason = (
-            "nothing is drawn in this fill: players without effect have exactly 0, and there is no floor to take off"
-        )
-        lines.append(skipped("contribution/mm_shap_corrected", reason, n=len(clips), group=modality, **fields))
         lines.append(
             number(
                 "contribution/mm_shap_error", lambda place=place: error[place], n=len(clips), group=modality, **fields
             )
         )
-    return lines
+    return lines + _corrected_lines(study, clips, sampled, fields)
 
 
 def attention(study: Study) -> Found:
@@ -116,69 +126,16 @@ def attention(study: Study) -> Found:
     except ValueError as error:
         found.lines.append(skipped("contribution/attention_share", str(error), estimator="kernel statistics"))
         return found
-    by_estimator: dict[str, list[np.ndarray]] = {name: [] for name in SHARES}
-    for name, site in sites.items():
-        found.lines += _site_lines(study, part.clips, name, site, by_estimator)
-    for estimator, layers in by_estimator.items():
-        if layers:
-            # Mean over layers and over the tokens that ask, of what asks at least two modalities.
-            found.keep(f"{SHARE}{estimator}", np.mean(layers, axis=0), part.rows)
+    asking = list(groups(probe, sites))
+    for one in asking:
+        lines_of(study, part, one, found)
+    shares_of_modalities(study, part, asking, found)
     if study.tier.relevance:
         _relevances(study, probe, part, found)
     else:
         reason = f"left out of the tier {study.tier.name}"
         found.lines += [skipped(f"contribution/{name}", reason, estimator=THROUGH) for name in RELEVANCES]
     return found
-
-
-def _site_lines(
-    study: Study, clips: Clips, name: str, site: Site, by_estimator: dict[str, list[np.ndarray]]
-) -> list[Measured]:
-    """Means over heads and tokens that ask; by head the lift, which the page shows as a map."""
-    lines = []
-    sizes = np.array(site.keys.lengths)
-    found = {estimator: of(site, {}) for estimator, of in SHARES.items()}
-    for layer, (place, group) in itertools.product(range(len(site["mass"])), enumerate(site.queries.names)):
-        there = np.all([one.defined[layer, :, :, place].all(axis=1) for one in found.values()], axis=0)
-        shown = {estimator: one.values[layer, there][:, :, place] for estimator, one in found.items()}
-        seen = np.flatnonzero((shown["attention_share"] > 0).any(axis=(0, 1)))
-        if not there.any() or len(seen) < 2:
-            continue
-        some = clips.take(np.flatnonzero(there))
-        where = {"layer": f"{name} {layer}: {group}"}
-        for column in seen:
-            key = site.keys.names[column]
-            even = {"attention_share": float(sizes[column] / sizes[seen].sum())}
-            for estimator, values in shown.items():
-                own = {"null_baseline": even[estimator]} if estimator in even else {}
-                lines.append(
-                    study.mean(f"contribution/{estimator}", values[..., column].mean(axis=1), some, group=key,
-                               estimator="mean of heads", **where, **own)
-                )  # fmt: skip
-            position = int(np.flatnonzero(seen == column)[0])
-            mean = shown["attention_share"].mean(axis=0)[:, seen]
-            for head, shares_of_head in enumerate(mean):
-                lines.append(
-                    number(
-                        "contribution/attention_lift", functools.partial(_lift, shares_of_head, sizes[seen], position),
-                        estimator="mean of clips", n=len(some), group=key, head=head, **where,
-                    )
-                )  # fmt: skip
-        begin, end = site.queries.ranges[place]
-        entropy = np.asarray(site["entropy"][layer][:, :, begin:end], np.float64)[there]
-        lines.append(
-            study.mean("contribution/attention_entropy", entropy.mean(axis=(1, 2)), some, group=group,
-                       estimator="mean of heads and tokens", layer=f"{name} {layer}")
-        )  # fmt: skip
-        columns = [site.keys.names.index(m) for m in study.modalities if m in site.keys.names]
-        if len(columns) == len(study.modalities) and there.all() and set(columns) <= set(seen):
-            for estimator, values in shown.items():
-                by_estimator[estimator].append(values.mean(axis=1)[:, columns])
-    return lines
-
-
-def _lift(mean: np.ndarray, sizes: np.ndarray, place: int) -> float:
-    return float(shares.lift(mean, sizes)[place])
 
 
 def _relevances(study: Study, probe: ModelProbe, part: Part, found: Found) -> None:

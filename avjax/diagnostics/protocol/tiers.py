@@ -6,6 +6,8 @@ import dataclasses
 
 from avjax.diagnostics.fills import Fill
 
+SHAPLEY_FILLS: tuple[Fill, ...] = ("drop", "mean")
+
 
 @dataclasses.dataclass(frozen=True)
 class Tier:
@@ -22,7 +24,8 @@ class Tier:
       stressed: of corruptions, offsets and dilution.
       attacked: of adversarial attacks.
       permutations: of Shapley values, at first and at most.
-      shapley_fills: of absent players; a model whose tokens cannot be hidden is asked with the mean in any case.
+      shapley_fills: of absent players, "drop" (tokens) and "mean" (raw parts); a model whose tokens cannot be hidden is
+        asked with the mean in any case.
       fills: ways in which a modality is made absent.
       corruptions: names in the suite; () for all that apply.
       severities: of those.
@@ -59,6 +62,14 @@ class Tier:
     attack_steps: int
     auto: bool = False
     relevance: bool = True
+
+    def __post_init__(self) -> None:
+        others = set(self.shapley_fills) - set(SHAPLEY_FILLS)
+        if others:
+            raise ValueError(
+                f"tier {self.name}: shapley_fills {', '.join(sorted(others))}: absent players are dropped or at the"
+                f" mean, give {' or '.join(map(repr, SHAPLEY_FILLS))}"
+            )
 
 
 # Six of each kind: noise, loss, and what a channel or a camera does.

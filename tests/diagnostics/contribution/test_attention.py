@@ -12,7 +12,11 @@ import pytest
 
 from avjax.diagnostics.contribution.attention import (
     GroupShares,
+    asked,
+    asking,
     efficiencies,
+    entropies,
+    keys_of,
     lifts,
     mass_shares,
     output_shares,
@@ -21,7 +25,7 @@ from avjax.diagnostics.contribution.attention import (
 )
 from avjax.diagnostics.measured import Undefined
 from avjax.nn.attention import attend, cross_mask, towers_mask
-from avjax.nn.statistics import VALUE_MASS, recording, site
+from avjax.nn.statistics import KEY_VALID, VALUE_MASS, recording, site
 from kernels.attention import Layout
 from tests.models import tiny
 
@@ -56,7 +60,8 @@ def attended(layers, projection, valid):
     def norms(value):
         return jnp.linalg.norm(jnp.einsum("bnhd,hdc->bnhc", value, projection), axis=-1)
 
-    with recording(("mass", "group_output", VALUE_MASS)) as sites, site("fusion"):
+    names = ("mass", "group_output", VALUE_MASS, "entropy", "group_entropy", KEY_VALID)
+    with recording(names) as sites, site("fusion"):
         for layer in layers:
             attend(*layer, towers_mask(TOWERS, both), site="", value_norms=norms)
     return sites["fusion"]
@@ -118,6 +123,36 @@ def test_shares_are_loops_over_dense_weights(rng):
         mass.by_head("audio", [2])
     with pytest.raises(ValueError, match="audio: 3 tokens of 3 samples, but validity"):
         mass_shares(found, {"audio": np.ones((3, 2), bool)})
+
+
+def test_entropies_are_loops_over_dense_weights(rng):
+    """Over the logarithm of the valid keys in sight; who asks and is asked is read off the masks."""
+    valid = there()
+    layers = rng.normal(size=(2, 3, 3, 11, 2, 4))
+    found = attended(jnp.asarray(layers), jnp.ones((2, 4, 5)), jax.tree.map(jnp.asarray, valid))
+    queries, keys = asking(found, keys_of({"fusion": found})), asked(found)
+    assert set(queries) == {"audio", "video"}
+    for modality, of in valid.items():
+        np.testing.assert_array_equal(queries[modality], of)
+        np.testing.assert_array_equal(keys[modality], of)
+    whole, within = entropies(found, queries, keys)
+    for layer, row, head, group in np.ndindex(2, 3, 2, 4):
+        weights, alive = weights_of(*layers[layer, :2], valid)
+        weights, alive = weights[row, head], alive[row]
+        asks = [i for i in range(*RANGES[group]) if alive[i] and not (row == 2 and group >= 2)]
+        sight = [j for j in range(11) if alive[j] and (j < 6) == (group < 2)]
+
+        def mean(over, asks=asks, weights=weights):
+            """Of the queries' -sum p ln p over these keys, by what it would be of even weights."""
+            if len(over) < 2 or not asks:
+                return np.nan
+            p = weights[np.ix_(asks, over)] / weights[np.ix_(asks, over)].sum(axis=1, keepdims=True)
+            return np.mean(-(p * np.log(p)).sum(axis=1)) / math.log(len(over))
+
+        np.testing.assert_allclose(whole[layer, row, head, group], mean(sight), rtol=1e-9)
+        for g, (first, last) in enumerate(RANGES):
+            own = [j for j in sight if first <= j < last]
+            np.testing.assert_allclose(within[layer, row, head, group, g], mean(own), rtol=1e-9)
 
 
 def test_uniform_attention_has_the_tokens_shares(rng):

@@ -184,6 +184,23 @@ def test_dummies_show_what_a_drawing_fill_adds(rng):
         np.testing.assert_allclose(each.sum(axis=1), 1, atol=1e-12)
 
 
+def test_without_dummies_the_floor_is_the_noise_of_permutations(rng):
+    """Players of sound matter in company alone, and have a Shapley value of 0: what they are given is noise."""
+    groups = ("audio",) * 6 + ("video",) * 2
+    table = rng.normal(size=(2**8, 60))
+    wanted = np.array([0.0] * 6 + [2.0] * 2)
+    table += coalitions(8) @ (wanted - shapley(table)).T
+    np.testing.assert_allclose(shapley(table), np.tile(wanted, (60, 1)), atol=1e-12)
+    found = sampled(game(table), groups, NAMES, seed=3, permutations=32, most=32)
+    assert found.share[:, 0].mean() > 0.08
+    assert found.corrected_share[:, 0].mean() < 0.6 * found.share[:, 0].mean()
+    above = np.maximum(np.abs(found.values) - np.repeat(found.noise, (6, 2), axis=1), 0)
+    np.testing.assert_allclose(found.corrected, np.stack([above[:, :6].sum(1), above[:, 6:].sum(1)], 1), atol=1e-12)
+    # Where permutations have no noise there is nothing to take off.
+    exactly = sampled(linear(wanted), groups, NAMES, seed=3)
+    np.testing.assert_allclose(exactly.corrected_share, exactly.share)
+
+
 def test_a_constant_model_has_values_and_no_share():
     """Also where its values differ by what float32 rounds."""
     for wobble in (0, 1e-7):

@@ -116,6 +116,45 @@ def test_remedies_can_be_run() -> None:
         assert isinstance(load(name, tuple(words))[0], Experiment)
 
 
+READ = next(rule for rule in RULES if rule.id == "contribution/estimator_agreement")
+
+
+@pytest.mark.parametrize(
+    ("others", "value", "name"),
+    [
+        (("attention_share", "rollout_share", "chefer_share"), 0.7, ""),
+        (("rollout_share", "chefer_share", "gradient_x_input"), 0.4, "rollout"),
+        (("chefer_share", "gradient_x_input"), 0.1, "relevancy"),
+    ],
+)
+def test_attention_is_read_by_what_there_is_of_it(others, value, name) -> None:
+    """Through a bottleneck no query sees both modalities: rollout stands in, then relevancy, by name."""
+    values = {"attention_share": 0.7, "rollout_share": 0.4, "chefer_share": 0.1, "gradient_x_input": 0.9}
+    lines = [of(READ.id, values[one], estimator=f"mm_shap ~ {one}").measured[0] for one in others]
+    lines += of(READ.id, 0.95, estimator="rollout_share ~ chefer_share").measured
+    drawn = dataclasses.replace(example(0), measured=tuple(lines))
+    found = verdict(drawn, READ)
+    assert found.value == value
+    assert found.where == (f"by {name}" if name else "")
+    (shown,) = [one for one in headline(drawn) if one.name == "attention ρ"]
+    assert shown.value == value
+    assert shown.note == f"{name} with MM-SHAP".strip()
+
+
+def test_why_attention_cannot_be_read() -> None:
+    """In the words of what would have told it, not of other pairs of estimators."""
+    other = facts(READ.id) | {"estimator": "mm_shap ~ gradient_x_input", "n": 2, "value": None}
+    lines = [Measured(**other, status="skipped", reason="2 clips have both")]
+    left = facts("contribution/rollout_share") | {"estimator": "through", "n": 0, "value": None}
+    lines.append(Measured(**left, status="skipped", reason="left out of the tier smoke"))
+    drawn = dataclasses.replace(example(0), measured=tuple(lines))
+    found = verdict(drawn, READ)
+    assert (found.light, found.said) == ("unknown", "left out of the tier smoke")
+    constant = facts(READ.id) | {"estimator": "mm_shap ~ attention_share", "n": 9, "value": None}
+    lines.append(Measured(**constant, status="undefined", reason="all clips have one share"))
+    assert verdict(dataclasses.replace(drawn, measured=tuple(lines)), READ).said == "all clips have one share"
+
+
 def test_what_is_not_good_comes_with_its_remedies() -> None:
     found = verdicts(example(1))
     for one in found:

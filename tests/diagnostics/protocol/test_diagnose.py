@@ -16,6 +16,7 @@ from avjax.diagnostics.protocol.study import Found, Study
 from avjax.diagnostics.protocol.tiers import SMOKE, STANDARD, TIERS
 from avjax.diagnostics.stress.corruption import SUITE
 from tests.diagnostics.protocol.planted_probe import study_of
+from tests.diagnostics.ranges import out_of_range
 
 ABOUT = {
     "model": {"name": "planted", "modalities": ["audio", "video"], "checkpoint": "0"},
@@ -89,6 +90,7 @@ def test_a_plain_function_is_diagnosed_as_far_as_it_goes(study, tmp_path):
     tier = dataclasses.replace(SMALL, permutations=(8, 8))
     small = Study(plain, study.clips.take(range(12)), tier, resamples=10)
     found = protocol.diagnose(small, ABOUT, tmp_path, quiet=True)
+    assert out_of_range(found.measured) == []
     skipped = {line.id for line in found.measured if line.status == "skipped"}
     assert {"contribution/attention_share", "contribution/gradient_x_input", "stress/adversarial_accuracy"} <= skipped
     whole = Study(study.probe, small.clips, tier, resamples=10)
@@ -98,6 +100,21 @@ def test_a_plain_function_is_diagnosed_as_far_as_it_goes(study, tmp_path):
         (own,) = found.find(line.id, **fields)
         assert (own.status, own.reason) == (line.status, line.reason)
         assert own.value == (None if line.value is None else pytest.approx(line.value, rel=1e-5))
+
+
+@pytest.mark.slow
+def test_what_is_planted_is_diagnosed_within_the_ranges_of_definitions(rng, tmp_path):
+    """Every stage that has anything to say of a model of numbers; clips that are padded, and without a modality."""
+    study = study_of("T5 attention decoy", rng, 24)
+    streams = {}
+    for modality, stream in study.clips.streams.items():
+        length = np.where(rng.random(24) < 0.2, 0, rng.integers(1, stream.valid.shape[1] + 1, 24))
+        streams[modality] = stream.replace(valid=np.arange(stream.valid.shape[1]) < length[:, None])
+    tier = dataclasses.replace(study.tier, shapley_fills=("drop", "mean"), fills=("drop", "mean"), additive=8)
+    study = dataclasses.replace(study, clips=study.clips.replace(streams), tier=tier)
+    found = protocol.diagnose(study, ABOUT, tmp_path, quiet=True)
+    assert sum(line.value is not None for line in found.measured) > 100
+    assert out_of_range(found.measured) == []
 
 
 @pytest.mark.slow
@@ -120,7 +137,8 @@ def test_the_command(run, tmp_path, monkeypatch, capsys):
         gaps = {line.group: line.value for line in found.find(id)}
         assert -1 <= gaps["audio"] <= 1
         assert gaps["video"] is None
-    # Lines that have no value say why.
+    # Every line lies where its definition says, and those that have no value say why.
+    assert out_of_range(found.measured) == []
     assert all(line.reason for line in found.measured if line.value is None)
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "SYNTHETIC" in page

@@ -68,6 +68,20 @@ def shares(diagnosis: Diagnosis) -> Markup | None:
                          form=charts.percent, rule=even)  # fmt: skip
 
 
+def net(diagnosis: Diagnosis) -> Markup | None:
+    """The signed effect of each modality's players, beside the share of their sizes and its standard error."""
+    rows = []
+    for line in diagnosis.find("contribution/mm_shap_net"):
+        if line.value is not None:
+            same = {"group": line.group, "fill": line.fill}
+            share, error = (diagnosis.value(f"contribution/{id}", **same) for id in ("mm_shap", "mm_shap_error"))
+            beside = "" if share is None else f": share {100 * share:.1f} %"
+            beside += "" if share is None or error is None else f" ± {100 * error:.1f}"
+            rows.append(Bar(f"{line.group}{f', {line.fill}' if line.fill else ''}{beside}", line.value, line.ci_lo,
+                            line.ci_hi, colour(diagnosis, line.group)))  # fmt: skip
+    return charts.bars("Net Shapley value of each modality, in logits", rows, zero=0.0, filled=True) if rows else None
+
+
 def estimates(diagnosis: Diagnosis) -> Markup | None:
     """Every estimator's share of each modality, side by side."""
     rows = []
@@ -123,6 +137,7 @@ def output_share(diagnosis: Diagnosis) -> Markup | None:
         over = charts.heat(f"{title}, mean of layers", ["all layers"], list(whole), [list(whole.values())], **axis)
         return heads + over if whole else heads
     lines = [line for line in diagnosis.find("contribution/output_share") if line.layer is not None]
+    lines = [line for line in lines if "% of heads" not in line.estimator]
     own = {(line.layer, line.group): line.value for line in lines}
     if not any(value is not None for value in own.values()):
         return None
@@ -209,6 +224,9 @@ PANELS = (
           "datasets). Cooperation above 0 is synergy, below 0 redundancy.", ("contribution/shape",), shape),
     Panel("MM-SHAP over clips", "How the share is spread: outline of the density, quartiles, median. Dashed: even "
           "shares.", ("contribution/mm_shap",), shares),
+    Panel("MM-SHAP, net", "What the players of a modality add to the logit, with their signs: 0 where they cancel, "
+          "though the share of their sizes, beside the name with the standard error of sampled permutations, is large.",
+          ("contribution/mm_shap_net",), net),
     Panel("Interaction, necessity, sufficiency", "InterSHAP and EMAP tell what lies in both together; the others what "
           "is lost without a modality, or reached by it alone.",
           ("contribution/intershap", "contribution/emap_gap", "contribution/perceptual_score"), information),

@@ -11,9 +11,10 @@ import pytest
 
 from avjax.diagnostics.clips import Clips
 from avjax.diagnostics.drift.axes import reliability_following
+from avjax.diagnostics.fills import others
 from avjax.diagnostics.probe import FunctionProbe
 from avjax.diagnostics.protocol import explanation
-from avjax.diagnostics.protocol.ablation import ablation, additive
+from avjax.diagnostics.protocol.ablation import MARGINAL_DRAWS, ablation, additive
 from avjax.diagnostics.protocol.alignment import offsets
 from avjax.diagnostics.protocol.corruption import states
 from avjax.diagnostics.protocol.study import Alone, Found, Study
@@ -48,7 +49,7 @@ OF_ABLATION = {
     "shape.video": ("contribution/shape", {"group": "video", "fill": "drop"}),
     "shape.cooperation": ("contribution/cooperation", {"fill": "drop"}),
     "confusion.audio": ("consistency/modality_confusion", {"group": "audio", "fill": "drop"}),
-    "inter_shap": ("contribution/intershap", {}),
+    "inter_shap": ("contribution/intershap", {"estimator": "logit, 3 draws"}),
     "accuracy": ("stress/accuracy", {}),
     "accuracy.audio": ("contribution/ablation_accuracy", {"group": "audio", "fill": "drop"}),
     "accuracy.video": ("contribution/ablation_accuracy", {"group": "video", "fill": "drop"}),
@@ -63,6 +64,29 @@ def test_ablation(name, rng):
     for key in set(CASES[name].expected) & set(OF_ABLATION):
         id, fields = OF_ABLATION[key]
         within(name, key, value(found, id, **fields))
+
+
+def test_interactions_of_the_probability(rng):
+    """An exclusive or is nothing but interaction; what adds up in logits has one of probabilities, as they say."""
+    told = {"estimator": "probability, 3 draws", "target": "predicted"}
+    assert value(ablation(study_of("T3 exclusive or", rng, 2000)), "contribution/intershap", **told) > 0.9
+    study = study_of("T2 additive", rng)
+    cues = {m: study.clips.streams[m].values[..., 0].sum(axis=1).astype(np.float64) for m in MODALITIES}
+
+    def probability(heard: np.ndarray, seen: np.ndarray) -> np.ndarray:
+        side = np.sign(cues["audio"] + cues["video"])
+        return 1 / (1 + np.exp(-4 * side * (heard + seen)))
+
+    other = [
+        {m: cues[m][others(study.clips, m, seed=study.seed + draw)] for m in MODALITIES}
+        for draw in range(MARGINAL_DRAWS)
+    ]
+    alone = [probability(cues["audio"], one["video"]) + probability(one["audio"], cues["video"]) for one in other]
+    neither = [probability(one["audio"], one["video"]) for one in other]
+    surplus = probability(*cues.values()) - np.mean(alone, axis=0) + np.mean(neither, axis=0)
+    found = value(ablation(study), "contribution/interaction", **told)
+    assert found == pytest.approx(surplus.mean(), abs=1e-6)
+    assert abs(found) > 0.01
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if "mm_shap.audio" in case.expected])

@@ -172,8 +172,10 @@ def information(diagnosis: Diagnosis) -> Markup | None:
     for id, name in (("contribution/intershap", "InterSHAP"), ("contribution/intershap_local", "InterSHAP, of clips"),
                      ("contribution/emap_gap", "EMAP gap")):  # fmt: skip
         found = [line for line in diagnosis.find(id) if line.value is not None]
-        rows += [Bar(f"{name}{f', {line.fill}' if line.fill else ''}", line.value, line.ci_lo, line.ci_hi, JOINT)
-                 for line in found]  # fmt: skip
+        several = len(distinct(found, "estimator")) > 1
+        for line in found:
+            words = [name, line.fill, line.estimator.partition(",")[0] if several else None]
+            rows.append(Bar(", ".join(filter(None, words)), line.value, line.ci_lo, line.ci_hi, JOINT))
     for id in ("perceptual_score", "necessity", "sufficiency"):
         found = [line for line in diagnosis.find(f"contribution/{id}") if line.value is not None]
         rows += [

@@ -217,7 +217,7 @@ ROWS = (
         " bound; the estimator says which",
         Scale("share", 0, 1, "lower", 0),
         pitfalls="Where it is above 0 by more than a clip or two, accuracies under attack say too much. That all hold"
-        " does not prove an attack strong.",
+        " does not prove an attack strong; and values made on another model (transfer) are not tried.",
         source="Carlini et al. 2019; Athalye et al., ICML 2018",
         function="diagnostics.stress.attacks.frontier.Guard",
     ),

@@ -29,7 +29,8 @@ class Tier:
       drift: whether saliency is looked at under corruption.
       offsets: of the sound, milliseconds, on either side.
       rates: of missing modalities and of dilution.
-      attack_steps: of PGD; ``auto`` runs AutoAttack as well.
+      attack_steps: of PGD, started anew ``attack_restarts`` times; ``auto`` runs MI-FGSM and AutoAttack as well.
+      patches: shares of the frame that a patch for all clips covers.
       relevance: whether relevance is carried through the layers (rollout, Chefer's rule); its programs take longer to
         compile than the rest of the smoke tier.
     """
@@ -57,6 +58,8 @@ class Tier:
     offsets: tuple[float, ...]
     rates: tuple[float, ...]
     attack_steps: int
+    attack_restarts: int = 1
+    patches: tuple[float, ...] = (0.05,)
     auto: bool = False
     relevance: bool = True
 
@@ -89,6 +92,7 @@ FULL = Tier(
     permutations=(32, 256), shapley_fills=("drop", "mean"),
     fills=("drop", "zero", "mean", "noise", "marginal"), corruptions=(),
     severities=(1, 2, 3, 4, 5), drift=True, offsets=(40.0, 80.0, 160.0, 320.0, 640.0, 1280.0),
-    rates=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0), attack_steps=50, auto=True,
+    rates=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0), attack_steps=50,
+    attack_restarts=5, patches=(0.01, 0.02, 0.05), auto=True,
 )  # fmt: skip
 TIERS = {tier.name: tier for tier in (SMOKE, STANDARD, FULL)}

@@ -280,6 +280,17 @@ ROWS = (
         function="diagnostics.stress.imbalance.diluted",
     ),
     definition(
+        "stress/class_noise_accuracy",
+        "accuracy with noise in some classes",
+        "accuracy where a modality of one class, or of all but that, has noise and the other clips are as they are; of"
+        " all clips, or of those with noise: the estimator says which",
+        ACCURACY,
+        pitfalls="The class is the one told worst of these clips. A model that looks at one clip at a time tells the"
+        " others as before.",
+        source="ours",
+        function="diagnostics.stress.imbalance.in_classes",
+    ),
+    definition(
         "stress/group_accuracy",
         "accuracy of a group",
         "accuracy among the clips of a group; 95 % Wilson interval; groups below 30 clips are hidden",

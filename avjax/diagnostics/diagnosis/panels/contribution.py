@@ -177,7 +177,7 @@ def information(diagnosis: Diagnosis) -> Markup | None:
             words = [name, line.fill, line.estimator.partition(",")[0] if several else None]
             rows.append(Bar(", ".join(filter(None, words)), line.value, line.ci_lo, line.ci_hi, JOINT))
     for id in ("perceptual_score", "necessity", "sufficiency"):
-        found = [line for line in diagnosis.find(f"contribution/{id}") if line.value is not None]
+        found = [line for line in diagnosis.find(f"contribution/{id}", corruption=None) if line.value is not None]
         rows += [
             Bar(f"{id.replace('_', ' ')}: {line.group}{f', {line.fill}' if line.fill else ''}", line.value, line.ci_lo,
                 line.ci_hi, colour(diagnosis, line.group))

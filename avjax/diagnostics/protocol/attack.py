@@ -43,8 +43,9 @@ PIXELS = (1 / 255, 2 / 255, 4 / 255, 8 / 255)
 GRID = (0, -1)
 # One clip in fifty may fall to less and withstand more: an attack is no exhaustive search.
 SLACK = 0.02
-# Beside PGD of the tier's steps, by which a model is judged: PGD of a quarter of them; as many draws of noise; Square
-# with some queries for each of its steps; and twice as many steps for one perturbation of all clips, or one patch.
+# Beside PGD of the tier's steps, by which a model is judged: FGSM, and with ``auto`` PGD of a quarter of them, which
+# may do no more; as many draws of noise; Square with some queries for each of its steps; and twice as many steps for
+# one perturbation of all clips.
 FEWER, DRAWS, QUERIES, UNIVERSAL = 4, 4, 5, 2
 FRAMES = "video"
 
@@ -95,10 +96,12 @@ def attacks(study: Study) -> Found:
         )  # fmt: skip
     _universal(target, found)
     _patched(target, found)
-    momentum = mi_fgsm(study.tier.attack_steps)
-    more = [(momentum.name, (momentum,)), ("AutoAttack", standard_autoattack())] if study.tier.auto else []
-    for words, which in [(fgsm().name, (fgsm(),)), *more]:
-        right = target.by(*which)(_at(levels)).right
+    others = {fgsm().name: target.single}
+    if study.tier.auto:
+        momentum = mi_fgsm(study.tier.attack_steps)
+        others[momentum.name] = target.by(momentum)(_at(levels)).right
+        others["AutoAttack"] = target.by(*standard_autoattack())(_at(levels)).right
+    for words, right in others.items():
         fields = fields_of(_named(levels), attack=words, seed=study.seed)
         found.lines.append(study.mean("stress/adversarial_accuracy", right, part.clips, **fields))
     return found
@@ -120,6 +123,11 @@ class _Target:
     def adversary(self) -> Adversary:
         probe = self.study.probe
         return adversary_of(probe.program, self.part.clips, (), batch=probe.batch, seed=self.study.seed)
+
+    @functools.cached_property
+    def single(self) -> np.ndarray:
+        """Clips that withstand one gradient at the widest radii."""
+        return self.by(fgsm())(_at(self.levels)).right
 
     def by(self, *which: Attack) -> Attempt:
         """These attacks within a budget."""
@@ -162,14 +170,14 @@ def _guards(target: _Target, once: Once) -> list[Guard]:
     study, part, levels = target.study, target.part, target.levels
     widest, steps = _at(levels), study.tier.attack_steps
     right = once(widest).right
-    fewer = target.by(PGD(steps=max(steps // FEWER, 1)))(widest).right
+    fewer = [target.by(PGD(steps=max(steps // FEWER, 1)))(widest).right] if study.tier.auto else []
     noise = target.by(Noise(DRAWS))(widest).right
     square = target.by(Square(queries=QUERIES * steps))(widest).right
     # As far as from one end of the box to the other.
     everything = once({modality: BOX[modality][1] - BOX[modality][0] for modality in levels}).right
     there = np.any([np.asarray(part.clips.streams[modality].valid).any(axis=1) for modality in levels], axis=0)
     return [
-        steps_guard([fewer, right], SLACK),
+        steps_guard([target.single, *fewer, right], SLACK),
         masking_guard(right, noise, SLACK, "noise"),
         masking_guard(right, square, SLACK, f"Square of {QUERIES * steps} queries"),
         unbounded_guard(everything[there], SLACK),
@@ -212,7 +220,7 @@ def _patched(target: _Target, found: Found) -> None:
     made, judged = _halves(target)
     if FRAMES not in target.levels or not len(judged):
         return
-    steps, clips = UNIVERSAL * study.tier.attack_steps, part.clips.take(judged)
+    steps, clips = study.tier.attack_steps, part.clips.take(judged)
     for area in study.tier.patches:
         values, valid = inputs(part.clips.take(made))
         patch = universal_patch(

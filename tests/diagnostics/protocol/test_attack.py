@@ -81,7 +81,7 @@ def test_a_linear_model(rng, monkeypatch):
     judged, far = distance[1::2], reach[widest]
     # White, or black, on 2 by 2 pixels of both frames outweighs any clip.
     broken = {f"one perturbation for all clips, 8 steps: {widest}": np.abs(judged) <= far,
-              "one patch for all clips, 8 steps: patch of 5 % of the frame": np.abs(judged) > 0}  # fmt: skip
+              "one patch for all clips, 4 steps: patch of 5 % of the frame": np.abs(judged) > 0}  # fmt: skip
     assert set(accuracy) == set(broken)
     for name, near in broken.items():
         # It goes one way: the clips on that side fall, if they are near enough.
@@ -137,7 +137,7 @@ def test_one_modality_has_no_grid(rng, monkeypatch):
     assert {line.group for line in found.lines} == {"video"}
     assert not found.arrays
     accuracy, reach = values(found, "stress/adversarial_accuracy"), PIXELS[-1] * ELEMENTS["video"]
-    patches = {f"one patch for all clips, 4 steps: patch of {size} % of the frame" for size in (2, 5)}
+    patches = {f"one patch for all clips, 2 steps: patch of {size} % of the frame" for size in (2, 5)}
     each = {f"PGD-2, 2 starts: video {round(255 * level)}/255" for level in PIXELS}
     others = {f"{name}: video 8/255" for name in ("FGSM", "MI-FGSM-2", "AutoAttack")}
     assert set(accuracy) == patches | each | others

@@ -77,6 +77,7 @@ def estimates(diagnosis: Diagnosis) -> Markup | None:
         several = len({(line.estimator, line.fill) for line in lines}) > 1
         for line in lines:
             title = f"{name} ({line.fill or line.estimator}): {line.group}" if several else f"{name}: {line.group}"
+            title += ", of the label" if line.target == "label" else ""
             rows.append(Bar(title, line.value, line.ci_lo, line.ci_hi, colour(diagnosis, line.group)))
         # Of attention there are lines by layer; the arrays hold the mean over layers.
         means = diagnosis.arrays.get(SHARE + id.split("/")[1])

@@ -191,6 +191,7 @@ def sampled(
     most: int = 256,
     tolerance: float = 0.02,
     dummies: int = 0,
+    deciding: int | None = None,
 ) -> Sampled:
     """Shapley values from antithetic permutations: each drawn one also in reverse (Mitchell et al. 2022), all of them
     uniform, so that the estimate is unbiased; each costs n - 1 coalitions.
@@ -203,6 +204,7 @@ def sampled(
       groups: modality of each player.
       names: modalities, in the order of the results.
       dummies: players of each modality that change nothing, for ``Sampled.floor``.
+      deciding: so many first samples say when it is enough; all unless told.
     """
     if permutations < 4 or permutations % 4:
         raise ValueError(f"{permutations} permutations are not two halves of pairs: take a multiple of 4")
@@ -221,7 +223,8 @@ def sampled(
     first, second = mean_of(permutations // 2), mean_of(permutations // 2)
     while True:
         resolution = players * float(np.finfo(np.float32).eps) * largest
-        change = _change(first[:, :players], (first + second)[:, :players] / 2, groups, names, resolution)
+        half, whole = (x[:deciding, :players] for x in (first, (first + second) / 2))
+        change = _change(half, whole, groups, names, resolution)
         converged = change < tolerance
         if converged or 2 * permutations > most:
             break

@@ -306,7 +306,7 @@ ROWS = (
         "Shapley interaction",
         "phi_av = (v(av) - v(a) - v(v) + v(none)) / 2",
         Scale("value", None, None, "none", 0),
-        pitfalls="Probabilities and logits have different interactions; the target says which.",
+        pitfalls="Probabilities and logits have different interactions; the estimator says which.",
         source="Wenderoth et al., AAAI 2025",
         function="diagnostics.contribution.interaction.interactions",
     ),
@@ -315,7 +315,8 @@ ROWS = (
         "InterSHAP",
         "sum_{i != j} Phi_ij / sum_ij Phi_ij,   Phi_ij = |mean over clips of phi_ij|",
         Scale("share", 0, 1, "none", 0),
-        pitfalls="Says not whether interactions help. Effects whose sign changes over clips cancel.",
+        pitfalls="Says not whether interactions help. Effects whose sign changes over clips cancel. Of a probability,"
+        " as published, what only adds logits interacts too; the estimator says which.",
         source="Wenderoth et al., AAAI 2025",
         function="diagnostics.contribution.interaction.intershap",
     ),

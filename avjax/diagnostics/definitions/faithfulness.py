@@ -18,7 +18,8 @@ ROWS = (
         AREA,
         pitfalls="Says nothing without that of random order. Probability and logit order models differently; a zeroed"
         " patch shows its outline, which the fill 'imputed' does not: what is removed is made up from its neighbours,"
-        " with a little noise (ROAD). The group names the cells: of all modalities, or of one.",
+        " with a little noise (ROAD). The group names the cells: of all modalities, or of one."
+        " The target names the class; of a label that the model gives little, p_c(0) is small and the areas are large.",
         source="Petsiuk, Das & Saenko, BMVC 2018; imputation: Rong et al., ICML 2022",
         function="diagnostics.faithfulness.curves.deletion",
     ),

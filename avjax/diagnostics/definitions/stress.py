@@ -217,7 +217,7 @@ ROWS = (
         " bound; the estimator says which",
         Scale("share", 0, 1, "lower", 0),
         pitfalls="Where it is above 0 by more than a clip or two, accuracies under attack say too much. That all hold"
-        " does not prove an attack strong.",
+        " does not prove an attack strong; and values made on another model (transfer) are not tried.",
         source="Carlini et al. 2019; Athalye et al., ICML 2018",
         function="diagnostics.stress.attacks.frontier.Guard",
     ),
@@ -278,6 +278,17 @@ ROWS = (
         pitfalls="Two sounds at once are still heard; two pictures at once are unlike any in training.",
         source="ours",
         function="diagnostics.stress.imbalance.diluted",
+    ),
+    definition(
+        "stress/class_noise_accuracy",
+        "accuracy with noise in some classes",
+        "accuracy where a modality of one class, or of all but that, has noise and the other clips are as they are; of"
+        " all clips, or of those with noise: the estimator says which",
+        ACCURACY,
+        pitfalls="The class is the one told worst of these clips. A model that looks at one clip at a time tells the"
+        " others as before.",
+        source="ours",
+        function="diagnostics.stress.imbalance.in_classes",
     ),
     definition(
         "stress/group_accuracy",

@@ -104,8 +104,12 @@ def _clean(line: Measured) -> bool:
 
 
 def _as_it_is(line: Measured) -> bool:
-    """Of clips as they are, whatever stands in for what is removed from them."""
-    return line.condition is None
+    """Of what is predicted for clips as they are, whatever stands in for what is removed from them."""
+    return line.condition is None and _of_prediction(line)
+
+
+def _of_prediction(line: Measured) -> bool:
+    return line.target != "label"
 
 
 def of_gradients(line: Measured) -> bool:
@@ -179,6 +183,7 @@ RULES = (
         "Both modalities count", "contribution/mm_shap", 0.2, 0.05,
         ("Every modality has its part in the prediction.", "One modality has little part in the prediction.",
          "One modality is all but ignored."),
+        which=_of_prediction,
         remedies=(DROPOUT, MODULATION, BALANCE),
     ),
     Rule(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -301,18 +302,29 @@ def _probe_gaps(study: Study) -> list[Measured]:
 def _interactions(study: Study) -> list[Measured]:
     """InterSHAP of whole modalities, the others' values for what is absent.
 
-    Of the logit: a sum of what each modality says is no sum of probabilities any more.
+    Of the probability, as published; and of the logit, since a sum of what each modality says is no sum of
+    probabilities any more.
     """
-    target = study.clean.predicted
+    target = np.arange(len(study.clips)), study.clean.predicted
     order = coalitions(len(study.modalities))
-    values = np.zeros((len(order), len(study.clips)))
+    values = {"logit": np.zeros((len(order), len(study.clips)))}
+    values["probability"] = values["logit"].copy()
     for row, kept in enumerate(order):
         subset = frozenset(m for m, there in zip(study.modalities, kept, strict=True) if there)
         draws = 1 if kept.all() else MARGINAL_DRAWS
         for draw in range(draws):
             said = study.said(remaining(study, study.clips, subset, "marginal", study.seed + draw))
-            values[row] += said.logits[np.arange(len(target)), target] / draws
-    fields = {"target": "predicted", "fill": "marginal", "estimator": f"logit, {MARGINAL_DRAWS} draws"}
+            values["logit"][row] += said.logits[target] / draws
+            values["probability"][row] += said.probability[target] / draws
+    lines = []
+    for of, worth in values.items():
+        fields = {"target": "predicted", "fill": "marginal", "estimator": f"{of}, {MARGINAL_DRAWS} draws"}
+        lines += _interaction_lines(study, worth, fields)
+    return lines
+
+
+def _interaction_lines(study: Study, values: Float[np.ndarray, "S N"], fields: Mapping[str, str]) -> list[Measured]:
+    """Of a value of every coalition of whole modalities."""
     lines = [
         study.line(
             id, lambda rows, local=local: interaction.intershap(values[:, rows], local=local), study.clips, **fields
@@ -320,13 +332,12 @@ def _interactions(study: Study) -> list[Measured]:
         for id, local in (("contribution/intershap", False), ("contribution/intershap_local", True))
     ]
     pairs = interaction.interactions(values)
-    for one in range(len(study.modalities)):
-        for other in range(one + 1, len(study.modalities)):
-            names = joined([study.modalities[one], study.modalities[other]])
-            # Each pair's interaction is divided between its two entries.
-            lines.append(
-                study.mean("contribution/interaction", 2 * pairs[:, one, other], study.clips, group=names, **fields)
-            )
+    for one, other in itertools.combinations(range(len(study.modalities)), 2):
+        names = joined([study.modalities[one], study.modalities[other]])
+        # Each pair's interaction is divided between its two entries.
+        lines.append(
+            study.mean("contribution/interaction", 2 * pairs[:, one, other], study.clips, group=names, **fields)
+        )
     return lines
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -9,12 +10,13 @@ import numpy as np
 from avjax.diagnostics.clips import Clips
 from avjax.diagnostics.definitions import skipped
 from avjax.diagnostics.drift.warps import late
+from avjax.diagnostics.fills import Fill
 from avjax.diagnostics.measured import Condition, Undefined
 from avjax.diagnostics.protocol.ablation import changes
+from avjax.diagnostics.protocol.dilution import dilution, in_one_class
 from avjax.diagnostics.protocol.looking import Looking, of_stressed
 from avjax.diagnostics.protocol.saliency import STATE
-from avjax.diagnostics.protocol.study import Found, Said, Study, joined
-from avjax.diagnostics.stress.imbalance import diluted
+from avjax.diagnostics.protocol.study import Found, Part, Said, Study, joined
 from avjax.diagnostics.stress.misalignment import mismatched, out_of_sync, shifted, sync_sensitivity
 from avjax.diagnostics.stress.missing import area, frames_missing, missing
 
@@ -104,8 +106,9 @@ def _drifted(
 
 
 def mixtures(study: Study) -> Found:
-    """Clips of which some have another clip's sound, or all a share of it."""
-    clips, found = study.part(study.tier.stressed).clips, Found()
+    """Clips of which some have another clip's sound, all a share of it, or one class noise."""
+    part, found = study.part(study.tier.stressed), Found()
+    clips = part.clips
     for modality in study.modalities if len(study.modalities) > 1 else ():
         for same in (True, False):
             name = "of the same class" if same else "of another class"
@@ -117,19 +120,24 @@ def mixtures(study: Study) -> Found:
                     ),
                     group=modality,
                 )  # fmt: skip
-        for weight in study.tier.rates:
-            _add(
-                study, found, clips, "stress/dilution_accuracy", Condition("dilution", weight, study.seed),
-                lambda weight=weight, m=modality: diluted(clips, m, weight, seed=study.seed), group=modality,
-            )  # fmt: skip
+    if len(study.modalities) > 1:
+        dilution(study, part, found)
+        in_one_class(study, part, found)
     return found
 
 
 def absences(study: Study) -> Found:
-    """Over the share of clips that lack a modality: accuracy, and what becomes of the answers; accuracy over the share
-    of steps that every clip lacks."""
+    """Under every fill of the tier for rates, over the share of clips that lack a modality: accuracy, and what becomes
+    of the answers; accuracy over the share of steps that every clip lacks."""
     part, found = study.part(study.tier.stressed), Found()
-    clips, fill = part.clips, study.fills[0]
+    for fill in study.named(study.tier.rate_fills):
+        _over_rates(study, part, fill, found)
+        _over_steps(study, part, fill, found)
+    return found
+
+
+def _over_rates(study: Study, part: Part, fill: Fill, found: Found) -> None:
+    clips = part.clips
     patterns = {joined([m]): (m,) for m in study.modalities}
     if len(study.modalities) > 1:
         patterns[joined(study.modalities)] = study.modalities
@@ -157,17 +165,20 @@ def absences(study: Study) -> Found:
             found.lines.append(
                 study.line("stress/missing_area", under, clips, estimator="accuracy", group=group, fill=fill)
             )
-    for modality in study.modalities:
-        for pattern in PATTERNS:
-            for share in FRAME_SHARES:
-                _add(
-                    study, found, clips, "stress/frame_missing_accuracy", Condition(pattern, share, study.seed),
-                    lambda share=share, pattern=pattern, m=modality: frames_missing(
-                        clips, m, share, pattern, seed=study.seed
-                    ),
-                    group=modality, fill="drop",
-                )  # fmt: skip
-    return found
+
+
+def _over_steps(study: Study, part: Part, fill: Fill, found: Found) -> None:
+    clips = part.clips
+    # A clip that lacks some steps has the modality: no token stands in for it.
+    fill = "drop" if fill == study.absence else fill
+    for modality, pattern, share in itertools.product(study.modalities, PATTERNS, FRAME_SHARES):
+        _add(
+            study, found, clips, "stress/frame_missing_accuracy", Condition(pattern, share, study.seed),
+            lambda share=share, pattern=pattern, m=modality: frames_missing(
+                clips, m, share, pattern, fill, seed=study.seed, of=study.moments.get(m)
+            ),
+            group=modality, fill=fill,
+        )  # fmt: skip
 
 
 def _add(

@@ -10,7 +10,7 @@ import numpy as np
 
 from avjax.diagnostics.definitions import number, skipped
 from avjax.diagnostics.diagnosis.arrays import ATTACK
-from avjax.diagnostics.measured import Undefined
+from avjax.diagnostics.measured import Condition, Undefined
 from avjax.diagnostics.probe import ModelProbe
 from avjax.diagnostics.protocol.looking import Looking
 from avjax.diagnostics.protocol.saliency import STATE
@@ -32,11 +32,11 @@ from avjax.diagnostics.stress.attacks.frontier import (
     steps_guard,
     unbounded_guard,
 )
-from avjax.diagnostics.stress.attacks.gradient import PGD
+from avjax.diagnostics.stress.attacks.gradient import PGD, fgsm, mi_fgsm
 from avjax.diagnostics.stress.attacks.noise import Noise
 from avjax.diagnostics.stress.attacks.region import BOX, snr_radius
 from avjax.diagnostics.stress.attacks.square import Square
-from avjax.diagnostics.stress.attacks.universal import universal_perturbation
+from avjax.diagnostics.stress.attacks.universal import universal_patch, universal_perturbation
 from avjax.streams import Stream
 
 DECIBELS = (40.0, 30.0, 20.0)
@@ -45,18 +45,22 @@ PIXELS = (1 / 255, 2 / 255, 4 / 255, 8 / 255)
 GRID = (0, -1)
 # One clip in fifty may fall to less and withstand more: an attack is no exhaustive search.
 SLACK = 0.02
-# Beside PGD of the tier's steps, by which a model is judged: PGD of a quarter of them; as many draws of noise; Square
-# with some queries for each of its steps; and twice as many steps for one perturbation of all clips.
+# Beside PGD of the tier's steps, by which a model is judged: FGSM, and with ``auto`` PGD of a quarter of them, which
+# may do no more; as many draws of noise; Square with some queries for each of its steps; and twice as many steps for
+# one perturbation of all clips.
 FEWER, DRAWS, QUERIES, UNIVERSAL = 4, 4, 5, 2
+FRAMES = "video"
 
 Levels = Mapping[str, list[tuple[str, np.ndarray | float]]]
 """Modality -> names of radii and radii, rising."""
 
 
 def attacks(study: Study) -> Found:
-    """PGD within each modality's radii and on a grid of both; one perturbation for all clips; with ``auto`` AutoAttack.
+    """PGD within each modality's radii and on a grid of both; FGSM; one perturbation and one patch for all clips; with
+    ``auto`` MI-FGSM and AutoAttack.
 
-    Whatever must hold of attacks is checked, and stands beside their numbers.
+    Whatever must hold of attacks is checked, and stands beside their numbers. That they do no less than values made on
+    another model is not: a diagnosis holds one model.
     """
     found, probe = Found(), study.probe
     if not isinstance(probe, ModelProbe):
@@ -71,7 +75,8 @@ def attacks(study: Study) -> Found:
         found.lines.append(skipped("stress/adversarial_accuracy", reason, estimator="PGD"))
         return found
     target = _Target(study, part, levels)
-    name, once = f"PGD-{study.tier.attack_steps}", Once(target.by(PGD(steps=study.tier.attack_steps)))
+    pgd = PGD(steps=study.tier.attack_steps, restarts=study.tier.attack_restarts)
+    name, once = f"{pgd.name}, {_times(pgd.restarts, 'start')}", Once(target.by(pgd))
     guards = []
     surface = _grid(target, once, name, found) if len(levels) == 2 else None
     if surface is not None:
@@ -93,11 +98,20 @@ def attacks(study: Study) -> Found:
         )  # fmt: skip
     _universal(target, found)
     _drift(target, once, name, found)
+    _patched(target, found)
+    others = {fgsm().name: target.single}
     if study.tier.auto:
-        right = target.by(*standard_autoattack())(_at(levels)).right
-        fields = fields_of(_named(levels), attack="AutoAttack", seed=study.seed)
+        momentum = mi_fgsm(study.tier.attack_steps)
+        others[momentum.name] = target.by(momentum)(_at(levels)).right
+        others["AutoAttack"] = target.by(*standard_autoattack())(_at(levels)).right
+    for words, right in others.items():
+        fields = fields_of(_named(levels), attack=words, seed=study.seed)
         found.lines.append(study.mean("stress/adversarial_accuracy", right, part.clips, **fields))
     return found
+
+
+def _times(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -112,6 +126,11 @@ class _Target:
     def adversary(self) -> Adversary:
         probe = self.study.probe
         return adversary_of(probe.program, self.part.clips, (), batch=probe.batch, seed=self.study.seed)
+
+    @functools.cached_property
+    def single(self) -> np.ndarray:
+        """Clips that withstand one gradient at the widest radii."""
+        return self.by(fgsm())(_at(self.levels)).right
 
     def by(self, *which: Attack) -> Attempt:
         """These attacks within a budget."""
@@ -154,18 +173,24 @@ def _guards(target: _Target, once: Once) -> list[Guard]:
     study, part, levels = target.study, target.part, target.levels
     widest, steps = _at(levels), study.tier.attack_steps
     right = once(widest).right
-    fewer = target.by(PGD(steps=max(steps // FEWER, 1)))(widest).right
+    fewer = [target.by(PGD(steps=max(steps // FEWER, 1)))(widest).right] if study.tier.auto else []
     noise = target.by(Noise(DRAWS))(widest).right
     square = target.by(Square(queries=QUERIES * steps))(widest).right
     # As far as from one end of the box to the other.
     everything = once({modality: BOX[modality][1] - BOX[modality][0] for modality in levels}).right
     there = np.any([np.asarray(part.clips.streams[modality].valid).any(axis=1) for modality in levels], axis=0)
     return [
-        steps_guard([fewer, right], SLACK),
+        steps_guard([target.single, *fewer, right], SLACK),
         masking_guard(right, noise, SLACK, "noise"),
         masking_guard(right, square, SLACK, f"Square of {QUERIES * steps} queries"),
         unbounded_guard(everything[there], SLACK),
     ]
+
+
+def _halves(target: _Target) -> tuple[np.ndarray, np.ndarray]:
+    """Places of the clips on which something for all is made, and of those on which it is judged."""
+    places = np.arange(len(target.part.rows))
+    return places[::2], places[1::2]
 
 
 def _universal(target: _Target, found: Found) -> None:
@@ -173,7 +198,7 @@ def _universal(target: _Target, found: Found) -> None:
     study, part, levels = target.study, target.part, target.levels
     steps = UNIVERSAL * study.tier.attack_steps
     fields = fields_of(_named(levels), attack=f"one perturbation for all clips, {steps} steps", seed=study.seed)
-    made, judged = np.arange(0, len(part.rows), 2), np.arange(1, len(part.rows), 2)
+    made, judged = _halves(target)
     if not len(judged):
         found.lines.append(skipped("stress/adversarial_accuracy", "one clip has no other to be judged on", **fields))
         return
@@ -209,6 +234,31 @@ def _drift(target: _Target, once: Once, name: str, found: Found) -> None:
     found.lines += looking.lines(moved, condition, **fields)
     if moved.score is not None:
         found.lines += looking.of_harm(moved.score, part.clean, said, condition, **fields)
+
+
+def _patched(target: _Target, found: Found) -> None:
+    """One patch that takes clips for any class but their own, made and judged likewise, at random places."""
+    study, part, adversary = target.study, target.part, target.adversary
+    made, judged = _halves(target)
+    if FRAMES not in target.levels or not len(judged):
+        return
+    steps, clips = study.tier.attack_steps, part.clips.take(judged)
+    for area in study.tier.patches:
+        values, valid = inputs(part.clips.take(made))
+        patch = universal_patch(
+            adversary.model, values, part.clips.label[made], area, valid, modality=FRAMES, steps=steps,
+            batch=min(study.probe.batch, len(made)), seed=study.seed,
+        )  # fmt: skip
+        values, valid = inputs(clips)
+        stamped = patch.applied(values, patch.corners(values[FRAMES], clips.index, study.seed), valid)
+        right = adversary.logits(stamped).argmax(axis=1) == clips.label
+        found.lines.append(
+            study.mean(
+                "stress/adversarial_accuracy", right, clips, estimator=f"one patch for all clips, {steps} steps",
+                target="label", group=FRAMES,
+                condition=Condition(f"patch of {100 * area:g} % of the frame", seed=study.seed),
+            )
+        )  # fmt: skip
 
 
 def _radii(stream: Stream) -> list[tuple[str, np.ndarray | float]] | None:

@@ -17,7 +17,7 @@ from avjax.diagnostics.definitions import skipped
 from avjax.diagnostics.measured import Condition, Undefined
 from avjax.diagnostics.probe import ModelProbe
 from avjax.diagnostics.protocol.inside import inside
-from avjax.diagnostics.protocol.study import Found, Study
+from avjax.diagnostics.protocol.study import Found, Part, Study
 from avjax.diagnostics.stress.attacks.clips import adversary_of, inputs
 from avjax.diagnostics.stress.attacks.universal import UniversalPatch, universal_patch
 from avjax.diagnostics.stress.backdoor import (
@@ -40,23 +40,28 @@ STEPS, TARGETS = 1, 2
 # One clip in so many carries the trigger where clips with it are to be told from those without.
 EVERY = 8
 DONORS, WINDOWS = 8, 3
+NO_REFERENCE = (
+    "a diagnosis holds no model of the same kind trained on clean clips alone; against the diagnosis of one (--vs) it"
+    " is the difference of clean accuracy"
+)
 
 
 def backdoor(study: Study) -> Found:
     """The strongest patch of the classes that are predicted most, and every detector on clips some of which have it.
 
-    Made on every other clip, and judged on the rest. What needs no trigger is of all: answers that stay whatever the
-    other modality says, and clips whose attention is an outlier of their class.
+    Made on every other clip that is attacked, and judged on the rest and on those that are stressed: a detector
+    compares the clips of one predicted class. What needs no trigger is of all: answers that stay whatever the other
+    modality says, and clips whose attention is an outlier of their class.
     """
     found, probe = Found(), study.probe
     _without_trigger(study, found)
     found.lines.append(
-        skipped("stress/backdoor_accuracy_drop", "it wants a model of the same kind trained on clean clips alone",
-                estimator="accuracy")
+        skipped("stress/backdoor_accuracy_drop", NO_REFERENCE, estimator="accuracy")
     )  # fmt: skip
-    part = study.part(study.tier.attacked)
+    part, wide = study.part(study.tier.attacked), _wide(study)
     stream = part.clips.streams.get(FRAMES)
-    made, judged = np.arange(0, len(part.rows), 2), np.arange(1, len(part.rows), 2)
+    made = np.arange(0, len(part.rows), 2)
+    judged = np.flatnonzero(~np.isin(wide.rows, part.rows[made]))
     reason = ""
     if not isinstance(probe, ModelProbe):
         reason = "a plain function has no gradients here, by which a trigger could be looked for"
@@ -70,7 +75,7 @@ def backdoor(study: Study) -> Found:
             skipped(id, reason, estimator=estimator) for id in ("stress/attack_success", "stress/backdoor_detection")
         ]
         return found
-    clips, clean = part.clips.take(judged), part.clean.predicted[judged]
+    clips, clean = wide.clips.take(judged), wide.clean.predicted[judged]
     best: tuple[float, int, Clips] | None = None
     for target in _commonest(part.clean.predicted):
         try:
@@ -92,6 +97,12 @@ def backdoor(study: Study) -> Found:
     if best is not None:
         _detected(study, clips, best[2], best[1], found)
     return found
+
+
+def _wide(study: Study) -> Part:
+    """The clips that are attacked, or the more that are stressed."""
+    sizes = study.tier.attacked, study.tier.stressed
+    return study.part(None if None in sizes else max(sizes))
 
 
 def _rate(triggered: np.ndarray, label: np.ndarray, target: int, rows: Int[np.ndarray, " R"]) -> float:
@@ -233,6 +244,8 @@ def _without_trigger(study: Study, found: Found) -> None:
             mixed = clips.replace({m: given.streams[m] for m in others})
             same += study.said(mixed).predicted == predicted
         found.lines.append(study.mean("stress/stickiness", same / DONORS, clips, **fields))
+    wide = _wide(study)
+    clips, predicted = wide.clips, wide.clean.predicted
     fields = {"estimator": f"attention beyond {OUTLIER:g} deviations of its predicted class"}
     try:
         score = attention_outliers(attention_mass(study, clips), predicted)

@@ -28,6 +28,7 @@ from avjax.diagnostics.protocol.study import Found, Part, Study
 from avjax.streams import Stream
 
 IG_STEPS = (32, 256)
+TARGETS = ("predicted", "label")
 TARGET = {"target": "predicted"}
 THROUGH = "through all layers"
 
@@ -41,19 +42,22 @@ def shapley_values(study: Study) -> Found:
     if study.means is not None and ("mean" in study.tier.shapley_fills or not ways):
         ways.append(("mm_shap_mean" if ways else "mm_shap", "mean", study.raw_players, study.means))
     for name, fill, players, baseline in ways:
-        sampled = sampled_values(study, part, players, baseline) if baseline is None else raw_values(study)
+        both = sampled_values(study, part, players, baseline) if baseline is None else raw_values(study)
+        sampled = both["predicted"]
         estimator = (
             f"{'tokens' if not players.raw else 'windows and cells'}, {len(players)} players,"
             f" {sampled.permutations} permutations{'' if sampled.converged else ', not converged'}"
         )
-        fields = {"estimator": estimator, "fill": fill, **TARGET}
-        try:
-            _keep_values(found, name, sampled, part)
-            found.keep(f"{SHARE}{name}", sampled.share, part.rows)
-        except Undefined as undefined:
-            found.lines.append(skipped("contribution/mm_shap", undefined.reason, n=len(part.rows), **fields))
-        else:
-            found.lines += _shap_lines(study, part.clips, sampled, fields)
+        _keep_values(found, name, sampled, part)
+        for target, one in both.items():
+            fields = {"estimator": estimator, "fill": fill, "target": target}
+            try:
+                found.lines += _shap_lines(study, part.clips, one, fields)
+            except Undefined as undefined:
+                found.lines.append(skipped("contribution/mm_shap", undefined.reason, n=len(part.rows), **fields))
+            else:
+                if one is sampled:
+                    found.keep(f"{SHARE}{name}", one.share, part.rows)
     if not ways:
         reason = "no clip has one of the modalities, and tokens cannot be hidden"
         found.lines.append(skipped("contribution/mm_shap", reason, estimator="permutations"))
@@ -61,20 +65,38 @@ def shapley_values(study: Study) -> Found:
 
 
 @functools.lru_cache(maxsize=1)
-def raw_values(study: Study) -> shapley.Sampled:
+def raw_values(study: Study) -> dict[str, shapley.Sampled]:
     """Of raw players at the mean, on the tier's clips for Shapley values; computed once for all stages of a study."""
     return sampled_values(study, study.part(study.tier.shapley), study.raw_players, study.means)
 
 
-def sampled_values(study: Study, part: Part, players: Players, baseline: Baseline | None) -> shapley.Sampled:
-    """Of the logit of the class that the model predicts for the whole clip."""
-    target = np.arange(len(part.rows)), part.clean.predicted
+def sampled_values(
+    study: Study, part: Part, players: Players, baseline: Baseline | None
+) -> dict[str, shapley.Sampled]:  # fmt: skip
+    """Of the logit of the class that the model predicts for the whole clip, and of the label's, from the same runs.
+
+    The prediction's say how many permutations are enough.
+    """
+    count = len(part.rows)
+    target = np.tile(np.arange(count), 2), np.concatenate([target_classes(part, name) for name in TARGETS])
 
     def value(kept: np.ndarray) -> np.ndarray:
         return study.probe.coalitions(part.clips, kept, players, baseline)[:, *target]
 
     least, most = study.tier.permutations
-    return shapley.sampled(value, players.groups, study.modalities, seed=study.seed, permutations=least, most=most)
+    both = shapley.sampled(
+        value, players.groups, study.modalities, seed=study.seed, permutations=least, most=most, deciding=count
+    )
+    halves = {"predicted": slice(None, count), "label": slice(count, None)}
+    return {
+        name: dataclasses.replace(both, first=both.first[rows], second=both.second[rows])
+        for name, rows in halves.items()
+    }
+
+
+def target_classes(part: Part, target: str) -> Int[np.ndarray, " R"]:
+    """The class of each clip that is explained: the one predicted for the whole clip, or the label."""
+    return part.clean.predicted if target == "predicted" else part.clips.label
 
 
 def _keep_values(found: Found, name: str, sampled: shapley.Sampled, part: Part) -> None:
@@ -181,11 +203,14 @@ class RawScore:
         streams = {m: Stream(values[m], *rest[m], rate) for m, rate in self.rates}
         return (self.probe.forward(streams) * wanted).sum(axis=1)
 
-    def inputs(self, part: Part, rows: Int[np.ndarray, " R"]) -> tuple[dict[str, np.ndarray], tuple[Any, ...]]:
-        """Values of some clips, and the other arguments; the class is the one that the model predicts for them."""
+    def inputs(
+        self, part: Part, rows: Int[np.ndarray, " R"], target: str = "predicted"
+    ) -> tuple[dict[str, np.ndarray], tuple[Any, ...]]:
+        """Values of some clips, and the other arguments; the class is the one that the model predicts for them, or
+        their label."""
         streams = part.clips.take(rows).streams
         rest = {m: (jnp.asarray(stream.valid), jnp.asarray(stream.start)) for m, stream in streams.items()}
-        wanted = jax.nn.one_hot(part.clean.predicted[rows], len(self.probe.classes))
+        wanted = jax.nn.one_hot(target_classes(part, target)[rows], len(self.probe.classes))
         return {m: stream.values for m, stream in streams.items()}, (rest, wanted)
 
 
@@ -213,9 +238,9 @@ def by_gradients(study: Study) -> Found:
             ("gradient_x_input", gradients.gradient_times_input(score, values, arguments)),
             ("integrated_gradients", integrated.attribution),
         ):
-            own = [np.asarray(attribution[m], np.float64)[: len(rows)].reshape(len(rows), -1) for m in study.modalities]
-            amounts[name].append(np.stack([np.abs(one).sum(axis=1) for one in own], axis=1))
-            nets[name].append(np.stack([one.sum(axis=1) for one in own], axis=1))
+            amount, net = _sums(study, attribution, len(rows))
+            amounts[name].append(amount)
+            nets[name].append(net)
     for name in amounts:
         try:
             share = shares.share(np.concatenate(amounts[name]))
@@ -232,7 +257,34 @@ def by_gradients(study: Study) -> Found:
         study.mean("faithfulness/completeness_error", np.concatenate(errors), clips,
                    estimator=f"integrated gradients, {IG_STEPS[0]} to {IG_STEPS[1]} steps", fill="mean", **TARGET)
     )  # fmt: skip
+    _of_labels(study, part, score, size, found)
     return found
+
+
+def _of_labels(study: Study, part: Part, score: RawScore, size: int, found: Found) -> None:
+    """Gradient x input of the label: one pass more, where integrated gradients would take as many again."""
+    parts = []
+    for rows in study.probe.parts(len(part.rows)):
+        values, arguments = score.inputs(part, np.resize(rows, size), "label")
+        parts.append(_sums(study, gradients.gradient_times_input(score, values, arguments), len(rows)))
+    amounts, nets = (np.concatenate(of) for of in zip(*parts, strict=True))
+    fields = {"estimator": "raw clips", "target": "label"}
+    try:
+        share = shares.share(amounts)
+    except Undefined as undefined:
+        found.lines.append(skipped("contribution/gradient_x_input", undefined.reason, **fields))
+        return
+    for place, modality in enumerate(study.modalities):
+        for id, of in (("gradient_x_input", share), ("gradient_x_input_net", nets)):
+            found.lines.append(study.mean(f"contribution/{id}", of[:, place], part.clips, group=modality, **fields))
+
+
+def _sums(
+    study: Study, attribution: Mapping[str, Any], count: int
+) -> tuple[Float[np.ndarray, "B M"], Float[np.ndarray, "B M"]]:
+    """Sums of |attribution| and of attribution over each modality, of the first clips."""
+    own = [np.asarray(attribution[m], np.float64)[:count].reshape(count, -1) for m in study.modalities]
+    return tuple(np.stack([one.sum(axis=1) for one in of], axis=1) for of in (map(np.abs, own), own))
 
 
 def _baseline(study: Study, modality: str) -> np.ndarray | float:

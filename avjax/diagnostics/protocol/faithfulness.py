@@ -19,7 +19,7 @@ from avjax.diagnostics.faithfulness.sanity import share_drop_agreement
 from avjax.diagnostics.measured import Measured, Undefined
 from avjax.diagnostics.players import Players
 from avjax.diagnostics.probe import ModelProbe
-from avjax.diagnostics.protocol.explanation import RawScore, raw_values, sampled_values
+from avjax.diagnostics.protocol.explanation import TARGETS, RawScore, raw_values, sampled_values
 from avjax.diagnostics.protocol.randomised import gradient_maps
 from avjax.diagnostics.protocol.removal import Removal
 from avjax.diagnostics.protocol.study import Found, Part, Study
@@ -93,11 +93,13 @@ def faithfulness(study: Study) -> Found:
         found.lines.append(skipped("faithfulness/deletion", reason, estimator=SHAPLEY, fill="mean"))
         return found
     effort, removal = Effort(), Removal(study, part)
-    sampled = _values(study, part)
-    explanations = [Explanation(SHAPLEY, sampled.values, sampled.values)]
-    if isinstance(study.probe, ModelProbe):
-        explanations.append(by_gradient(study, part))
-    for one in explanations:
+    sampled, explanations = _values(study, part), {}
+    for target in TARGETS:
+        values = sampled[target].values
+        explanations[target] = [Explanation(SHAPLEY, values, values)]
+        if isinstance(study.probe, ModelProbe):
+            explanations[target].append(by_gradient(study, part, target))
+    for one, of_label in zip(*explanations.values(), strict=True):
         for ranking, among in _rankings(study).items():
             clips = erased(study, removal, one, effort, among)
             found.lines += erasure(study, part, one, ranking, clips)
@@ -105,25 +107,32 @@ def faithfulness(study: Study) -> Found:
             for what in clips[0].curves if one.name == SHAPLEY else ():
                 drawn = np.stack([own.curves[what] for own in clips])
                 found.arrays[f"{CURVE}{ranking}/{what}"] = drawn.astype(np.float32)
+        # Where the label is what is predicted, nothing new is asked.
+        every = np.ones(len(study.raw_players), bool)
+        clips = erased(study, removal.towards(part.clips.label), of_label, effort, every)
+        found.lines += erasure(study, part, of_label, JOINT, clips, target="label")
         found.lines += prediction(study, removal, one, effort)
         found.lines += form(study, part, one)
         found.lines += without_outline(study, part, one)
     found.lines += steadiness(study, part, effort)
     try:
-        found.lines += _shares_and_drops(study, part, sampled.share)
+        found.lines += _shares_and_drops(study, part, sampled["predicted"].share)
     except Undefined as undefined:
         fields = {"estimator": "mm_shap of raw players", "n": len(part.rows)}
         found.lines.append(skipped("faithfulness/share_drop_agreement", undefined.reason, **fields))
     return found
 
 
-def _values(study: Study, part: Part) -> Sampled:
+def _values(study: Study, part: Part) -> dict[str, Sampled]:
     """Shapley values, of the stage that has sampled them where its clips are among those."""
     wide = study.part(study.tier.shapley)
     if not np.isin(part.rows, wide.rows).all():
         return sampled_values(study, part, study.raw_players, study.means)
-    sampled, places = raw_values(study), np.searchsorted(wide.rows, part.rows)
-    return dataclasses.replace(sampled, first=sampled.first[places], second=sampled.second[places])
+    places = np.searchsorted(wide.rows, part.rows)
+    return {
+        target: dataclasses.replace(sampled, first=sampled.first[places], second=sampled.second[places])
+        for target, sampled in raw_values(study).items()
+    }
 
 
 def _rankings(study: Study) -> dict[str, Bool[np.ndarray, " n"]]:
@@ -132,11 +141,12 @@ def _rankings(study: Study) -> dict[str, Bool[np.ndarray, " n"]]:
     return {JOINT: np.ones(len(players), bool), **alone}
 
 
-def by_gradient(study: Study, part: Part) -> Explanation:
-    """sum of |x df_c/dx| over what each raw player holds, and what a step to the mean would change."""
+def by_gradient(study: Study, part: Part, target: str = "predicted") -> Explanation:
+    """sum of |x df_c/dx| over what each raw player holds, and what a step to the mean would change; of the class that
+    is predicted, or of the label."""
     slope, score = [], RawScore.of(study.probe, part.clips)
     for rows in study.probe.parts(len(part.rows)):
-        values, arguments = score.inputs(part, np.resize(rows, study.probe.batch))
+        values, arguments = score.inputs(part, np.resize(rows, study.probe.batch), target)
         found = slopes(score, values, arguments)
         slope.append({m: np.asarray(found[m], np.float64)[: len(rows)] for m in values})
     ranked, signed = 0.0, 0.0

@@ -12,15 +12,15 @@ import numpy as np
 import optax
 from jaxtyping import Float, Int
 
+from avjax.diagnostics.clips import Clips
 from avjax.diagnostics.compiled import compiled
-from avjax.diagnostics.consistency.calibration import probabilities
 from avjax.diagnostics.contribution.imbalance import MOMENTUM, imbalanced, log_ratios, scores, smoothed
 from avjax.diagnostics.definitions import number, skipped
-from avjax.diagnostics.measured import Undefined
+from avjax.diagnostics.measured import Measured, Undefined
 from avjax.diagnostics.probe import ModelProbe
 from avjax.diagnostics.protocol.ablation import remaining
 from avjax.diagnostics.protocol.inside import inside
-from avjax.diagnostics.protocol.study import Found, Part, Study
+from avjax.diagnostics.protocol.study import Found, Part, Said, Study
 from avjax.streams import Stream
 from avjax.training.optimizer import path_names
 
@@ -65,8 +65,7 @@ def _over_training(study: Study, found: Found) -> None:
 
 def _of_clips(study: Study, found: Found) -> None:
     """s_m over the clips that have every modality: by the model's own logits of m, or when it is given m alone."""
-    there = [np.asarray(study.clips.streams[m].valid).any(axis=1) for m in study.modalities]
-    rows = np.flatnonzero(np.all(there, axis=0))
+    rows = complete(study.clips)
     if not len(rows):
         reason = "no clip has every modality"
         found.lines.append(skipped("contribution/imbalance_ratio", reason, estimator="probability of the true class"))
@@ -78,21 +77,43 @@ def _of_clips(study: Study, found: Found) -> None:
     if len(own) == len(study.modalities):
         ways["its own logits"] = dict(own)
     for way, logits in ways.items():
-        true = {m: probabilities(z)[np.arange(len(rows)), clips.label] for m, z in logits.items()}
-
-        def ratio(chosen: Int[np.ndarray, " R"], modality: str, true: Mapping[str, np.ndarray] = true) -> float:
-            mean = {m: float(p[chosen].mean()) for m, p in true.items()}
-            others = float(np.mean([value for m, value in mean.items() if m != modality]))
-            if min(mean.values()) <= 0:
-                raise Undefined("a modality gives the true class no probability at all: a ratio of it has no logarithm")
-            return float(np.log10(mean[modality] / others))
-
+        true = {m: true_probability(Said(z, clips.label)) for m, z in logits.items()}
         fill = {"fill": study.absence} if way.startswith("a forward") else {}
         for modality in study.modalities:
             found.lines.append(
-                study.line("contribution/imbalance_ratio", lambda chosen, m=modality, of=ratio: of(chosen, m), clips,
-                           estimator=f"diagnosed clips, {way}", target="label", group=modality, **fill)
-            )  # fmt: skip
+                ratio_line(study, clips, true, modality, estimator=f"diagnosed clips, {way}", group=modality, **fill)
+            )
+
+
+def complete(clips: Clips) -> Int[np.ndarray, " R"]:
+    """Places of the clips that have every modality."""
+    there = [np.asarray(stream.valid).any(axis=1) for stream in clips.streams.values()]
+    return np.flatnonzero(np.all(there, axis=0))
+
+
+def true_probability(said: Said) -> Float[np.ndarray, " N"]:
+    """Of each clip's label."""
+    return said.probability[np.arange(len(said.label)), said.label]
+
+
+def ratio_line(
+    study: Study, clips: Clips, true: Mapping[str, Float[np.ndarray, " N"]], modality: str, **fields: Any
+) -> Measured:  # fmt: skip
+    """log10 rho of a modality.
+
+    Args:
+      true: modality -> probability that it gives the true class, alone.
+      fields: estimator and the like.
+    """
+
+    def ratio(chosen: Int[np.ndarray, " R"]) -> float:
+        mean = {m: float(p[chosen].mean()) for m, p in true.items()}
+        others = float(np.mean([value for m, value in mean.items() if m != modality]))
+        if min(mean.values()) <= 0:
+            raise Undefined("a modality gives the true class no probability at all: a ratio of it has no logarithm")
+        return float(np.log10(mean[modality] / others))
+
+    return study.line("contribution/imbalance_ratio", ratio, clips, target="label", **fields)
 
 
 def _of_gradients(study: Study, found: Found) -> None:

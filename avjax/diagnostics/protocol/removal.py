@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable
 from typing import Literal, TypeVar
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from avjax.diagnostics.clips import Clips
 from avjax.diagnostics.consistency.calibration import probabilities
@@ -38,6 +39,12 @@ class Removal:
         self._masks: list[list[np.ndarray]] = [[] for _ in part.rows]
         self._logits: list[np.ndarray] = [np.empty((0, len(study.probe.classes)), np.float32) for _ in part.rows]
         self._learning = False
+
+    def towards(self, target: Int[np.ndarray, " R"]) -> Removal:
+        """The same of other classes; what the model has said so far is kept."""
+        other = copy.copy(self)
+        other.target = target
+        return other
 
     def probability(self, row: int) -> KeptValue:
         """Of the class, with the kept players of this clip: [S, n] to [S, 1]."""

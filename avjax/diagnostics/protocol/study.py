@@ -136,7 +136,11 @@ class Study:
     @property
     def fills(self) -> tuple[Fill, ...]:
         """The tier's, by this model's names."""
-        return tuple(self.absence if fill == "drop" else fill for fill in self.tier.fills)
+        return self.named(self.tier.fills)
+
+    def named(self, fills: Sequence[Fill]) -> tuple[Fill, ...]:
+        """Fills by this model's names."""
+        return tuple(self.absence if fill == "drop" else fill for fill in fills)
 
     @functools.cached_property
     def clean(self) -> Said:

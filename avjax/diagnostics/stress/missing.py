@@ -65,12 +65,20 @@ def missing(
 
 
 def frames_missing(
-    clips: Clips, modality: str, share: float, pattern: Pattern, fill: Fill = "drop", *, seed: int = 0
+    clips: Clips,
+    modality: str,
+    share: float,
+    pattern: Pattern,
+    fill: Fill = "drop",
+    *,
+    seed: int = 0,
+    of: Moments | None = None,
 ) -> Clips:
     """The clips, each without a share of the valid steps of a modality.
 
     Args:
       pattern: block, one run of steps at a random place; random, single steps, of sound in chunks of 0.1 s.
+      of: the data set's moments, for the fills mean and noise.
     """
     if not 0 <= share <= 1:
         raise ValueError(f"a share lies in [0, 1]; got {share}")
@@ -89,7 +97,7 @@ def frames_missing(
         else:
             chosen = random.permutation(chunks)[:count]
         steps[row, there[np.isin(np.arange(len(there)) // chunk, chosen)]] = True
-    return absent(clips, modality, fill, seed=seed, steps=steps)
+    return absent(clips, modality, fill, seed=seed, of=of, steps=steps)
 
 
 def area(rates: Sequence[float], performance: Num[np.ndarray, " R"]) -> float:

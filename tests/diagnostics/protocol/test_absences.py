@@ -58,6 +58,20 @@ def test_in_turn_each_is_missing_in_half(found):
     assert area.value == pytest.approx(np.trapezoid(curve, (0, *RATES)))
 
 
+def test_every_fill_of_the_tier_has_its_curves(rng):
+    """T1: at the mean all answers are one, and half of the clips are that; what is not listened to may be anything."""
+    study = study_of("T1 audio only", rng, 40)
+    tier = dataclasses.replace(study.tier, rate_fills=("drop", "mean"), rates=(1.0,))
+    lines = absences(dataclasses.replace(study, tier=tier, resamples=2)).lines
+    for fill in tier.rate_fills:
+        own = [line for line in lines if line.fill == fill]
+        at = {(line.group, line.condition.severity): line.value for line in own if line.id == "stress/missing_accuracy"}
+        assert {at["audio", 1], at["video", 1]} == {0.5, 1}
+        assert at["video", 0] == at["audio", 0] == 1
+        steps = [line.value for line in own if line.id == "stress/frame_missing_accuracy" and line.group == "video"]
+        assert steps == [1] * 6
+
+
 def test_learned_tokens_give_their_name(rng):
     """Of a model that has tokens for what is missing, a clip without a modality is no clip with hidden ones."""
     config = tiny.config()

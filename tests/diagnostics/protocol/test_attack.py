@@ -38,7 +38,7 @@ def hidden(tokens):
 
 def linear_clips(rng: np.random.Generator) -> tuple[np.ndarray, object]:
     """Clips at known distances from the decision, half on either side."""
-    distance = rng.permutation(np.linspace(0.05, 4, ROWS)) * np.resize([1, -1], ROWS)
+    distance = rng.permutation(np.linspace(0.05, 4, ROWS)) * np.resize([1, 1, -1, -1], ROWS)
     # Signs that cancel, and a shift of the frames: no value is near the ends of its box.
     sound = LOUD * np.resize([1.0, -1.0], (ROWS, SAMPLES))
     frames = np.full((ROWS, FRAMES, SIDE, SIDE, 1), 0.5) + (distance / ELEMENTS["video"])[:, None, None, None, None]
@@ -55,7 +55,8 @@ def guards(found: Found) -> dict[str, float]:
 
 @pytest.mark.slow
 def test_a_linear_model(rng, monkeypatch):
-    """acc(eps_a, eps_v) = share with |f| > eps_a N_a + eps_v N_v; one perturbation breaks one side alone."""
+    """acc(eps_a, eps_v) = share with |f| > eps_a N_a + eps_v N_v, of one gradient as of many; one perturbation, or one
+    patch, breaks one side alone."""
     distance, clips = linear_clips(rng)
     budgets = []
 
@@ -87,13 +88,19 @@ def test_a_linear_model(rng, monkeypatch):
     for words, far in reach.items():
         # Within rounding of the distance either may be.
         assert np.abs(np.abs(distance) - far).min() > 1e-4
-        assert accuracy.pop(f"PGD-4: {words}") == pytest.approx((np.abs(distance) > far).mean()), words
-    ((name, left),) = accuracy.items()
-    assert name.startswith("one perturbation")
-    # It goes one way: at most the clips on that side fall.
-    judged, far = distance[1::2], reach["audio 20 dB, video 8/255"]
-    fallen = [((judged * side > 0) & (np.abs(judged) <= far)).mean() for side in (1, -1)]
-    assert 1 - left in [pytest.approx(share) for share in fallen]
+        assert accuracy.pop(f"PGD-4, 1 start: {words}") == pytest.approx((np.abs(distance) > far).mean()), words
+    widest = "audio 20 dB, video 8/255"
+    assert accuracy.pop(f"FGSM: {widest}") == pytest.approx((np.abs(distance) > reach[widest]).mean())
+    judged, far = distance[1::2], reach[widest]
+    # White, or black, on 2 by 2 pixels of both frames outweighs any clip.
+    broken = {f"one perturbation for all clips, 8 steps: {widest}": np.abs(judged) <= far,
+              "one patch for all clips, 4 steps: patch of 5 % of the frame": np.abs(judged) > 0}  # fmt: skip
+    assert set(accuracy) == set(broken)
+    for name, near in broken.items():
+        # It goes one way: the clips on that side fall, if they are near enough.
+        fallen = [((judged * side > 0) & near).mean() for side in (1, -1)]
+        assert min(fallen) > 0
+        assert 1 - accuracy[name] in [pytest.approx(share) for share in fallen], name
 
     halves = (sound["audio 40 dB"] + sight["video 1/255"]) / 2
     alone = min((np.abs(distance) > sound["audio 40 dB"]).mean(), (np.abs(distance) > sight["video 1/255"]).mean())
@@ -128,15 +135,24 @@ def test_a_model_that_hides_its_gradient(rng, monkeypatch):
 
 @pytest.mark.slow
 def test_one_modality_has_no_grid(rng, monkeypatch):
-    _, clips = linear_clips(rng)
+    """And what the full tier adds: PGD that starts again, momentum, patches of several sizes, AutoAttack."""
+    distance, clips = linear_clips(rng)
     monkeypatch.setattr(attack, "_guards", lambda target, once: [unbounded_guard(np.zeros(1, bool))])
     monkeypatch.setattr(attack, "_universal", lambda *of: None)
+    monkeypatch.setattr(attack, "standard_autoattack", lambda: (PGD(steps=3),))
     features = clips.streams["audio"].replace(values=np.zeros((ROWS, SAMPLES, 1), np.float32))
     study = study_of(
         lambda tokens: evidence({**tokens, "audio": tokens["audio"].replace(values=tokens["audio"].values[..., 0])}),
-        clips.replace({"audio": features}), dataclasses.replace(TIER, attack_steps=2),
+        clips.replace({"audio": features}),
+        dataclasses.replace(TIER, attack_steps=2, attack_restarts=2, auto=True, patches=(0.02, 0.05)),
     )  # fmt: skip
     found = attacks(study)
     assert {line.group for line in found.lines} == {"video"}
-    assert len(found.lines) == len(PIXELS) + 1
     assert not found.arrays
+    accuracy, reach = values(found, "stress/adversarial_accuracy"), PIXELS[-1] * ELEMENTS["video"]
+    patches = {f"one patch for all clips, 2 steps: patch of {size} % of the frame" for size in (2, 5)}
+    each = {f"PGD-2, 2 starts: video {round(255 * level)}/255" for level in PIXELS}
+    others = {f"{name}: video 8/255" for name in ("FGSM", "MI-FGSM-2", "AutoAttack")}
+    assert set(accuracy) == patches | each | others
+    for name in others:
+        assert accuracy[name] == pytest.approx((np.abs(distance) > reach).mean()), name

@@ -74,7 +74,7 @@ def test_a_planted_trigger_is_found_and_seen(rng):
     assert len(detected) == 6
     assert all(name.endswith("made for yes") and area > 0.95 for name, area in detected.items()), detected
     (line,) = [line for line in found.lines if line.id == "stress/backdoor_accuracy_drop"]
-    assert "clean clips alone" in line.reason
+    assert "--vs" in line.reason
 
 
 @pytest.mark.slow

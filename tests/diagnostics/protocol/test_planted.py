@@ -11,15 +11,18 @@ import pytest
 
 from avjax.diagnostics.clips import Clips
 from avjax.diagnostics.drift.axes import reliability_following
+from avjax.diagnostics.fills import others
 from avjax.diagnostics.probe import FunctionProbe
 from avjax.diagnostics.protocol import explanation
-from avjax.diagnostics.protocol.ablation import ablation, additive
+from avjax.diagnostics.protocol.ablation import MARGINAL_DRAWS, ablation, additive
 from avjax.diagnostics.protocol.alignment import offsets
+from avjax.diagnostics.protocol.faithfulness import Effort, Explanation, erased, faithfulness
+from avjax.diagnostics.protocol.removal import Removal
 from avjax.diagnostics.protocol.saliency import states
 from avjax.diagnostics.protocol.study import Alone, Found, Study
 from avjax.streams import Batch
 from tests.diagnostics.protocol.planted_probe import TIER, clips_of, probe_of, study_of
-from tests.models.planted import CASES, HEAD, MODALITIES, RATE, STEPS, corrupted
+from tests.models.planted import CASES, HEAD, MODALITIES, RATE, STEPS, batch_of, corrupted
 
 # Of 400 rows instead of the 4,000 of the bounds in planted.py, a share lies within sqrt(10) times as much.
 WIDER = 3.2
@@ -48,7 +51,7 @@ OF_ABLATION = {
     "shape.video": ("contribution/shape", {"group": "video", "fill": "drop"}),
     "shape.cooperation": ("contribution/cooperation", {"fill": "drop"}),
     "confusion.audio": ("consistency/modality_confusion", {"group": "audio", "fill": "drop"}),
-    "inter_shap": ("contribution/intershap", {}),
+    "inter_shap": ("contribution/intershap", {"estimator": "logit, 3 draws"}),
     "accuracy": ("stress/accuracy", {}),
     "accuracy.audio": ("contribution/ablation_accuracy", {"group": "audio", "fill": "drop"}),
     "accuracy.video": ("contribution/ablation_accuracy", {"group": "video", "fill": "drop"}),
@@ -65,10 +68,86 @@ def test_ablation(name, rng):
         within(name, key, value(found, id, **fields))
 
 
+def test_interactions_of_the_probability(rng):
+    """An exclusive or is nothing but interaction; what adds up in logits has one of probabilities, as they say."""
+    told = {"estimator": "probability, 3 draws", "target": "predicted"}
+    assert value(ablation(study_of("T3 exclusive or", rng, 2000)), "contribution/intershap", **told) > 0.9
+    study = study_of("T2 additive", rng)
+    cues = {m: study.clips.streams[m].values[..., 0].sum(axis=1).astype(np.float64) for m in MODALITIES}
+
+    def probability(heard: np.ndarray, seen: np.ndarray) -> np.ndarray:
+        side = np.sign(cues["audio"] + cues["video"])
+        return 1 / (1 + np.exp(-4 * side * (heard + seen)))
+
+    other = [
+        {m: cues[m][others(study.clips, m, seed=study.seed + draw)] for m in MODALITIES}
+        for draw in range(MARGINAL_DRAWS)
+    ]
+    alone = [probability(cues["audio"], one["video"]) + probability(one["audio"], cues["video"]) for one in other]
+    neither = [probability(one["audio"], one["video"]) for one in other]
+    surplus = probability(*cues.values()) - np.mean(alone, axis=0) + np.mean(neither, axis=0)
+    found = value(ablation(study), "contribution/interaction", **told)
+    assert found == pytest.approx(surplus.mean(), abs=1e-6)
+    assert abs(found) > 0.01
+
+
+def test_what_adds_up_has_no_cooperation(rng):
+    """T2: C is 0, exactly where numbers come as often with either sign and never equally large."""
+    heard, seen = np.array([-7, -5, -3, -1, 1, 3, 5, 7]) / 8, np.array([-6, -4, -2, 2, 4, 6]) / 8
+    cues = dict(zip(MODALITIES, (x.ravel() for x in np.meshgrid(heard, seen)), strict=True))
+    clips = clips_of(batch_of(rng, cues, sum(cues.values()) > 0))
+    found = ablation(Study(probe_of("T2 additive"), clips, TIER, resamples=2))
+    assert value(found, "contribution/cooperation", fill="drop") == pytest.approx(0, abs=1e-9)
+
+
+def test_a_constant_answer_has_no_kappa(rng):
+    lines = [line for line in ablation(study_of("T9 constant", rng, 60)).lines if line.id == "consistency/kappa"]
+    assert len(lines) == len(MODALITIES)
+    assert all((line.value, line.status) == (None, "undefined") and line.reason for line in lines)
+
+
+def test_shuffled_labels_and_the_maps_of_predictions(rng):
+    """T8: of two classes, what the prediction's probability loses the other's gains. So p_y gains as often as it loses
+    as the cells go that the prediction's map names; and the label's own map is the prediction's, with its sign."""
+    study = study_of("T8 shuffled labels", rng, 128)
+    part, every = study.part(None), np.ones(len(study.raw_players), bool)
+    effort = Effort(fractions=(0.0, 0.25, 0.5, 1.0), orders=1, sets=1, disturbances=1)
+    values = explanation.sampled_values(study, part, study.raw_players, study.means)
+    side = np.where(part.clean.right, 1, -1)
+    np.testing.assert_allclose(values["label"].values, side[:, None] * values["predicted"].values, atol=1e-4)
+    ranked = values["predicted"].values
+    one, removal = Explanation("of the prediction", ranked, ranked), Removal(study, part)
+    gaps = {}
+    for name, target in (("predicted", part.clean.predicted), ("label", part.clips.label)):
+        clips = erased(study, removal.towards(target), one, effort, every)
+        # Curves are shares of what the class has at first; of classes that it gives little they would be large.
+        first = part.clean.probability[np.arange(len(part.rows)), target]
+        gaps[name] = first * [own.numbers["deletion_gap"] for own in clips]
+    np.testing.assert_allclose(gaps["label"], side * gaps["predicted"], atol=1e-4)
+    within("T8 shuffled labels", "faithfulness.gap.label", gaps["label"].mean())
+    assert gaps["predicted"].mean() > 0.05
+
+
+def test_the_label_has_lines_of_its_own(rng):
+    """Of two classes the label's share is the prediction's, and its net effect has the sign of being right."""
+    study = study_of("T8 shuffled labels", rng, 24)
+    lines = [*explanation.shapley_values(study).lines, *explanation.by_gradients(study).lines]
+    lines += faithfulness(study).lines
+    for modality in MODALITIES:
+        for id in ("mm_shap", "gradient_x_input"):
+            one, other = (
+                value(Found(lines), f"contribution/{id}", group=modality, target=target)
+                for target in ("predicted", "label")
+            )
+            assert one == pytest.approx(other, abs=1e-5), id
+    gaps = [line for line in lines if line.id == "faithfulness/deletion_gap" and line.target == "label"]
+    assert [(line.fill, line.group, line.n) for line in gaps] == [("mean", None, 4)] * 2
+
+
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if "mm_shap.audio" in case.expected])
 def test_shapley_shares(name, rng):
     found = explanation.shapley_values(study_of(name, rng))
-    within(name, "mm_shap.audio", value(found, "contribution/mm_shap", group="audio", fill="drop"))
+    within(name, "mm_shap.audio", value(found, "contribution/mm_shap", group="audio", fill="drop", target="predicted"))
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if "emap.gap" in case.expected])
@@ -87,6 +166,7 @@ def test_an_attention_decoy_is_told_from_what_it_hides(rng):
     within(
         name, "output_share.audio", value(found, "contribution/output_share", group="audio", estimator="mean of heads")
     )
+    within(name, "chefer_share.audio", value(found, "contribution/chefer_share", group="audio"))
     arrays = {**found.arrays, **explanation.shapley_values(study).arrays}
     assert arrays["share/attention_share"][:, 0].mean() < 0.05
     assert arrays["share/output_share"][:, 0].mean() > 0.99

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.signal
 
 from avjax.diagnostics.stress import channel
 from avjax.diagnostics.stress.rows import Corruption
@@ -39,6 +40,14 @@ def test_low_pass_by_its_gain():
     for hertz, expected in ((500, 1.0), (1000, 0.5**0.5), (2000, 1 / (1 + 2.0**16) ** 0.5)):
         found = np.asarray(applied(channel.low_pass, one(tone(hertz)), 1000).values)[2000:6000]
         assert found.std() == pytest.approx(expected * 0.1 / 2**0.5, rel=0.02, abs=1e-4)
+
+
+def test_the_published_first_cut_off_is_no_filter():
+    """AVRobustBench's 8 kHz is Nyquist at 16 kHz, which Butterworth's design refuses; all of ours lie below."""
+    with pytest.raises(ValueError, match="0 < Wn"):
+        scipy.signal.butter(4, 8000, btype="low", fs=RATE)
+    for cut_off in channel.low_pass.levels:
+        scipy.signal.butter(4, cut_off, btype="low", fs=RATE)
 
 
 def test_band_stop_by_octaves():

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from avjax.diagnostics.fills import absent
+from avjax.diagnostics.fills import absent, moments
 from avjax.diagnostics.measured import Undefined
 from avjax.diagnostics.stress.missing import RATES, area, frames_missing, lacking, missing
 from tests.fixtures.clips import made_clips, same_streams
@@ -111,3 +111,17 @@ def test_the_area_of_known_curves(rng):
     assert area(uneven.tolist(), 2 - uneven) == pytest.approx(2 - (uneven[0] + uneven[-1]) / 2, rel=1e-12)
     with pytest.raises(Undefined, match="two rates"):
         area([0.5], np.array([1.0]))
+
+
+@pytest.mark.parametrize("pattern", ["block", "random"])
+def test_steps_that_go_are_at_the_mean_that_is_given(rng, pattern):
+    clips = made_clips(rng, 6)
+    video = clips.streams["video"]
+    known = moments(clips.take(np.arange(3)), "video")
+    found = frames_missing(clips, "video", 0.5, pattern, "mean", seed=2, of=known).streams["video"]
+    dropped = frames_missing(clips, "video", 0.5, pattern, seed=2).streams["video"]
+    gone = video.valid & ~dropped.valid
+    assert gone.any()
+    np.testing.assert_array_equal(found.valid, video.valid)
+    np.testing.assert_allclose(found.values[gone], np.broadcast_to(known.mean, video.values.shape)[gone], rtol=1e-6)
+    np.testing.assert_array_equal(found.values[video.valid & ~gone], video.values[video.valid & ~gone])

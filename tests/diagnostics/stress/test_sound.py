@@ -47,6 +47,21 @@ def test_the_ratio_is_the_nominal_one(name):
             assert 10 * np.log10(np.square(signal).mean() / np.square(noise).mean()) == pytest.approx(nominal, abs=0.1)
 
 
+def test_noise_of_one_strength_is_no_ratio(rng):
+    """READ's noise has the deviations of the pictures' whatever the sound: of speech of 0.05 it is above the speech,
+    and a sound ten times as loud suffers 20 dB less. Ours is held to its ratio above."""
+    wave = np.sin(2 * np.pi * 440 * np.arange(16_000) / 16_000)
+    ratios = {0.05: [], 0.5: []}
+    for strength, found in ratios.items():
+        sound = wave * strength / np.sqrt(np.square(wave).mean())
+        for deviation in SUITE["video/gaussian_noise"].levels:
+            noise = deviation * rng.standard_normal(len(wave))
+            found.append(10 * np.log10(np.square(sound).mean() / np.square(noise).mean()))
+    # Of 16,000 values the power is within 5.6 % by five standard deviations, a quarter of a decibel.
+    assert ratios[0.05] == pytest.approx([-4.1, -7.6, -11.1, -14.3, -17.6], abs=0.3)
+    np.testing.assert_allclose(np.subtract(ratios[0.5], ratios[0.05]), 20, atol=0.5)
+
+
 def test_a_loud_mixture_is_turned_down_as_a_whole():
     clean = clips()["audio"]
     loud = {"audio": clean.replace(values=clean.values / np.abs(clean.values).max(1, keepdims=True))}

@@ -91,6 +91,7 @@ def estimates(diagnosis: Diagnosis) -> Markup | None:
         several = len({(line.estimator, line.fill) for line in lines}) > 1
         for line in lines:
             title = f"{name} ({line.fill or line.estimator}): {line.group}" if several else f"{name}: {line.group}"
+            title += ", of the label" if line.target == "label" else ""
             rows.append(Bar(title, line.value, line.ci_lo, line.ci_hi, colour(diagnosis, line.group)))
         # Of attention there are lines by layer; the arrays hold the mean over layers.
         means = diagnosis.arrays.get(SHARE + id.split("/")[1])
@@ -187,10 +188,12 @@ def information(diagnosis: Diagnosis) -> Markup | None:
     for id, name in (("contribution/intershap", "InterSHAP"), ("contribution/intershap_local", "InterSHAP, of clips"),
                      ("contribution/emap_gap", "EMAP gap")):  # fmt: skip
         found = [line for line in diagnosis.find(id) if line.value is not None]
-        rows += [Bar(f"{name}{f', {line.fill}' if line.fill else ''}", line.value, line.ci_lo, line.ci_hi, JOINT)
-                 for line in found]  # fmt: skip
+        several = len(distinct(found, "estimator")) > 1
+        for line in found:
+            words = [name, line.fill, line.estimator.partition(",")[0] if several else None]
+            rows.append(Bar(", ".join(filter(None, words)), line.value, line.ci_lo, line.ci_hi, JOINT))
     for id in ("perceptual_score", "necessity", "sufficiency"):
-        found = [line for line in diagnosis.find(f"contribution/{id}") if line.value is not None]
+        found = [line for line in diagnosis.find(f"contribution/{id}", corruption=None) if line.value is not None]
         rows += [
             Bar(f"{id.replace('_', ' ')}: {line.group}{f', {line.fill}' if line.fill else ''}", line.value, line.ci_lo,
                 line.ci_hi, colour(diagnosis, line.group))

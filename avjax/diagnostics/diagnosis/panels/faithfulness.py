@@ -56,7 +56,9 @@ def gaps(diagnosis: Diagnosis) -> Markup | None:
     for id, name in NUMBERS.items():
         for line in diagnosis.find(f"faithfulness/{id}", corruption=None):
             if line.value is not None and line.layer is None and POINTS not in line.estimator:
-                title = f"{name}, {line.estimator}" + (", imputed" if line.fill == "imputed" else "")
+                words = [name, line.estimator, "imputed" if line.fill == "imputed" else "",
+                         "of the label" if line.target == "label" else ""]  # fmt: skip
+                title = ", ".join(filter(None, words))
                 rows.append(Bar(title, line.value, line.ci_lo, line.ci_hi, colour(diagnosis, line.group)))
     return charts.bars("Tests of faithfulness", rows, zero=0.0, filled=True) if rows else None
 

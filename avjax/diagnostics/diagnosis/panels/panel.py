@@ -20,6 +20,7 @@ STAGES = {
     "stress/offset_accuracy": "offsets",
     "stress/mismatch_accuracy": "mixtures",
     "stress/dilution_accuracy": "mixtures",
+    "stress/class_noise_accuracy": "mixtures",
     "stress/adversarial_accuracy": "attacks",
     "stress/attack_guard": "attacks",
     "stress/attack_success": "backdoor",

@@ -47,12 +47,12 @@ def offsets(diagnosis: Diagnosis) -> Markup | None:
 
 def missing(diagnosis: Diagnosis) -> Markup | None:
     """Accuracy by the share of clips without a modality."""
-    return _along(diagnosis, "stress/missing_accuracy", ("group",), "share of clips without")
+    return _by_fill(diagnosis, "stress/missing_accuracy", ("group",), "share of clips without")
 
 
 def steps_missing(diagnosis: Diagnosis) -> Markup | None:
     """Accuracy by the share of a modality's steps that are missing."""
-    return _along(diagnosis, "stress/frame_missing_accuracy", ("group", "corruption"), "share of steps without")
+    return _by_fill(diagnosis, "stress/frame_missing_accuracy", ("group", "corruption"), "share of steps without")
 
 
 def mismatch(diagnosis: Diagnosis) -> Markup | None:
@@ -65,9 +65,16 @@ def dilution(diagnosis: Diagnosis) -> Markup | None:
     return _along(diagnosis, "stress/dilution_accuracy", ("group",), "weight of another clip")
 
 
-def _along(diagnosis: Diagnosis, id: str, by: tuple[str, ...], x: str) -> Markup | None:
+def _by_fill(diagnosis: Diagnosis, id: str, by: tuple[str, ...], x: str) -> Markup | None:
+    """Accuracy over severity, a chart for each fill."""
+    fills = [fill for (fill,) in distinct(diagnosis.find(id), "fill")]
+    drawn = [_along(diagnosis, id, by, f"{x} (fill: {fill})" if len(fills) > 1 else x, fill=fill) for fill in fills]
+    return Markup("").join(chart for chart in drawn if chart) or None
+
+
+def _along(diagnosis: Diagnosis, id: str, by: tuple[str, ...], x: str, **fields: str | None) -> Markup | None:
     """Accuracy over severity, a curve for each combination of these fields."""
-    lines = [line for line in diagnosis.find(id) if line.value is not None and line.condition]
+    lines = [line for line in diagnosis.find(id, **fields) if line.value is not None and line.condition]
     lines = [line for line in lines if line.condition.severity is not None]
     curves: list[Line] = []
     for names in distinct(lines, *by):
@@ -126,6 +133,22 @@ def attacks(diagnosis: Diagnosis) -> Markup | None:
                        form=charts.percent) if rows else None  # fmt: skip
 
 
+def parts_left(diagnosis: Diagnosis) -> Markup | None:
+    """What a diluted modality still gives, and accuracy with noise in some classes."""
+    rows = []
+    for id, name in (("contribution/necessity", "necessity"), ("contribution/sufficiency", "sufficiency"),
+                     ("contribution/imbalance_ratio", "log₁₀ ρ")):  # fmt: skip
+        for line in diagnosis.find(id, corruption="dilution"):
+            if line.value is not None:
+                title = f"{name}: {line.group}, {charts.percent(line.condition.severity)} another clip's"
+                rows.append(Bar(title, line.value, line.ci_lo, line.ci_hi, colour(diagnosis, line.group)))
+    for line in diagnosis.find("stress/class_noise_accuracy"):
+        if line.value is not None:
+            title = f"accuracy: {line.group}, {line.estimator}"
+            rows.append(Bar(title, line.value, line.ci_lo, line.ci_hi, colour(diagnosis, line.group)))
+    return charts.bars("What is left of a modality", rows, zero=0.0, filled=True) if rows else None
+
+
 def groups(diagnosis: Diagnosis) -> Markup | None:
     """Accuracy of groups of clips."""
     rows = [
@@ -145,7 +168,7 @@ def imbalance(diagnosis: Diagnosis) -> Markup | None:
                      ("gradient_norm_ratio", "log₁₀ of gradient norms"),
                      ("fisher_trace_ratio", "log₁₀ of Fisher traces"),
                      ("imbalance_alarm", "share of steps out of balance")):  # fmt: skip
-        found = [line for line in diagnosis.find(f"contribution/{id}") if line.value is not None]
+        found = [line for line in diagnosis.find(f"contribution/{id}", corruption=None) if line.value is not None]
         several = len(distinct(found, "estimator")) > 1
         for line in found:
             words = [name, line.group or ""] + ([line.estimator] if several else [line.fill or ""])
@@ -200,6 +223,9 @@ PANELS = (
           "another.", ("stress/mismatch_accuracy",), mismatch),
     Panel("Dilution", "Accuracy when a modality is mixed with another clip's.", ("stress/dilution_accuracy",),
           dilution),
+    Panel("What is left of a modality", "Necessity, sufficiency and ρ of a modality that is mixed with another clip's; "
+          "accuracy with noise in the class that is told worst, or in all others.",
+          ("stress/class_noise_accuracy",), parts_left),
     Panel("Imbalance of training", "Gap to a model of that modality alone: above 0 it learned less than it could. ρ: "
           "probability that a modality alone gives the true class, over the others'; above 0 it is ahead.",
           ("contribution/imbalance_ratio", "contribution/utilisation_gap"), imbalance),

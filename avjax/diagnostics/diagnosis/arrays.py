@@ -32,7 +32,8 @@ Arrays of samples.npz; N clips, M modalities in the model's order. Those of N ro
     attack/NAME/audio [A], attack/NAME/video [V], attack/NAME/accuracy [A, V]   budgets of the first two modalities, as
                                                 text or numbers, and accuracy under them
     rows/ARRAY [n]                              places among the N clips of the n that an array of fewer clips has
-    curve/RANKING/{deletion,deletion_random,insertion,insertion_random} [N, Q]  p_c at shares q = 0 .. 1 of the cells;
+    curve/RANKING/{deletion,deletion_random,insertion,insertion_random} [N, Q]  p_c(q) / p_c(0) at shares q = 0 .. 1
+                                                of the cells, c the class predicted for the whole clip;
                                                 RANKING "joint", "audio", "video"
 """
 

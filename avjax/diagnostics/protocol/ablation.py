@@ -69,15 +69,13 @@ def remaining(study: Study, clips: Clips, subset: Subset, fill: Fill, seed: int 
 def clean_lines(study: Study, said: Said, clips: Clips) -> list[Measured]:
     """Of the clips as they are."""
 
-    def guess(rows: Int[np.ndarray, " R"]) -> float:
-        return performance.majority(clips.label[rows], len(study.probe.classes))
-
     def ranked(rows: Int[np.ndarray, " R"]) -> float:
         return calibration.area_under_risk_coverage(said.confidence[rows], said.right[rows])
 
     return [
         study.mean("stress/accuracy", said.right, clips, estimator="argmax"),
-        study.line("contribution/majority_accuracy", guess, clips, estimator="commonest class of these clips"),
+        study.mean("contribution/majority_accuracy", performance.commonest_right(clips.label), clips,
+                   estimator="commonest class of these clips"),
         study.line("consistency/ece", _ece(said), clips, estimator="15 bins of equal width"),
         study.mean(
             "consistency/brier", calibration.brier(said.probability, said.label), clips, estimator="all classes"
@@ -86,7 +84,7 @@ def clean_lines(study: Study, said: Said, clips: Clips) -> list[Measured]:
             "consistency/nll", calibration.negative_log_likelihood(said.logits, said.label), clips, estimator="logits"
         ),
         study.line("consistency/aurc", ranked, clips, estimator="probability of the predicted class"),
-    ]
+    ]  # fmt: skip
 
 
 def changes(study: Study, clips: Clips, before: Said, after: Said, **fields: object) -> list[Measured]:
@@ -174,17 +172,15 @@ def _over_subsets(study: Study, said: Mapping[Subset, Said], fill: Fill) -> list
 def _contributions(study: Study, said: Mapping[Subset, Said], fill: Fill) -> list[Measured]:
     """SHAPE, necessity, sufficiency and the fine-grained valuation."""
     right = {subset: one.right for subset, one in said.items()}
-    label, classes = study.clips.label, len(study.probe.classes)
-
-    columns = np.stack([*right.values(), *(label == k for k in range(classes))], axis=1)
+    columns = np.stack([*right.values(), performance.commonest_right(study.clips.label)], axis=1)
 
     def of(measure: Callable[[dict[Subset, float]], float]) -> OfSums:
         """A measure of the table of accuracies of any rows."""
 
         def of_sums(sums: Float[np.ndarray, " k"], rows: int) -> float:
             # Without any modality it is the commonest class, as SHAPE has it, not what the model says of nothing.
-            guess = {frozenset(): float(sums[len(right) :].max()) / rows}
-            return measure(dict(zip(right, (sums[: len(right)] / rows).tolist(), strict=True)) | guess)
+            *accuracies, guess = (sums / rows).tolist()
+            return measure(dict(zip(right, accuracies, strict=True)) | {frozenset(): guess})
 
         return OfSums(columns, of_sums)
 
@@ -333,7 +329,7 @@ def _interactions(study: Study) -> list[Measured]:
 def _perception(study: Study) -> list[Measured]:
     """Perceptual score: each modality permuted over clips."""
     clips, right = study.clips, study.clean.right
-    classes, lines = len(study.probe.classes), []
+    guess, lines = performance.commonest_right(clips.label), []
     for modality in study.modalities:
         permuted = np.stack([
             study.said(with_others(clips, modality, others(clips, modality, seed=study.seed + 1 + number))).right
@@ -342,8 +338,7 @@ def _perception(study: Study) -> list[Measured]:
         for name in ("model", "task"):
 
             def score(rows: Int[np.ndarray, " R"], name: str = name, permuted: np.ndarray = permuted) -> float:
-                guess = performance.majority(clips.label[rows], classes)
-                z = float(right[rows].mean()) if name == "model" else 1 - guess
+                z = float(right[rows].mean()) if name == "model" else 1 - float(guess[rows].mean())
                 return performance.perceptual_score(right[rows], permuted[:, rows], z=z)
 
             lines.append(

@@ -125,12 +125,12 @@ def _one(
 
 
 def _retention(study: Study, clips: Clips, clean: Said, said: Said, fields: dict) -> list[Measured]:
-    classes = len(study.probe.classes)
+    guess = performance.commonest_right(clips.label)
 
     def chance(rows: np.ndarray) -> float:
         return robustness.chance_adjusted_retention(
             float(clean.right[rows].mean()), float(said.right[rows].mean()),
-            performance.majority(clips.label[rows], classes),
+            float(guess[rows].mean()),
         )  # fmt: skip
 
     def plain(rows: np.ndarray) -> float:

@@ -2,15 +2,44 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from avjax.diagnostics.clips import Clips
 from avjax.diagnostics.consistency import agreement, calibration
 from avjax.diagnostics.probe import FunctionProbe
-from avjax.diagnostics.protocol.ablation import changes
+from avjax.diagnostics.protocol.ablation import ablation, changes
 from avjax.diagnostics.protocol.study import Said, Study
 from avjax.diagnostics.protocol.tiers import SMOKE
+from tests.diagnostics.protocol.planted_probe import study_of
+
+
+def always(study: Study, told: int) -> Study:
+    """The same clips, by a model that says one class of everything."""
+    probe, sure = study.probe, np.eye(2, dtype=np.float32)[told]
+    plain = FunctionProbe(probe.modalities, probe.head, probe.classes, 16, lambda clips: np.tile(sure, (len(clips), 1)))
+    return dataclasses.replace(study, probe=plain, resamples=200)
+
+
+def test_the_commonest_class_is_one_class_in_every_draw(rng):
+    """KA: of as many clips of each class its interval holds its value, and who says that class is worth nothing more.
+
+    The greatest count of each draw lies above: by then the interval is above the value, and those of all that is
+    measured from it below theirs.
+    """
+    study = study_of("T2 additive", rng, 400)
+    rows = np.concatenate([np.flatnonzero(study.clips.label == k)[:40] for k in range(2)])
+    study = always(dataclasses.replace(study, clips=study.clips.take(rows)), 0)
+    found = ablation(study)
+    (guess,) = (line for line in found.lines if line.id == "contribution/majority_accuracy")
+    assert guess.value == 0.5
+    assert guess.ci_lo < 0.46 < 0.54 < guess.ci_hi
+    for id in ("shape", "sufficiency", "cooperation"):
+        lines = [line for line in found.lines if line.id == f"contribution/{id}" and line.value is not None]
+        assert lines
+        assert {(line.value, line.ci_lo, line.ci_hi) for line in lines} == {(0.0, 0.0, 0.0)}
 
 
 def test_changes(rng):

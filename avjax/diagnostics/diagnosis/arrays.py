@@ -22,8 +22,12 @@ Lines of report.json, where a definition leaves it open:
 Arrays of samples.npz; N clips, M modalities in the model's order. Those of N rows are what ``--vs`` pairs:
 
     clips/source [N] text, clips/index [N]      source video, number in the split; every diagnosis has them
-    right/CONDITION [N] bool                    whether the prediction is right; CONDITION "clean", "without audio" ...
-    confidence/CONDITION [N]                    probability of the predicted class
+    clips/label [N]                             true class, its place among the model's
+    right/CONDITION [N] bool                    whether the prediction is right; CONDITION "clean", "without
+                                                audio (drop)" ...
+    confidence/CONDITION [N]                    probability of the predicted class: clean, and without each modality by
+                                                the protocol's first fill
+    logits/CONDITION [N, K]                     of the same conditions: agreement and calibration follow from them
     share/ESTIMATOR [N, M]                      contribution of each modality, named as its definition:
                                                 share/mm_shap
     drift/score/CORRUPTION [S, N]               calibrated drift at each severity
@@ -39,11 +43,12 @@ Arrays of samples.npz; N clips, M modalities in the model's order. Those of N ro
 
 from __future__ import annotations
 
-RIGHT, CONFIDENCE, SHARE, DRIFT, ATTACK, CURVE = "right/", "confidence/", "share/", "drift/score/", "attack/", "curve/"
+RIGHT, CONFIDENCE, LOGITS, SHARE = "right/", "confidence/", "logits/", "share/"
+DRIFT, ATTACK, CURVE = "drift/score/", "attack/", "curve/"
 TIME = "drift/time/"
 ROWS = "rows/"
 """Before the name of an array of fewer clips: the places of its rows among all clips."""
 STEP, ALLOCATION, TO_FINAL = "training/step", "training/allocation", "training/to_final"
-CLEAN = "clean"
+CLEAN, LABEL = "clean", "clips/label"
 AGAINST = " ~ "
 """Between the two estimators that an agreement names."""

@@ -2,6 +2,7 @@
 
     tiers.py         sample sizes of smoke, standard and full
     study.py         one model on one set of clips, with what stages share
+    answers.py       what a condition does to the answers, and to how far they may be believed
     ablation.py      modalities taken away under every fill: contribution, interaction, consistency
     explanation.py   Shapley values, attention, gradients, and how far they agree
     corruption.py    the suites at rising severity: accuracy, consistency, saliency drift

@@ -9,7 +9,7 @@ import numpy as np
 from avjax.diagnostics.clips import Clips
 from avjax.diagnostics.definitions import skipped
 from avjax.diagnostics.measured import Condition, Undefined
-from avjax.diagnostics.protocol.ablation import changes
+from avjax.diagnostics.protocol.answers import changes
 from avjax.diagnostics.protocol.study import Found, Said, Study, joined
 from avjax.diagnostics.stress.imbalance import diluted
 from avjax.diagnostics.stress.misalignment import mismatched, out_of_sync, shifted, sync_sensitivity

@@ -22,7 +22,7 @@ from avjax.diagnostics.drift import axes, calibrated, grid
 from avjax.diagnostics.drift.divergence import Drift, drift
 from avjax.diagnostics.measured import Condition, Measured, Undefined
 from avjax.diagnostics.probe import ModelProbe
-from avjax.diagnostics.protocol.ablation import changes
+from avjax.diagnostics.protocol.answers import changes
 from avjax.diagnostics.protocol.study import Found, Part, Said, Study, joined
 from avjax.diagnostics.stress.corruption import SUITE, corrupted, unchanged
 

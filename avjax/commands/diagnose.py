@@ -153,6 +153,7 @@ def _about(trained: Any, probe: Any, reader: Any, clips: int) -> dict[str, dict[
             "classes": list(probe.classes),
             "checkpoint": fingerprint((params, state.buffers)),
             "step": int(state.step),
+            "commit": trained.run.results().get("environment", {}).get("commit"),
             "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
             "experiment": shlex.join([str(trained.run.path / "experiment" / command["experiment"]), *command["words"]]),
         },

@@ -113,6 +113,9 @@ def test_the_command(run, tmp_path, monkeypatch, capsys):
     said = json.loads(capsys.readouterr().out)
     found = read(tmp_path / "out")
     assert said["headline"]["accuracy"] == found.value("stress/accuracy", corruption=None)
+    # Where it was trained, and where it was diagnosed.
+    assert found.about["model"]["commit"] == run.results()["environment"]["commit"]
+    assert "commit" in found.about["env"]
     stages = found.about["protocol"]["stages"]
     assert [one["name"] for one in stages] == list(protocol.stages(SMALL, ("audio", "video")))
     assert all(one["reason"] == "" for one in stages)

@@ -191,7 +191,7 @@ class BareStep:
 
 
 def commit() -> str | None:
-    """Of the checkout that the package is of, with "-dirty" where files of it were changed; None of an installed one."""
+    """Of the checkout around the package, with "-dirty" where files of it were changed; None where it is installed."""
     root = Path(avjax.__file__).parents[1]
     # Another repository may lie around what was installed.
     if not (root / ".git").exists():

@@ -6,6 +6,7 @@
     ablation.py      modalities taken away under every fill: contribution, interaction, consistency
     explanation.py   Shapley values, attention, gradients, and how far they agree
     corruption.py    the suites at rising severity: accuracy, consistency, saliency drift
+    noise.py         what its curves come to, beside another model's
     time_drift.py    where saliency goes within a clip
     training_drift.py   where it went over the run's checkpoints
     alignment.py     sound out of sync, of other clips, missing, diluted

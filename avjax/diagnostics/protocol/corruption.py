@@ -136,8 +136,11 @@ def _retention(study: Study, clips: Clips, clean: Said, said: Said, fields: dict
     def plain(rows: np.ndarray) -> float:
         return robustness.retention(float(clean.right[rows].mean()), float(said.right[rows].mean()))
 
+    # ``robustness.absolute_robustness`` of any rows.
+    kept = 1.0 - (clean.right.astype(np.float64) - said.right)
     return [
         study.line("stress/retention", plain, clips, estimator="accuracy", **fields),
+        study.mean("stress/absolute_robustness", kept, clips, estimator="accuracy", **fields),
         study.line("stress/chance_adjusted_retention", chance, clips, estimator="over the commonest class", **fields),
     ]
 

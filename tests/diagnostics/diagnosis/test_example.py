@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from avjax.data.truth import Region
 from avjax.diagnostics.definitions import DEFINITIONS, LIBRARY_ONLY
 from avjax.diagnostics.diagnosis import Diagnosis, read
 from avjax.diagnostics.measured import Measured
 from avjax.diagnostics.protocol.backdoor import backdoor
 from avjax.diagnostics.protocol.groups import gaps, groups
+from avjax.diagnostics.protocol.pointing import pointing
 from tests.diagnostics.diagnosis.example import example
 from tests.diagnostics.protocol import raw_probe
 from tests.diagnostics.protocol.planted_probe import study_of
@@ -29,7 +31,8 @@ def report(diagnosed) -> Diagnosis:
 
 @pytest.fixture(scope="module")
 def emitted(report) -> list[Measured]:
-    """Its lines, and those of groups and of a patch, of which the tiny model has no clips enough."""
+    """Its lines, and those of groups and of a patch, of which the tiny model has no clips enough, and of where a label
+    is told, which its records do not know."""
     rng = np.random.default_rng(0)
     known = {"actor": np.repeat(["one", "other"], 80)}
     study = dataclasses.replace(study_of("T2 additive", rng, 160), attributes=known)
@@ -41,7 +44,10 @@ def emitted(report) -> list[Measured]:
     frames = rng.uniform(0, 1, (32, raw_probe.FRAMES, raw_probe.SIDE, raw_probe.SIDE, 1))
     clips = raw_probe.clips_of(sound, frames, (told > 0).astype(int))
     heard = raw_probe.study_of(lambda tokens: tokens["audio"].values.mean(axis=1), clips)
-    return [*report.measured, *groups(study).lines, *gaps(study, arrays).lines, *backdoor(heard).lines]
+    known = tuple({"audio": Region(seconds=((0.0, 0.5),))} for _ in everyone)
+    told_where = dataclasses.replace(study, clips=dataclasses.replace(study.clips, truth=known))
+    found = (groups(study), gaps(study, arrays), backdoor(heard), pointing(told_where))
+    return [*report.measured, *(line for one in found for line in one.lines)]
 
 
 def forms(lines: Iterable[Measured]) -> set[tuple[str, ...]]:

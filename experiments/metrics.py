@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from avjax.diagnostics.definitions import DEFINITIONS, SECTIONS, Definition
+from avjax.diagnostics.definitions import DEFINITIONS, LIBRARY_ONLY, SECTIONS, Definition
 from avjax.diagnostics.drift.axes import reliability_following
 from avjax.diagnostics.drift.divergence import Drift, drift
 from avjax.diagnostics.faithfulness.curves import FRACTIONS, deletion, deletion_curve, ranking
@@ -87,6 +87,8 @@ def _metric(row: Definition) -> str:
         "version": str(row.version),
     }
     title = row.title[0].upper() + row.title[1:]
+    if row.id in LIBRARY_ONLY:
+        facts["library only"] = "no stage of `avjax diagnose` reports it"
     return f"### {row.id}\n\n{title}.\n\n" + "".join(f"- **{key}**: {value}\n" for key, value in facts.items() if value)
 
 

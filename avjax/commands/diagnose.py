@@ -33,7 +33,7 @@ class DiagnoseOptions:
       clips: at most so many, in place of the tier's number.
       alone: MODALITY=RUN of a model that was trained on that modality alone, to see what this one leaves unused.
       seed: of everything random.
-      vs: a folder or report.json of another diagnosis, to compare with clip by clip.
+      vs: a folder or report.json of another diagnosis, to compare with clip by clip; effective robustness is above it.
       gate: a YAML file of bounds; the exit status is 1 where one is broken.
       quiet: shows no progress.
       json: prints the headline, the verdicts and the broken bounds as JSON.
@@ -91,7 +91,8 @@ def diagnose(words: Words) -> int:
     )  # fmt: skip
     out = options.out or options.run / "diagnosis" / options.tier
     command = shlex.join(["avjax", "diagnose", *words])
-    diagnosis = carry_out(study, _about(trained, probe, reader, len(index)), out, command=command, quiet=options.quiet)
+    about = _about(trained, probe, reader, len(index))
+    diagnosis = carry_out(study, about, out, command=command, quiet=options.quiet, baseline=other)
     compared = None if other is None else compare(diagnosis, other)
     write(diagnosis, out, versus=compared)
     broken = violations(diagnosis, bounds)
@@ -153,6 +154,7 @@ def _about(trained: Any, probe: Any, reader: Any, clips: int) -> dict[str, dict[
             "classes": list(probe.classes),
             "checkpoint": fingerprint((params, state.buffers)),
             "step": int(state.step),
+            "commit": trained.run.results().get("environment", {}).get("commit"),
             "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
             "experiment": shlex.join([str(trained.run.path / "experiment" / command["experiment"]), *command["words"]]),
         },

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import platform
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
@@ -189,13 +190,27 @@ class BareStep:
         return {"speed/bare_step_seconds_p50": bare, "speed/loop_overhead": loop / bare}
 
 
+def commit() -> str | None:
+    """Of the checkout around the package, with "-dirty" where files of it were changed; None where it is installed."""
+    root = Path(avjax.__file__).parents[1]
+    # Another repository may lie around what was installed.
+    if not (root / ".git").exists():
+        return None
+    words = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(words, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
 def environment() -> dict[str, Any]:
-    """What the run was trained on: versions and devices."""
+    """What the run was trained on: versions, the commit where it is known, and devices."""
     versions = {name: version(name) for name in ("jax", "flax", "optax", "numpy")}
     device = jax.devices()[0]
     return {
         "python": platform.python_version(),
         "avjax": avjax.__version__,
+        "commit": commit(),
         **versions,
         "platform": device.platform,
         "device": device.device_kind,

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from avjax.diagnostics.definitions import DEFINITIONS
+from avjax.diagnostics.definitions import DEFINITIONS, LIBRARY_ONLY
 
 MOST_BYTES = 40_000
 
@@ -26,6 +26,13 @@ def test_the_page_is_up_to_date(root, program):
 def test_every_metric_has_its_heading(program):
     headings = re.findall(r"^### (\S+)$", program["page"](), re.MULTILINE)
     assert sorted(headings) == sorted(DEFINITIONS)
+
+
+def test_what_no_stage_reports_is_marked(program):
+    parts = re.split(r"^### (\S+)$", program["page"](), flags=re.MULTILINE)
+    marked = {id for id, text in zip(parts[1::2], parts[2::2], strict=True) if "**library only**" in text}
+    assert marked == LIBRARY_ONLY
+    assert set(DEFINITIONS) >= LIBRARY_ONLY
 
 
 def test_every_link_leads_to_a_file(root, program):

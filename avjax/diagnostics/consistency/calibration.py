@@ -131,8 +131,18 @@ def risk_coverage(confidence: Confidence, right: Right) -> Float[np.ndarray, " N
     _some(confidence)
     # Negative, so that levels come by falling confidence.
     _, level, ties = np.unique(-np.asarray(confidence, np.float64), return_inverse=True, return_counts=True)
-    errors = np.bincount(level.ravel(), weights=~right)
-    return np.cumsum(np.repeat(errors / ties, ties)) / np.arange(1, len(right) + 1)
+    return risk_of_levels(ties, np.bincount(level.ravel(), weights=~right))
+
+
+def risk_of_levels(rows: Int[np.ndarray, " L"], errors: Num[np.ndarray, " L"]) -> Float[np.ndarray, " N"]:
+    """``risk_coverage`` of levels of confidence, the highest first.
+
+    Args:
+      rows: of each level; some may have none.
+      errors: how many of them are wrong.
+    """
+    rate = np.divide(errors, rows, out=np.zeros(len(rows)), where=rows > 0)
+    return np.cumsum(np.repeat(rate, rows)) / np.arange(1, rows.sum() + 1)
 
 
 def area_under_risk_coverage(confidence: Confidence, right: Right) -> float:

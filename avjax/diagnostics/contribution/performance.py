@@ -42,6 +42,17 @@ def majority(true: Labels, classes: int, measure: Callable[[Int[np.ndarray, "K K
     return measure(confusion(np.full_like(true, np.bincount(true).argmax()), true, classes))
 
 
+def commonest_right(true: Labels) -> Bool[np.ndarray, " N"]:
+    """Which rows ``majority`` gets right: their mean over a draw of rows is its accuracy in a bootstrap.
+
+    The class is chosen once, of all rows: a commonest class of each draw would be the greatest of several random
+    counts, and the interval would lie above the value.
+    """
+    if not len(true):
+        raise Undefined("no rows")
+    return true == np.bincount(true).argmax()
+
+
 def shape(performance: Performance, modalities: Sequence[str]) -> dict[str, float]:
     """phi_m = sum_{S without m} |S|! (|M| - |S| - 1)! / |M|! (V(S + m) - V(S))   (SHAPE, Hu, Li & Zhou, IJCAI 2022).
 

@@ -23,7 +23,20 @@ DEFINITIONS: Mapping[str, Definition] = table(
     row for section in (contribution, balance, drift, consistency, stress, faithfulness) for row in section.ROWS
 )
 
-__all__ = ["DEFINITIONS", "SECTIONS", "Definition", "facts", "line", "number", "skipped"]
+LIBRARY_ONLY = frozenset({
+    "contribution/attention_efficiency", "contribution/gradient_attention",
+    "drift/cmsd_severity_raw", "drift/cmsd_severity_floor", "drift/cmsd_severity_ceiling",
+    "drift/cmsd_severity_allocation", "drift/cmsd_severity_localisation", "drift/separation", "drift/dropped_mass",
+    "drift/total_variation", "drift/cosine", "drift/rank_correlation", "drift/top_iou", "drift/earth_mover_time",
+    "drift/earth_mover_grid",
+    "stress/robustness_among_methods",
+    "faithfulness/consensus_iou", "faithfulness/success_rate", "faithfulness/success_area", "faithfulness/top_iou",
+    "faithfulness/segment_f1", "faithfulness/effective_complexity", "faithfulness/head_redundancy",
+    "faithfulness/head_cosine", "faithfulness/head_cka",
+})  # fmt: skip
+"""Metrics to be called by whoever wants them: no stage of ``avjax diagnose`` reports them."""
+
+__all__ = ["DEFINITIONS", "LIBRARY_ONLY", "SECTIONS", "Definition", "facts", "line", "number", "skipped"]
 
 
 def facts(id: str) -> dict[str, Any]:

@@ -76,9 +76,10 @@ ROWS = (
     definition(
         "stress/area_under_noise",
         "area under noise",
-        "RR = sum_i step (p_i + p_{i+1}) / 2 over noise levels 0, 0.1 .. 0.9",
+        "RR = sum_i step (p_i + p_{i+1}) / 2 over noise levels that are ``step`` apart; the estimator says which",
         Scale("accuracy", 0, None, "higher"),
-        pitfalls="0.9 p of a flat curve p.",
+        pitfalls="Of a flat curve p it is p times the width of the axis: 0.9 p over MultiBench's levels 0, 0.1 .. 0.9,"
+        " p over severities that are taken as 0 to 1.",
         source="Liang et al. (MultiBench), NeurIPS 2021",
         function="diagnostics.consistency.robustness.area_under_noise",
     ),
@@ -94,7 +95,7 @@ ROWS = (
     definition(
         "stress/effective_robustness",
         "effective robustness",
-        "ER = sum_i (p_i - beta_i),   beta_i = LF_i + (p_0 - LF_0) of late fusion",
+        "ER = sum_i (p_i - beta_i),   beta_i = LF_i + (p_0 - LF_0) of late fusion; the estimator names the model",
         Scale("accuracy", None, None, "higher", 0),
         pitfalls="A sum over noise levels: it grows with their number.",
         source="Liang et al. (MultiBench), NeurIPS 2021",

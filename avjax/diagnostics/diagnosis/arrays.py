@@ -25,8 +25,12 @@ Lines of report.json, where a definition leaves it open:
 Arrays of samples.npz; N clips, M modalities in the model's order. Those of N rows are what ``--vs`` pairs:
 
     clips/source [N] text, clips/index [N]      source video, number in the split; every diagnosis has them
-    right/CONDITION [N] bool                    whether the prediction is right; CONDITION "clean", "without audio" ...
-    confidence/CONDITION [N]                    probability of the predicted class
+    clips/label [N]                             true class, its place among the model's
+    right/CONDITION [N] bool                    whether the prediction is right; CONDITION "clean", "without
+                                                audio (drop)" ...
+    confidence/CONDITION [N]                    probability of the predicted class: clean, and without each modality by
+                                                the protocol's first fill
+    logits/CONDITION [N, K]                     of the same conditions: agreement and calibration follow from them
     share/ESTIMATOR [N, M]                      contribution of each modality, named as its definition:
                                                 share/mm_shap
     attention/ESTIMATOR/LAYER [N, H, G]         what the tokens that LAYER names give to each group of keys in their
@@ -43,20 +47,22 @@ Arrays of samples.npz; N clips, M modalities in the model's order. Those of N ro
     attack/NAME/audio [A], attack/NAME/video [V], attack/NAME/accuracy [A, V]   budgets of the first two modalities, as
                                                 text or numbers, and accuracy under them
     rows/ARRAY [n]                              places among the N clips of the n that an array of fewer clips has
-    curve/RANKING/{deletion,deletion_random,insertion,insertion_random} [N, Q]  p_c at shares q = 0 .. 1 of the cells;
+    curve/RANKING/{deletion,deletion_random,insertion,insertion_random} [N, Q]  p_c(q) / p_c(0) at shares q = 0 .. 1
+                                                of the cells, c the class predicted for the whole clip;
                                                 RANKING "joint", "audio", "video"
 """
 
 from __future__ import annotations
 
-RIGHT, CONFIDENCE, SHARE, DRIFT, ATTACK, CURVE = "right/", "confidence/", "share/", "drift/score/", "attack/", "curve/"
+RIGHT, CONFIDENCE, LOGITS, SHARE = "right/", "confidence/", "logits/", "share/"
+DRIFT, ATTACK, CURVE = "drift/score/", "attack/", "curve/"
 RAW, ALLOCATED, LOCALISED, MASS = "drift/raw/", "drift/allocation/", "drift/localisation/", "drift/mass/"
 ATTENTION, SHAPLEY = "attention/", "shapley/"
 TIME = "drift/time/"
 ROWS = "rows/"
 """Before the name of an array of fewer clips: the places of its rows among all clips."""
 STEP, ALLOCATION, TO_FINAL = "training/step", "training/allocation", "training/to_final"
-CLEAN = "clean"
+CLEAN, LABEL = "clean", "clips/label"
 ATTENDED = "attention rollout"
 """How estimators of drift begin whose states are of attention, and of no gradient."""
 AGAINST = " ~ "

@@ -3,7 +3,7 @@
 bounds.yaml is a list; each entry names a definition, may pick lines by any field, and has ``min``, ``max`` or both:
 
     - id: stress/accuracy
-      corruption: white_noise
+      corruption: audio/white_noise
       severity: 3
       min: 0.8
     - id: consistency/ece

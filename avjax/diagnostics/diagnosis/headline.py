@@ -30,8 +30,12 @@ class Headline:
 
 
 def headline(diagnosis: Diagnosis) -> tuple[Headline, ...]:
-    """The row, in one order for every model; modalities as the model has them."""
-    names = diagnosis.modalities
+    """The row, in one order for every model; modalities as the model has them.
+
+    Fills are numbers of their own, and so are budgets: of either there is one, which the note names. The fill is the
+    protocol's first, the budget the widest.
+    """
+    names, fill = diagnosis.modalities, diagnosis.fill
     whole = "+".join(names)
 
     def mean(id: str, which: Callable[[Measured], bool] = lambda line: True) -> float | None:
@@ -48,39 +52,45 @@ def headline(diagnosis: Diagnosis) -> tuple[Headline, ...]:
         """Each clip attacked by itself: one perturbation for all is another, weaker attack."""
         return line.group == whole and line.estimator.startswith("PGD")
 
-    def for_all(line: Measured) -> bool:
-        """Of conditions that all clips are under."""
-        return line.condition is None or line.condition.corruption != "missing"
+    def corrupted(line: Measured) -> bool:
+        """All clips, with both modalities."""
+        return line.condition is not None and line.fill is None
 
-    def only(name: str) -> Callable[[Measured], bool]:
-        return lambda line: line.group == "+".join(other for other in names if other != name)
+    def only(name: str) -> str:
+        return "+".join(other for other in names if other != name)
 
     def clean(line: Measured) -> bool:
         return line.condition is None and line.fill is None
 
     instead, agreeing = ATTENTION.asked(diagnosis.find(ATTENTION.id))
     agreement = float(np.mean([line.value for line in agreeing])) if agreeing else None
-    confusion = mean("consistency/any_confusion")
+    confusion = diagnosis.value("consistency/any_confusion", fill=fill)
+    share = diagnosis.one("contribution/mm_shap", group=names[0], target="predicted")
+    # Budgets rise in the order of the lines.
+    attack = next((line for line in reversed(diagnosis.find("stress/adversarial_accuracy"))
+                   if together(line) and line.value is not None), None)  # fmt: skip
     several = len(names) > 1
     rows = [("accuracy", mean("stress/accuracy", clean), True, "clean")]
-    rows += [(f"without {name}", mean("contribution/ablation_accuracy", only(name)), True, "accuracy, mean of fills")
-             for name in names if several]  # fmt: skip
+    rows += [(f"without {name}", diagnosis.value("contribution/ablation_accuracy", group=only(name), fill=fill), True,
+              f"accuracy, fill {fill}") for name in names if several]  # fmt: skip
     rows += [
-        ("confusion", None if confusion is None else confusion / 100, True, "one alone knows better"),
-        ("cooperation", mean("contribution/cooperation"), False, "SHAPE"),
-        (f"{names[0]} share", diagnosis.value("contribution/mm_shap", group=names[0]), True, "MM-SHAP"),
-    ]
+        ("confusion", None if confusion is None else confusion / 100, True, f"one alone knows better, fill {fill}"),
+        ("cooperation", diagnosis.value("contribution/cooperation", fill=fill), False, f"SHAPE, fill {fill}"),
+        (f"{names[0]} share", share and share.value, True,
+         "MM-SHAP" if share is None else f"MM-SHAP, fill {share.fill}"),
+    ]  # fmt: skip
     rows += [(f"retention, {name}", mean("stress/chance_adjusted_retention", group(name)), True,
               "above chance, greatest severity")
              for name in (*names, *([whole] if several else []))]  # fmt: skip
     rows += [
         ("drift", mean("drift/cmsd_severity", of_gradients), False, "CMSD, calibrated"),
         ("follows reliability", mean("drift/rfi", of_gradients), False, "RFI, −1 to 1"),
-        ("ΔECE", mean("consistency/ece_change", for_all), False, "mean of conditions"),
-        ("under attack", mean("stress/adversarial_accuracy", together), True, "accuracy, PGD on all"),
+        ("ΔECE", mean("consistency/ece_change", corrupted), False, "mean of corruptions"),
+        ("under attack", attack and attack.value, True,
+         "accuracy, PGD on all" if attack is None else f"{attack.estimator}, {attack.condition.corruption}"),
         ("worst group", least("stress/worst_group_accuracy"), True, "accuracy"),
         ("attention ρ", agreement, False, f"{instead} with MM-SHAP" if instead else "with MM-SHAP"),
-    ]
+    ]  # fmt: skip
     return tuple(Headline(name, value, _text(value, share), note) for name, value, share, note in rows)
 
 

@@ -75,6 +75,11 @@ class Diagnosis:
         return tuple(self.about["model"]["modalities"])
 
     @property
+    def fill(self) -> str | None:
+        """The one by which numbers without a modality are told where one must do: the protocol's first."""
+        return next(iter(self.about["protocol"].get("fills", ())), None)
+
+    @property
     def synthetic(self) -> bool:
         """Whether the clips were generated, not recorded."""
         return bool(self.about["data"]["synthetic"])

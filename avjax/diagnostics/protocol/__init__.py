@@ -2,9 +2,11 @@
 
     tiers.py         sample sizes of smoke, standard and full
     study.py         one model on one set of clips, with what stages share
+    answers.py       what a condition does to the answers, and to how far they may be believed
     ablation.py      modalities taken away under every fill: contribution, interaction, consistency
     explanation.py   Shapley values, attention, gradients, and how far they agree
     corruption.py    the suites at rising severity: accuracy, consistency, saliency drift
+    noise.py         what its curves come to, beside another model's
     time_drift.py    where saliency goes within a clip
     training_drift.py   where it went over the run's checkpoints
     alignment.py     sound out of sync, of other clips, missing, diluted

@@ -16,10 +16,11 @@ from avjax.diagnostics.contribution.performance import Subset, subsets
 from avjax.diagnostics.contribution.probing import FOLDS, probe_hits
 from avjax.diagnostics.contribution.shapley import coalitions
 from avjax.diagnostics.definitions import skipped
-from avjax.diagnostics.diagnosis.arrays import CLEAN, CONFIDENCE, RIGHT
+from avjax.diagnostics.diagnosis.arrays import CLEAN, CONFIDENCE, LABEL, LOGITS, RIGHT
 from avjax.diagnostics.fills import Fill, absent, others, with_others
 from avjax.diagnostics.measured import Measured, OfSums, Undefined
 from avjax.diagnostics.probe import ModelProbe
+from avjax.diagnostics.protocol.answers import ESTIMATORS, aurc, changes, ece
 from avjax.diagnostics.protocol.inside import inside
 from avjax.diagnostics.protocol.study import Found, Said, Study, joined
 
@@ -31,7 +32,7 @@ def ablation(study: Study) -> Found:
     """1.6, 1.7, 1.9, 1.10, 1.13 and section 3 of every subset of modalities under every fill of the tier."""
     found, clips = Found(), study.clips
     clean = study.clean
-    found.arrays |= {f"{RIGHT}{CLEAN}": clean.right, f"{CONFIDENCE}{CLEAN}": clean.confidence}
+    found.arrays |= {LABEL: np.asarray(clips.label), **kept(CLEAN, clean)}
     found.lines += clean_lines(study, clean, clips)
     for fill in study.fills:
         unknown = [m for m in study.modalities if m not in study.moments]
@@ -46,7 +47,9 @@ def ablation(study: Study) -> Found:
         for modality in study.modalities:
             rest = said[frozenset(study.modalities) - {modality}]
             found.lines += changes(study, clips, clean, rest, fill=fill, group=modality)
-            found.arrays[f"{RIGHT}without {modality} ({fill})"] = rest.right
+            name = f"without {modality} ({fill})"
+            # Of one fill everything, from which the rest can be computed anew; of the others what is paired.
+            found.arrays |= kept(name, rest) if fill == study.fills[0] else {f"{RIGHT}{name}": rest.right}
         if len(study.modalities) > 1:
             found.lines += _over_subsets(study, said, fill)
             found.lines += _between(study, said, fill)
@@ -56,6 +59,12 @@ def ablation(study: Study) -> Found:
         found.lines += _interactions(study)
         found.lines += _perception(study)
     return found
+
+
+def kept(name: str, said: Said) -> dict[str, np.ndarray]:
+    """Arrays of the answers under a condition."""
+    logits = np.asarray(said.logits, np.float32)
+    return {f"{RIGHT}{name}": said.right, f"{CONFIDENCE}{name}": said.confidence, f"{LOGITS}{name}": logits}
 
 
 def remaining(study: Study, clips: Clips, subset: Subset, fill: Fill, seed: int | None = None) -> Clips:
@@ -69,75 +78,19 @@ def remaining(study: Study, clips: Clips, subset: Subset, fill: Fill, seed: int 
 
 def clean_lines(study: Study, said: Said, clips: Clips) -> list[Measured]:
     """Of the clips as they are."""
-
-    def guess(rows: Int[np.ndarray, " R"]) -> float:
-        return performance.majority(clips.label[rows], len(study.probe.classes))
-
-    def ranked(rows: Int[np.ndarray, " R"]) -> float:
-        return calibration.area_under_risk_coverage(said.confidence[rows], said.right[rows])
-
     return [
         study.mean("stress/accuracy", said.right, clips, estimator="argmax"),
-        study.line("contribution/majority_accuracy", guess, clips, estimator="commonest class of these clips"),
-        study.line("consistency/ece", _ece(said), clips, estimator="15 bins of equal width"),
+        study.mean("contribution/majority_accuracy", performance.commonest_right(clips.label), clips,
+                   estimator="commonest class of these clips"),
+        study.line("consistency/ece", ece(said), clips, estimator=ESTIMATORS["ece"]),
         study.mean(
-            "consistency/brier", calibration.brier(said.probability, said.label), clips, estimator="all classes"
+            "consistency/brier", calibration.brier(said.probability, said.label), clips, estimator=ESTIMATORS["brier"]
         ),
         study.mean(
             "consistency/nll", calibration.negative_log_likelihood(said.logits, said.label), clips, estimator="logits"
         ),
-        study.line("consistency/aurc", ranked, clips, estimator="probability of the predicted class"),
-    ]
-
-
-def changes(study: Study, clips: Clips, before: Said, after: Said, **fields: object) -> list[Measured]:
-    """Section 3: what a condition does to the answers.
-
-    Args:
-      fields: of the lines: fill and group, or condition.
-    """
-    one, other = before, after
-    gaps = np.concatenate([_gaps_of(other), _gaps_of(one)], axis=1)
-
-    def ece_change(sums: Float[np.ndarray, " k"], rows: int) -> float:
-        errors = np.abs(sums).reshape(2, -1).sum(axis=1) / rows
-        return float(errors[0] - errors[1])
-
-    lines = {
-        "agreement": OfSums.mean(one.predicted == other.predicted),
-        "kappa": _kappa(one.predicted, other.predicted, one.logits.shape[1]),
-        "soft_agreement": OfSums.mean(agreement.soft_agreement(one.probability, other.probability)),
-        "negative_flips": OfSums.mean(one.right & ~other.right),
-        "positive_flips": OfSums.mean(other.right & ~one.right),
-        "ece_change": OfSums(gaps, ece_change),
-        "overconfidence": OfSums.mean(other.confidence.astype(np.float64) - other.right),
-    }
-    estimators = {"soft_agreement": "probabilities", "ece_change": "15 bins of equal width"}
-    return [
-        study.line(f"consistency/{name}", of, clips, **{"estimator": estimators.get(name, "argmax"), **fields})
-        for name, of in lines.items()
-    ]
-
-
-def _gaps_of(said: Said) -> Float[np.ndarray, "N bins"]:
-    return calibration.calibration_gaps(said.confidence, said.right)
-
-
-def _ece(said: Said) -> OfSums:
-    """``calibration.expected_calibration_error`` of any rows."""
-    return OfSums(_gaps_of(said), lambda sums, rows: float(np.abs(sums).sum()) / rows)
-
-
-def _kappa(one: Int[np.ndarray, " N"], other: Int[np.ndarray, " N"], classes: int) -> OfSums:
-    """``agreement.kappa`` of any rows."""
-    columns = np.concatenate([(one == other)[:, None], one[:, None] == np.arange(classes),
-                              other[:, None] == np.arange(classes)], axis=1)  # fmt: skip
-
-    def of(sums: Float[np.ndarray, " k"], rows: int) -> float:
-        same, *counts = sums.astype(int)
-        return agreement.kappa_of_counts(int(same), *np.split(np.array(counts), 2))
-
-    return OfSums(columns, of)
+        study.line("consistency/aurc", aurc(said), clips, estimator=ESTIMATORS["aurc"]),
+    ]  # fmt: skip
 
 
 def _matrix(study: Study, said: Mapping[Subset, Said], fill: Fill) -> list[Measured]:
@@ -149,7 +102,7 @@ def _matrix(study: Study, said: Mapping[Subset, Said], fill: Fill) -> list[Measu
             study.mean("contribution/ablation_accuracy", one.right, study.clips, estimator="argmax", **fields),
             study.mean("contribution/ablation_nll", nll, study.clips, estimator="logits", **fields),
             study.line(
-                "contribution/ablation_ece", _ece(one), study.clips, estimator="15 bins of equal width", **fields
+                "contribution/ablation_ece", ece(one), study.clips, estimator=ESTIMATORS["ece"], **fields
             ),
         ]  # fmt: skip
     return lines
@@ -175,17 +128,15 @@ def _over_subsets(study: Study, said: Mapping[Subset, Said], fill: Fill) -> list
 def _contributions(study: Study, said: Mapping[Subset, Said], fill: Fill) -> list[Measured]:
     """SHAPE, necessity, sufficiency and the fine-grained valuation."""
     right = {subset: one.right for subset, one in said.items()}
-    label, classes = study.clips.label, len(study.probe.classes)
-
-    columns = np.stack([*right.values(), *(label == k for k in range(classes))], axis=1)
+    columns = np.stack([*right.values(), performance.commonest_right(study.clips.label)], axis=1)
 
     def of(measure: Callable[[dict[Subset, float]], float]) -> OfSums:
         """A measure of the table of accuracies of any rows."""
 
         def of_sums(sums: Float[np.ndarray, " k"], rows: int) -> float:
             # Without any modality it is the commonest class, as SHAPE has it, not what the model says of nothing.
-            guess = {frozenset(): float(sums[len(right) :].max()) / rows}
-            return measure(dict(zip(right, (sums[: len(right)] / rows).tolist(), strict=True)) | guess)
+            *accuracies, guess = (sums / rows).tolist()
+            return measure(dict(zip(right, accuracies, strict=True)) | {frozenset(): guess})
 
         return OfSums(columns, of_sums)
 
@@ -344,7 +295,7 @@ def _interaction_lines(study: Study, values: Float[np.ndarray, "S N"], fields: M
 def _perception(study: Study) -> list[Measured]:
     """Perceptual score: each modality permuted over clips."""
     clips, right = study.clips, study.clean.right
-    classes, lines = len(study.probe.classes), []
+    guess, lines = performance.commonest_right(clips.label), []
     for modality in study.modalities:
         permuted = np.stack([
             study.said(with_others(clips, modality, others(clips, modality, seed=study.seed + 1 + number))).right
@@ -353,8 +304,7 @@ def _perception(study: Study) -> list[Measured]:
         for name in ("model", "task"):
 
             def score(rows: Int[np.ndarray, " R"], name: str = name, permuted: np.ndarray = permuted) -> float:
-                guess = performance.majority(clips.label[rows], classes)
-                z = float(right[rows].mean()) if name == "model" else 1 - guess
+                z = float(right[rows].mean()) if name == "model" else 1 - float(guess[rows].mean())
                 return performance.perceptual_score(right[rows], permuted[:, rows], z=z)
 
             lines.append(

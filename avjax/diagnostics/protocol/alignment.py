@@ -12,7 +12,7 @@ from avjax.diagnostics.definitions import skipped
 from avjax.diagnostics.drift.warps import late
 from avjax.diagnostics.fills import Fill
 from avjax.diagnostics.measured import Condition, Undefined
-from avjax.diagnostics.protocol.ablation import changes
+from avjax.diagnostics.protocol.answers import changes
 from avjax.diagnostics.protocol.dilution import dilution, in_one_class
 from avjax.diagnostics.protocol.looking import Looking, of_stressed
 from avjax.diagnostics.protocol.saliency import STATE

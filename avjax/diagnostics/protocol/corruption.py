@@ -14,7 +14,7 @@ from avjax.diagnostics.definitions import number, skipped
 from avjax.diagnostics.diagnosis.arrays import RIGHT
 from avjax.diagnostics.drift.warps import Warp, sped, turned
 from avjax.diagnostics.measured import Condition, Measured, Undefined
-from avjax.diagnostics.protocol.ablation import changes
+from avjax.diagnostics.protocol.answers import changes
 from avjax.diagnostics.protocol.companions import companions
 from avjax.diagnostics.protocol.looking import Looking, Moved, of_stressed
 from avjax.diagnostics.protocol.saliency import ROLLOUT, STATE
@@ -193,19 +193,22 @@ def _rolled_out(study: Study, names: Sequence[str], found: Found) -> None:
 
 def _retention(study: Study, clips: Clips, clean: Said, said: Said, fields: dict) -> list[Measured]:
     """What is left of the accuracy at the condition in ``fields``, the greatest severity."""
-    classes, at = len(study.probe.classes), f"at severity {fields['condition'].severity}"
+    guess, at = performance.commonest_right(clips.label), f"at severity {fields['condition'].severity}"
 
     def chance(rows: np.ndarray) -> float:
         return robustness.chance_adjusted_retention(
             float(clean.right[rows].mean()), float(said.right[rows].mean()),
-            performance.majority(clips.label[rows], classes),
+            float(guess[rows].mean()),
         )  # fmt: skip
 
     def plain(rows: np.ndarray) -> float:
         return robustness.retention(float(clean.right[rows].mean()), float(said.right[rows].mean()))
 
+    # ``robustness.absolute_robustness`` of any rows.
+    kept = 1.0 - (clean.right.astype(np.float64) - said.right)
     return [
         study.line("stress/retention", plain, clips, estimator=f"accuracy {at}", **fields),
+        study.mean("stress/absolute_robustness", kept, clips, estimator=f"accuracy {at}", **fields),
         study.line(
             "stress/chance_adjusted_retention", chance, clips, estimator=f"over the commonest class, {at}", **fields
         ),

@@ -38,6 +38,7 @@ from avjax.diagnostics.protocol.faithfulness import faithfulness
 from avjax.diagnostics.protocol.groups import gaps, groups
 from avjax.diagnostics.protocol.imbalance import imbalance
 from avjax.diagnostics.protocol.information import information
+from avjax.diagnostics.protocol.noise import noise
 from avjax.diagnostics.protocol.pointing import pointing
 from avjax.diagnostics.protocol.randomised import randomised
 from avjax.diagnostics.protocol.shown import worst
@@ -95,11 +96,13 @@ def stages(tier: Tier, modalities: Sequence[str]) -> dict[str, Stage | str]:
 
 
 def diagnose(
-    study: Study, about: Mapping[str, Mapping[str, Any]], out: Path, *, command: str = "", quiet: bool = False
-) -> Diagnosis:
+    study: Study, about: Mapping[str, Mapping[str, Any]], out: Path, *, command: str = "", quiet: bool = False,
+    baseline: Diagnosis | None = None,
+) -> Diagnosis:  # fmt: skip
     """Every number of the tier; what is there already in ``out`` is read.
 
     Args:
+      baseline: another model on the same clips, for numbers that need one; none of them is kept.
       about: model, data and env, as report.json has them; what the numbers follow from is told by them.
     """
     folder = out / "stages"
@@ -121,6 +124,7 @@ def diagnose(
     arrays = {name: array for one in done.values() for name, array in one.found.arrays.items()}
     lines = [line for one in done.values() for line in one.found.lines]
     lines += explanation.agreement(study, arrays).lines + gaps(study, arrays).lines
+    lines += noise(study, arrays, baseline).lines
     arrays |= {SOURCE: np.array(study.clips.source), INDEX: study.clips.index}
     return Diagnosis(
         tuple(lines), {**about, "protocol": _protocol(study, done, skipped, command)}, arrays, worst(study)

@@ -16,6 +16,7 @@ from avjax.diagnostics.definitions import skipped
 from avjax.diagnostics.diagnosis.arrays import CURVE
 from avjax.diagnostics.faithfulness import complexity, curves, infidelity
 from avjax.diagnostics.faithfulness.sanity import share_drop_agreement
+from avjax.diagnostics.fills import absent
 from avjax.diagnostics.measured import Measured, Undefined
 from avjax.diagnostics.players import Players
 from avjax.diagnostics.probe import ModelProbe
@@ -116,9 +117,9 @@ def faithfulness(study: Study) -> Found:
         found.lines += without_outline(study, part, one)
     found.lines += steadiness(study, part, effort)
     try:
-        found.lines += _shares_and_drops(study, part, sampled["predicted"].share)
+        found.lines += shares_and_drops(study, part, sampled["predicted"].share)
     except Undefined as undefined:
-        fields = {"estimator": "mm_shap of raw players", "n": len(part.rows)}
+        fields = {"estimator": "mm_shap of raw players", "fill": "mean", "n": len(part.rows)}
         found.lines.append(skipped("faithfulness/share_drop_agreement", undefined.reason, **fields))
     return found
 
@@ -353,19 +354,20 @@ def _map(study: Study, part: Part, clips: Clips) -> Float[np.ndarray, "B J"]:
     return np.concatenate([maps[m].reshape(len(clips), -1) for m in study.modalities], axis=1)
 
 
-def _shares_and_drops(study: Study, part: Part, share: np.ndarray) -> list[Measured]:
-    """Whether a modality's share says what its absence costs, over clips."""
+def shares_and_drops(study: Study, part: Part, share: np.ndarray) -> list[Measured]:
+    """Whether a modality's share says what its absence costs, over clips; absent is at the mean, as players were."""
     clips, said = part.clips, part.clean
     target = np.arange(len(clips)), said.predicted
     lines = []
     for place, modality in enumerate(study.modalities):
-        drop = said.probability[target] - study.said(clips.without(modality)).probability[target]
+        gone = absent(clips, modality, "mean", of=study.moments[modality])
+        drop = said.probability[target] - study.said(gone).probability[target]
 
         def correlation(rows: np.ndarray, place: int = place, drop: np.ndarray = drop) -> float:
             return share_drop_agreement(share[rows, place], drop[rows])
 
         lines.append(
             study.line("faithfulness/share_drop_agreement", correlation, clips, estimator="mm_shap of raw players",
-                       fill=study.absence, group=modality, target="predicted")
+                       fill="mean", group=modality, target="predicted")
         )  # fmt: skip
     return lines

@@ -1,4 +1,7 @@
-"""A diagnosis of nothing: numbers drawn from a seed for every part of the page. No model was measured."""
+"""A diagnosis of nothing: numbers drawn from a seed for every part of the page. No model was measured.
+
+Its lines are like those of the stages, field by field: ``test_example`` holds them to those of a run.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,14 @@ import numpy as np
 from avjax.diagnostics.definitions import DEFINITIONS, facts
 from avjax.diagnostics.diagnosis import Diagnosis, ShownClip
 from avjax.diagnostics.measured import Condition, Measured
+from avjax.diagnostics.protocol.tiers import AUDIBLE, TOGETHER, VISIBLE
 
 MODALITIES = ("audio", "video")
 CLIPS = 240
-AUDIO = ("white_noise", "low_pass", "reverberation", "clipping", "packet_loss", "babble")
-VIDEO = ("gaussian_noise", "motion_blur", "occlusion", "contrast", "frame_rate", "jpeg")
-JOINT = ("rain", "concert", "compression")
+AUDIO, VIDEO, JOINT = AUDIBLE, VISIBLE, TOGETHER[:3]
+FILLS = ("drop", "zero", "mean")
+SHOWN = (AUDIO[0], VISIBLE[0])
+"""Corruptions of which there are arrays."""
 
 
 class Drawn:
@@ -79,52 +84,52 @@ def _about(name: str) -> dict[str, dict[str, Any]]:
 
 def _contribution(drawn: Drawn, clean: float) -> None:
     add, random = drawn.add, drawn.random
-    alone = {"audio": 0.55, "video": 0.42, "none": 0.13}
-    for fill, group in itertools.product(("drop", "zero", "mean"), alone):
-        less = {"drop": 0.0, "zero": 0.06, "mean": 0.03}[fill]
+    alone = {"audio": 0.55, "video": 0.42, "none": 0.13, "audio+video": clean}
+    for fill, group in itertools.product(FILLS, alone):
+        less = 0.0 if group == "audio+video" else {"drop": 0.0, "zero": 0.06, "mean": 0.03}[fill]
         add("contribution/ablation_accuracy", alone[group] - less, group=group, fill=fill)
         add("contribution/ablation_nll", 2.1 - alone[group], group=group, fill=fill)
         add("contribution/ablation_ece", 0.2 - 0.2 * alone[group], group=group, fill=fill)
-    for id, value in (("accuracy", clean), ("nll", 0.43), ("ece", 0.04)):
-        add(f"contribution/ablation_{id}", value, group="audio+video")
     add("contribution/majority_accuracy", 0.13, width=0.01)
-    for name, value in (("audio", 0.43), ("video", 0.30)):
-        add("contribution/shape", value, group=name, fill="drop")
-        add("contribution/necessity", value + 0.01, group=name, fill="drop")
-        add("contribution/sufficiency", value - 0.01, group=name, fill="drop")
-        add("contribution/perceptual_score", value + 0.1, group=name)
-    add("contribution/cooperation", 0.06, fill="drop")
-    shares = {"mm_shap": 0.58, "integrated_gradients": 0.55, "gradient_x_input": 0.66, "chefer_share": 0.49,
-              "rollout_share": 0.37, "output_share": 0.52, "attention_share": 0.31}  # fmt: skip
-    for id, share in shares.items():
-        add(f"contribution/{id}", share, group="audio")
-        add(f"contribution/{id}", 1 - share, group="video")
-    add("contribution/intershap", 0.34)
-    add("contribution/intershap_local", 0.46)
-    add("contribution/emap_gap", 0.11)
+    for fill, (name, value) in itertools.product(FILLS[:2], (("audio", 0.43), ("video", 0.30))):
+        add("contribution/shape", value, group=name, fill=fill)
+        add("contribution/necessity", value + 0.01, group=name, fill=fill)
+        add("contribution/sufficiency", value - 0.01, group=name, fill=fill)
+    for name, value in (("audio", 0.53), ("video", 0.40)):
+        add("contribution/perceptual_score", value, group=name, fill="marginal")
+    for fill, value in (("drop", 0.06), ("zero", -0.02)):
+        add("contribution/cooperation", value, fill=fill)
+    shares = {"mm_shap": (0.58, "drop"), "integrated_gradients": (0.55, "mean"), "gradient_x_input": (0.66, None),
+              "chefer_share": (0.49, None), "rollout_share": (0.37, None)}  # fmt: skip
+    for id, (share, fill) in shares.items():
+        add(f"contribution/{id}", share, group="audio", fill=fill)
+        add(f"contribution/{id}", 1 - share, group="video", fill=fill)
+    for id, value in (("intershap", 0.34), ("intershap_local", 0.46), ("emap_gap", 0.11)):
+        add(f"contribution/{id}", value, fill="marginal")
     for layer, head, group in itertools.product(("fusion.0", "fusion.1", "fusion.2"), range(4), MODALITIES):
         sign = 1 if group == "audio" else -1
         lift = float(np.random.default_rng([layer.encode()[-1], head]).normal(0.2, 1.1))
         add("contribution/attention_lift", sign * lift, layer=layer, head=head, group=group)
-        add("contribution/output_share", 0.5 + sign * 0.2 * lift, layer=layer, head=head, group=group)
+        if head == 0:
+            add("contribution/attention_share", 0.5 + sign * 0.1 * lift, layer=layer, group=group)
+            add("contribution/output_share", 0.5 + sign * 0.2 * lift, layer=layer, group=group)
     names = ["mm_shap", "integrated_gradients", "chefer_share", "output_share", "attention_share"]
     for one, other in itertools.combinations(names, 2):
         gap = abs(names.index(one) - names.index(other))
-        add(
-            "contribution/estimator_agreement", 0.95 - 0.18 * gap + random.normal(0, 0.04), estimator=f"{one} ~ {other}"
-        )
-    add("contribution/utilisation_gap", 0.03, group="audio")
-    add("contribution/utilisation_gap", 0.08, group="video")
+        value = 0.95 - 0.18 * gap + random.normal(0, 0.04)
+        add("contribution/estimator_agreement", value, estimator=f"{one} ~ {other}", group="audio")
+    add("contribution/utilisation_gap", 0.03, group="audio", fill="drop")
+    add("contribution/utilisation_gap", 0.08, group="video", fill="drop")
     add("contribution/imbalance_ratio", 0.21, group="audio")
     add("contribution/imbalance_ratio", 0.13, group="audio", estimator="diagnosed clips, its own logits")
     add("contribution/gradient_norm_ratio", -0.3, group="video")
     add("contribution/fisher_trace_ratio", -0.4, group="video")
-    add("contribution/imbalance_alarm", 0.22)
+    add("contribution/imbalance_alarm", 0.22, group="audio")
     for (by, target), (group, bits) in itertools.product(
         (("prediction of each", "label"), ("tokens of each", "predicted")),
         (("redundancy", 0.4), ("audio", 0.6), ("video", 0.2), ("synergy", 0.1)),
     ):
-        add("contribution/pid_above_null", bits, group=group, target=target, estimator=by)
+        add("contribution/pid_above_null", bits, group=group, target=target, estimator=by, fill="drop")
 
 
 def _drift(drawn: Drawn) -> None:
@@ -135,6 +140,8 @@ def _drift(drawn: Drawn) -> None:
         for severity in range(1, 6):
             condition = Condition(corruption, severity, 0)
             amount = strength * (1 - np.exp(-severity / 2.5))
+            add("drift/unexplained", 0.5 * amount, condition=condition, estimator="rollout")
+            add("drift/harmful", min(1.3 * amount, 1.0), condition=condition, estimator="rollout")
             add("drift/cmsd_score", amount, condition=condition, estimator="rollout")
             add("drift/cmsd_allocation", 0.12 * amount, width=0.005, condition=condition, estimator="rollout")
             for name in MODALITIES:
@@ -142,10 +149,13 @@ def _drift(drawn: Drawn) -> None:
                 add("drift/cmsd_localisation", part * amount, width=0.004, group=name, condition=condition,
                     estimator="rollout")  # fmt: skip
         whole = Condition(corruption)
-        add("drift/cmsd_severity", strength * 0.65, group=kind, condition=whole, estimator="rollout")
-        if kind == "audio+video":
-            drawn.none("drift/rfi", "both modalities are corrupted", group=kind, condition=whole)
-        else:
+        add("drift/cmsd_severity", strength * 0.65, condition=whole, estimator="rollout")
+        # Of a corruption of both there is no other modality to turn to.
+        if place == 1:
+            drawn.none(
+                "drift/rfi", "the mass of the modality is the same at every severity", group=kind, condition=whole
+            )
+        elif kind != "audio+video":
             add("drift/rfi", 0.9 - 0.25 * place / 3, width=0.1, group=kind, condition=whole)
     add("drift/cmsd_time", 0.24, estimator="rollout")
     for axis, scale in (("severity", 1.2), ("time", 1.0), ("train", 0.6)):
@@ -179,7 +189,7 @@ def _consistency(drawn: Drawn) -> None:
     conditions: list[dict[str, Any]] = [
         {"group": name, "fill": fill} for fill in ("drop", "zero") for name in MODALITIES
     ]
-    conditions += [{"condition": Condition(name, 3, 0)} for name in ("white_noise", "motion_blur", "rain")]
+    conditions += [{"condition": Condition(name, 3, 0)} for name in (*SHOWN, TOGETHER[0])]
     for place, fields in enumerate(conditions):
         kept = 0.86 - 0.06 * place
         add("consistency/agreement", kept, **fields)
@@ -188,12 +198,17 @@ def _consistency(drawn: Drawn) -> None:
         add("consistency/ece_change", 0.02 * place, width=0.01, **fields)
         add("consistency/negative_flips", 0.9 - kept, **fields)
         add("consistency/positive_flips", 0.02 + 0.004 * place, width=0.01, **fields)
-    for id, value in (("ece", 0.041), ("overconfidence", 0.022), ("brier", 0.21), ("aurc", 0.05), ("cross_modal", 0.64),
-                      ("top_overlap", 0.71)):  # fmt: skip
+        add("consistency/overconfidence", 0.02 + 0.01 * place, width=0.01, **fields)
+        add("consistency/brier", 0.25 + 0.05 * place, width=0.01, **fields)
+        add("consistency/aurc", 0.06 + 0.02 * place, width=0.01, **fields)
+    for id, value in (("ece", 0.041), ("brier", 0.21), ("nll", 0.43), ("aurc", 0.05)):
         add(f"consistency/{id}", value, width=0.01)
-    for name, value in (("audio", 2.6), ("video", 3.9)):
-        add("consistency/modality_confusion", value, width=1.0, group=name)
-    add("consistency/any_confusion", 5.4, width=1.2)
+    for place, fill in enumerate(FILLS):
+        for id, value in (("cross_modal", 0.64), ("top_overlap", 0.71)):
+            add(f"consistency/{id}", value - 0.1 * place, width=0.01, group="audio+video", fill=fill)
+        for name, value in (("audio", 2.6), ("video", 3.9)):
+            add("consistency/modality_confusion", value + place, width=1.0, group=name, fill=fill)
+        add("consistency/any_confusion", 5.4 + place, width=1.2, fill=fill)
 
 
 def _stress(drawn: Drawn, clean: float) -> None:
@@ -204,36 +219,43 @@ def _stress(drawn: Drawn, clean: float) -> None:
         for severity in range(1, 6):
             loss = (0.03 + 0.012 * (place % 6)) * severity * (1.6 if kind == "audio+video" else 1)
             add("stress/accuracy", clean - loss, group=kind, condition=Condition(corruption, severity, 0))
-        add("stress/chance_adjusted_retention", 0.9 - 0.03 * (place % 6), group=kind, condition=Condition(corruption))
+        worst = {"group": kind, "condition": Condition(corruption, 5, 0)}
+        add("stress/chance_adjusted_retention", 0.9 - 0.03 * (place % 6), **worst)
     for kind, value in (("audio", 0.84), ("video", 0.9), ("audio+video", 0.69)):
         add("stress/relative_performance", value, group=kind)
+        add("stress/area_under_noise", value * clean, group=kind)
+        drawn.none("stress/effective_robustness", "it wants a model to be held against", "skipped", group=kind)
     for offset in (-1280, -640, -320, -160, -80, -40, 0, 40, 80, 160, 320, 640, 1280):
         for fill, less in (("real", 0.0), ("zero", 0.05)):
             loss = (0.22 + less) * (1 - np.exp(-abs(offset) / 300)) * (1.2 if offset < 0 else 1)
             add("stress/offset_accuracy", clean - loss, fill=fill, condition=Condition("offset", offset))
     for rate in np.linspace(0, 1, 11):
         for group, alone in (("audio", 0.42), ("video", 0.55), ("audio+video", 0.48)):
-            add("stress/missing_accuracy", clean - rate * (clean - alone), group=group,
+            add("stress/missing_accuracy", clean - rate * (clean - alone), group=group, fill="drop",
                 condition=Condition("missing", float(rate), 0))  # fmt: skip
         for group, alone in (("audio", 0.46), ("video", 0.61)):
             add("stress/dilution_accuracy", clean - rate**2 * (clean - alone), group=group,
                 condition=Condition("dilution", float(rate), 0))  # fmt: skip
-    for group, value in (("audio", 0.41), ("video", 0.33), ("audio+video", 0.07)):
-        add("stress/adversarial_accuracy", value, estimator="PGD-20", group=group,
-            condition=Condition(f"{group} 4/255 or 30 dB"))  # fmt: skip
-    add("stress/attack_synergy", -0.19, estimator="PGD-20", group="audio+video",
-        condition=Condition("audio+video 4/255 or 30 dB"))  # fmt: skip
+    for sound, picture, fall in (("40 dB", "1/255", 1.0), ("20 dB", "8/255", 0.5)):
+        for group, value, budget in (("audio", 0.41, f"audio {sound}"), ("video", 0.33, f"video {picture}"),
+                                     ("audio+video", 0.24, f"audio {sound}, video {picture}")):  # fmt: skip
+            add("stress/adversarial_accuracy", fall * value, estimator="PGD-20", group=group,
+                condition=Condition(budget, None, 0))  # fmt: skip
+        add("stress/attack_synergy", -0.19, estimator="PGD-20", group="audio+video",
+            condition=Condition(f"audio {sound}, video {picture}", None, 0))  # fmt: skip
     for name, broken in (("accuracy does not rise with steps", 0.0), ("gradients break no less than noise", 0.016)):
         add("stress/attack_guard", broken, width=0.0, estimator=f"PGD-20: {name}", group="audio+video")
-    add("stress/attack_success", 0.38, group="video", estimator="patch of 5 % of the frame, made for a")
+    patch = {"group": "video", "condition": Condition("patch", 0.05, 0)}
+    add("stress/attack_success", 0.38, estimator="patch of 5 % of the frame, made for a", **patch)
     for name, area in (("attention outliers", 0.61), ("occlusion", 0.92)):
-        add("stress/backdoor_detection", area, group="video", estimator=f"{name}; patch")
+        add("stress/backdoor_detection", area, estimator=f"{name}; patch", **patch)
     for group, value in (("audio", 0.7), ("video", 0.5)):
         add("stress/stickiness", value, group=group, fill="marginal")
     add("stress/outlying_clips", 0.04)
     for share, group, pattern in itertools.product((0.25, 0.5, 0.75), MODALITIES, ("block", "random")):
         loss = share * {"block": 0.4, "random": 0.25}[pattern] * (1.2 if group == "audio" else 1)
-        add("stress/frame_missing_accuracy", clean - loss, group=group, condition=Condition(pattern, share, 0))
+        missing = {"group": group, "fill": "drop", "condition": Condition(pattern, share, 0)}
+        add("stress/frame_missing_accuracy", clean - loss, **missing)
     for rate, group, same in itertools.product((0.1, 0.3, 0.5), MODALITIES, ("the same", "another")):
         loss = rate * {"the same": 0.1, "another": 0.7}[same]
         add("stress/mismatch_accuracy", clean - loss, group=group,
@@ -241,47 +263,55 @@ def _stress(drawn: Drawn, clean: float) -> None:
     for group, value in (("actor 1", 0.91), ("actor 2", 0.88), ("actor 3", 0.86), ("actor 4", 0.84), ("actor 5", 0.76)):
         add("stress/group_accuracy", value, width=0.07, group=group, n=48)
     drawn.none("stress/group_accuracy", "fewer than 30 clips", group="actor 6", n=11)
-    add("stress/worst_group_accuracy", 0.76, width=0.07)
-    add("stress/group_gap", 0.15, width=0.06)
+    add("stress/worst_group_accuracy", 0.76, width=0.07, group="actor")
+    add("stress/group_gap", 0.15, width=0.06, group="actor")
 
 
 def _faithfulness(drawn: Drawn) -> None:
     add = drawn.add
-    for group, scale in (("joint", 1.0), ("audio", 0.7), ("video", 0.6)):
-        add("faithfulness/deletion_gap", 0.24 * scale, group=group)
-        add("faithfulness/deletion_against_random", -0.13 * scale, group=group)
-        add("faithfulness/insertion_against_random", 0.16 * scale, group=group)
-        add("faithfulness/comprehensiveness", 0.3 * scale, group=group)
-    add("faithfulness/share_drop_agreement", 0.61, group="audio")
+    for group, scale in ((None, 1.0), ("audio", 0.7), ("video", 0.6)):
+        own = {"group": group, "fill": "mean"}
+        add("faithfulness/deletion_gap", 0.24 * scale, **own)
+        add("faithfulness/deletion_against_random", -0.13 * scale, **own)
+        add("faithfulness/insertion_against_random", 0.16 * scale, **own)
+        add("faithfulness/comprehensiveness", 0.3 * scale, **own)
+    add("faithfulness/share_drop_agreement", 0.61, group="audio", fill="mean")
     for layer, value in (("none", 1.0), ("head", 0.81), ("fusion.2", 0.5), ("fusion.1", 0.29), ("fusion.0", 0.16),
                          ("encoders", 0.07)):  # fmt: skip
-        add("faithfulness/rank_cascade", value, layer=layer, estimator="rollout")
-        add("faithfulness/rank_cascade", value**0.6, layer=layer, estimator="integrated gradients")
-    add("faithfulness/random_floor", 0.0, width=0.01)
+        for group in MODALITIES:
+            add("faithfulness/rank_cascade", value, layer=layer, estimator="rollout", group=group)
+            add("faithfulness/rank_cascade", value**0.6, layer=layer, estimator="gradient x input", group=group)
+    for group in MODALITIES:
+        add("faithfulness/random_floor", 0.0, width=0.01, group=group)
     for group, name in itertools.product(MODALITIES, ("gradient x input", "centre prior")):
         own = {"group": group, "estimator": f"{name}, in time", "target": "predicted" if "x" in name else None}
         add("faithfulness/pointing_game", 0.7, null_baseline=0.4, **own)
-    for number, name in enumerate(("white_noise", "motion_blur")):
-        add("faithfulness/gap_change", -0.05 * number, condition=Condition(name, 5, 0))
-    drawn.none("faithfulness/gap_change", "no modality is a waveform", "skipped", condition=Condition("rain", 5, 0))
+    for number, name in enumerate(SHOWN):
+        add("faithfulness/gap_change", -0.05 * number, condition=Condition(name, 5, 0), fill="mean")
+    drawn.none("faithfulness/gap_change", "no modality is a waveform", "skipped", fill="mean",
+               condition=Condition(TOGETHER[2], 5, 0))  # fmt: skip
 
 
 def _arrays(random: np.random.Generator, clean: float) -> dict[str, np.ndarray]:
     source = np.array([f"video-{k // 4:02d}" for k in range(CLIPS)])
     arrays: dict[str, np.ndarray] = {"clips/source": source, "clips/index": np.arange(CLIPS)}
     hard = np.random.default_rng(17).uniform(size=CLIPS)
-    for name, accuracy in (("clean", clean), ("without audio", 0.42), ("without video", 0.55)):
+    arrays["clips/label"] = label = np.arange(CLIPS) % 8
+    for name, accuracy in (("clean", clean), ("without audio (drop)", 0.42), ("without video (drop)", 0.55)):
         confidence = np.clip(random.beta(6, 2, CLIPS), 0.13, 1.0)
-        arrays[f"right/{name}"] = hard < accuracy + 0.25 * (confidence - 0.75)
-        arrays[f"confidence/{name}"] = confidence
+        right = hard < accuracy + 0.25 * (confidence - 0.75)
+        told = np.where(right, label, (label + 1) % 8)[:, None] == np.arange(8)
+        chance = np.where(told, confidence[:, None], (1 - confidence[:, None]) / 7)
+        arrays |= {f"right/{name}": right, f"confidence/{name}": confidence}
+        arrays[f"logits/{name}"] = np.log(np.maximum(chance, 1e-6))
     for name, middle in (("mm_shap", 5.8), ("attention_share", 3.1)):
         share = random.beta(middle, 10 - middle, CLIPS)
         arrays[f"share/{name}"] = np.stack([share, 1 - share], axis=1)
     some = np.sort(random.permutation(CLIPS)[:100])
-    for name, severity in itertools.product(("white_noise", "motion_blur"), (1, 3, 5)):
+    for name, severity in itertools.product(SHOWN, (1, 3, 5)):
         arrays[f"right/{name} {severity}"] = hard[some] < clean - 0.05 * severity
         arrays[f"rows/right/{name} {severity}"] = some
-    for name in ("white_noise", "motion_blur"):
+    for name in SHOWN:
         arrays[f"drift/score/{name}"] = np.clip(
             np.linspace(0.1, 0.5, 5)[:, None] + random.normal(0, 0.1, (5, CLIPS)), 0, 1
         )

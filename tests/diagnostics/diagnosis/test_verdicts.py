@@ -174,10 +174,21 @@ def test_the_headline_is_of_the_lines() -> None:
     found = {one.name: one.value for one in headline(drawn)}
     assert len(found) == 15
     assert found["accuracy"] == drawn.value("stress/accuracy", condition=None)
-    assert found["under attack"] == drawn.value("stress/adversarial_accuracy", group="audio+video")
-    assert found["without audio"] == pytest.approx(
-        sum(line.value for line in drawn.find("contribution/ablation_accuracy", group="video")) / 3
-    )
+    budgets = drawn.find("stress/adversarial_accuracy", group="audio+video", estimator="PGD-20")
+    assert len({line.value for line in budgets}) > 1
+    assert found["under attack"] == budgets[-1].value
+    notes = {one.name: one.note for one in headline(drawn)}
+    assert budgets[-1].condition.corruption in notes["under attack"]
+    # One fill, and no other's numbers in it.
+    fills = {line.value for line in drawn.find("contribution/ablation_accuracy", group="video")}
+    assert len(fills) > 1
+    for name, id, fields in (
+        ("without audio", "contribution/ablation_accuracy", {"group": "video"}),
+        ("cooperation", "contribution/cooperation", {}),
+    ):
+        assert found[name] == drawn.value(id, fill="drop", **fields)
+        assert "drop" in notes[name]
+    assert found["confusion"] == drawn.value("consistency/any_confusion", fill="drop") / 100
     assert all(value is not None for value in found.values())
     empty = headline(dataclasses.replace(drawn, measured=()))
     assert [one.name for one in empty] == list(found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from avjax.diagnostics.protocol import diagnose as protocol
 from avjax.diagnostics.protocol.study import Found, Study
 from avjax.diagnostics.protocol.tiers import SMOKE, STANDARD, TIERS
 from avjax.diagnostics.stress.corruption import SUITE
+from tests.diagnostics.conftest import SMALL
 from tests.diagnostics.protocol.planted_probe import study_of
 from tests.diagnostics.ranges import out_of_range
 
@@ -23,25 +25,6 @@ ABOUT = {
     "data": {"name": "planted", "synthetic": True, "clips": 40, "fingerprint": "0"},
     "env": {},
 }
-# Every stage, each as small as it can be.
-SMALL = dataclasses.replace(
-    STANDARD,
-    name="smoke",
-    clips=8,
-    shapley=4,
-    attention=4,
-    gradients=2,
-    additive=4,
-    faithful=2,
-    stressed=4,
-    attacked=4,
-    permutations=(4, 4),
-    corruptions=("audio/white_noise", "video/brightness"),
-    severities=(1, 5),
-    offsets=(40.0,),
-    rates=(0.5, 1.0),
-    attack_steps=1,
-)
 
 
 @pytest.fixture
@@ -118,18 +101,21 @@ def test_what_is_planted_is_diagnosed_within_the_ranges_of_definitions(rng, tmp_
 
 
 @pytest.mark.slow
-def test_the_command(run, tmp_path, monkeypatch, capsys):
+def test_the_command(run, diagnosed, tmp_path, monkeypatch, capsys):
     """From the run's folder to the report, every stage; a second time nothing is computed, and bounds are kept."""
     monkeypatch.setitem(TIERS, "smoke", SMALL)
+    monkeypatch.setattr(protocol, "_write", lambda *arguments: pytest.fail("a stage was done again"))
+    words = [*diagnosed, "--json"]
     bounds = tmp_path / "bounds.yaml"
     bounds.write_text("- id: stress/accuracy\n  corruption: null\n  min: 0\n")
-    words = ["diagnose", str(run.path), "--tier", "smoke", "--out", str(tmp_path / "out"), "--quiet", "--json"]
-    # The run stands in for one that was trained on sound alone.
-    words += ["--alone", f"audio={run.path}"]
+    out = Path(diagnosed[diagnosed.index("--out") + 1])
     assert main([*words, "--gate", str(bounds)]) == 0
     said = json.loads(capsys.readouterr().out)
-    found = read(tmp_path / "out")
+    found = read(out)
     assert said["headline"]["accuracy"] == found.value("stress/accuracy", corruption=None)
+    # Where it was trained, and where it was diagnosed.
+    assert found.about["model"]["commit"] == run.results()["environment"]["commit"]
+    assert "commit" in found.about["env"]
     stages = found.about["protocol"]["stages"]
     assert [one["name"] for one in stages] == list(protocol.stages(SMALL, ("audio", "video")))
     assert all(one["reason"] == "" for one in stages)
@@ -140,12 +126,11 @@ def test_the_command(run, tmp_path, monkeypatch, capsys):
     # Every line lies where its definition says, and those that have no value say why.
     assert out_of_range(found.measured) == []
     assert all(line.reason for line in found.measured if line.value is None)
-    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    page = (out / "report.html").read_text(encoding="utf-8")
     assert "SYNTHETIC" in page
 
-    monkeypatch.setattr(protocol, "_write", lambda *arguments: pytest.fail("a stage was done again"))
     bounds.write_text("- id: stress/accuracy\n  corruption: null\n  min: 1.5\n")
-    assert main([*words, "--gate", str(bounds), "--vs", str(tmp_path / "out")]) == 1
+    assert main([*words, "--gate", str(bounds), "--vs", str(out)]) == 1
     assert "stress/accuracy" in json.loads(capsys.readouterr().out)["broken"][0]
 
 

@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 
 from avjax.diagnostics.faithfulness import curves
 from avjax.diagnostics.imputation import imputed
@@ -20,6 +21,7 @@ from avjax.diagnostics.protocol.faithfulness import (
     faithfulness,
     form,
     prediction,
+    shares_and_drops,
     steadiness,
     without_outline,
 )
@@ -98,6 +100,25 @@ def test_curves_are_those_of_brute_force(additive):
         curve = chances[:, part.clean.predicted[row]]
         np.testing.assert_allclose(own.curves["deletion"], curve / curve[0], rtol=1e-4)
         assert own.numbers["deletion"] == pytest.approx(np.trapezoid(curve / curve[0], [0, 0.5, 1]), rel=1e-4)
+
+
+def test_a_modality_goes_as_its_players_do(rng):
+    """Shares are of players at the mean: so are the drops that they are held against."""
+    study = study_of("T2 additive", rng, 30)
+    # Away from 0, where the mean is another fill than any.
+    moved = {m: stream.replace(values=stream.values + 0.1) for m, stream in study.clips.streams.items()}
+    study = dataclasses.replace(study, clips=study.clips.replace(moved))
+    part, players = study.part(None), study.raw_players
+    share = rng.random((30, 2))
+    chosen = np.arange(30), part.clean.predicted
+    for place, line in enumerate(shares_and_drops(study, part, share)):
+        modality = study.modalities[place]
+        assert (line.group, line.fill) == (modality, "mean")
+        said = study.probe.coalitions(part.clips, ~players.of(modality)[None], players, study.means)[0]
+        chance = np.exp(said) / np.exp(said).sum(axis=1, keepdims=True)
+        # float32 leaves no two clips' drops equal; 1e-2 is a few swaps of 30 ranks that rounding may make.
+        expected = spearmanr(share[:, place], part.clean.probability[chosen] - chance[chosen]).statistic
+        assert line.value == pytest.approx(expected, abs=1e-2)
 
 
 def test_steadiness_is_that_of_the_draws(additive):

@@ -14,7 +14,7 @@ from avjax.diagnostics.diagnosis.result import Diagnosis
 
 COLUMNS = {
     "agreement": "agreement", "kappa": "kappa", "soft_agreement": "soft", "ece_change": "ΔECE",
-    "negative_flips": "spoiled", "positive_flips": "mended",
+    "negative_flips": "spoiled", "positive_flips": "mended", "brier": "Brier", "aurc": "AURC",
 }  # fmt: skip
 MOST_ROWS = 24
 MOST_CURVES = 6
@@ -73,20 +73,21 @@ def flips(diagnosis: Diagnosis) -> Markup | None:
 
 
 def calibration(diagnosis: Diagnosis) -> Markup | None:
-    """Single numbers of clean clips."""
-    rows = []
+    """Single numbers of clean clips, and of those without a modality by the one fill that the rest is told by."""
+    rows, fills = [], (None, diagnosis.fill)
     for id, name in (("ece", "calibration error"), ("overconfidence", "overconfidence"), ("brier", "Brier score"),
                      ("aurc", "area under risk over coverage"), ("cross_modal", "agreement of single modalities"),
                      ("top_overlap", "overlap of their top 5")):  # fmt: skip
         for line in diagnosis.find(f"consistency/{id}"):
-            if line.value is not None and line.condition is None and line.fill is None:
+            if line.value is not None and line.condition is None and line.fill in fills:
                 both = f"{name} ({line.estimator})" if id == "ece" else name
-                rows.append(Bar(both, line.value, line.ci_lo, line.ci_hi, JOINT))
+                rows.append(Bar(", ".join(filter(None, (both, place(line)))), line.value, line.ci_lo, line.ci_hi,
+                                colour(diagnosis, line.group)))  # fmt: skip
     for line in diagnosis.find("consistency/modality_confusion") + diagnosis.find("consistency/any_confusion"):
-        if line.value is not None:
+        if line.value is not None and line.fill in fills:
             which = line.group or "any"
             low, high = (None if edge is None else edge / 100 for edge in (line.ci_lo, line.ci_hi))
-            rows.append(Bar(f"right by {which} alone, wrong together", line.value / 100, low, high,
+            rows.append(Bar(f"right by {which} alone, wrong together, {line.fill}", line.value / 100, low, high,
                             colour(diagnosis, line.group)))  # fmt: skip
     edges = [0.0, *(row.value for row in rows), *(row.high for row in rows if row.high is not None)]
     return charts.bars("Calibration and confusion", rows, axis=charts.spread(edges), zero=0.0, filled=True) \
@@ -111,17 +112,18 @@ def missing(diagnosis: Diagnosis) -> Markup | None:
 
 PANELS = (
     Panel("Without a modality, and under corruption", "Agreement with the clean prediction: plain, above chance, of "
-          "the whole distribution; change of the calibration error; share of clips spoiled and mended. Corruption at "
-          "its greatest severity.",
-          ("consistency/agreement", "consistency/kappa"), grid, wide=True),
+          "the whole distribution; change of the calibration error; share of clips spoiled and mended; Brier score and "
+          "area under risk over coverage, better low. Corruption at its greatest severity.",
+          ("consistency/agreement", "consistency/kappa", "consistency/brier"), grid, wide=True),
     Panel("Missing for a share of the clips", "Accuracy where so many clips lack the modality of the row, filled in as "
           "it says; in turn: each lacks one of them.", ("stress/missing_accuracy",), missing),
-    Panel("Reliability", "Accuracy of the clips of each confidence; on the diagonal confidence may be believed.",
-          ("consistency/ece",), diagram),
+    Panel("Reliability", "Accuracy of the clips of each confidence, as they are and without a modality; on the "
+          "diagonal confidence may be believed.", ("consistency/ece",), diagram),
     Panel("Flips", "Share of all clips that turn from right to wrong, and back.",
           ("consistency/negative_flips",), flips),
-    Panel("Calibration and confusion", "Of clean clips. Confusion: share of clips that one modality alone gets right "
-          "and the whole model wrong.", ("consistency/ece", "consistency/modality_confusion"), calibration),
+    Panel("Calibration and confusion", "Of clean clips, and without a modality by the fill that is named. Confusion: "
+          "share of clips that one modality alone gets right and the whole model wrong.",
+          ("consistency/ece", "consistency/overconfidence", "consistency/modality_confusion"), calibration),
 )  # fmt: skip
 
 

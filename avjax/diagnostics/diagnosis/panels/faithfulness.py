@@ -22,7 +22,7 @@ from avjax.diagnostics.diagnosis.result import Diagnosis
 
 
 def deletion(diagnosis: Diagnosis) -> Markup | None:
-    """The true class's probability as the most salient cells go."""
+    """Probability of the class predicted for the whole clip as the most salient cells go, over what it was."""
     return _curves(diagnosis, "deletion", "removed")
 
 
@@ -46,7 +46,7 @@ def _curves(diagnosis: Diagnosis, kind: str, done: str) -> Markup | None:
     if not curves:
         return None
     label = f"Probability as cells are {done}, most salient first"
-    return charts.lines(label, curves, x=f"share of cells {done}", y="probability of the class",
+    return charts.lines(label, curves, x=f"share of cells {done}", y="p(q) / p(0) of the class",
                         x_ticks=[(tick, charts.percent(tick)) for tick in (0.0, 0.25, 0.5, 0.75, 1.0)])  # fmt: skip
 
 

@@ -35,7 +35,8 @@ JOINT = 3
 """Colour of what is of all modalities together."""
 OF_WHAT_IS_MISSING = {
     f"consistency/{name}" for name in
-    ("agreement", "kappa", "soft_agreement", "negative_flips", "positive_flips", "ece_change", "overconfidence")
+    ("agreement", "kappa", "soft_agreement", "negative_flips", "positive_flips", "ece_change", "overconfidence",
+     "brier", "aurc")
 }  # fmt: skip
 """Definitions whose lines of a fill are of clips without the modality in their group."""
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 
 Rows = Int[np.ndarray, " R"]
 OfRows = Callable[[Rows], float]
@@ -57,6 +57,17 @@ class OfSums:
     def mean(cls, values: Shaped[np.ndarray, " N"]) -> OfSums:
         """Of one number or truth value a row."""
         return cls(np.asarray(values, np.float64)[:, None], lambda sums, count: sums[0] / count)
+
+    @classmethod
+    def mean_where(cls, values: Shaped[np.ndarray, " N"], which: Bool[np.ndarray, " N"], reason: str) -> OfSums:
+        """Over the rows that are meant; ``Undefined`` for this reason where none of them is there."""
+
+        def of(sums: Float[np.ndarray, " k"], _: int) -> float:
+            if not sums[1]:
+                raise Undefined(reason)
+            return float(sums[0] / sums[1])
+
+        return cls(np.stack([np.where(which, values, 0), which], axis=1).astype(np.float64), of)
 
 
 @dataclasses.dataclass(frozen=True)

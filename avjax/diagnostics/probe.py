@@ -36,6 +36,8 @@ Streams = Mapping[str, Stream]
 Kept = Mapping[str, Bool[Array, "B _"] | Bool[np.ndarray, "B _"]]
 """Modality -> which of its tokens [B, N] are there; a modality that is not named has all of them."""
 
+FEW = 4
+"""So many times fewer clips than a batch has are few."""
 COALITIONS = 32
 """Coalitions of one call: a compiled loop over so many masks."""
 
@@ -214,7 +216,10 @@ class ModelProbe(Probe):
           target: class c of each clip.
         """
         parts = []
-        for rows, full, streams in self.batches(clips):
+        # A backward pass costs several forward ones: a few clips are not filled up to a whole batch.
+        few, rest = divmod(self.batch, FEW * self.sharding.mesh.size)
+        small = few * self.sharding.mesh.size if not rest and len(clips) * FEW <= self.batch else None
+        for rows, full, streams in self.batches(clips, small):
             wanted = jax.device_put(np.asarray(target)[full], self.sharding)
             found = self._salient(self.state, streams, wanted)
             parts.append(jax.tree.map(lambda x, count=len(rows): np.asarray(x)[:count], found))
@@ -292,13 +297,16 @@ class ModelProbe(Probe):
         _, _, streams = next(self.batches(clips))
         return np.asarray(self._plain(self.state, streams))[: len(clips)]
 
-    def batches(self, clips: Clips) -> Iterator[tuple[np.ndarray, np.ndarray, Streams]]:
+    def batches(self, clips: Clips, size: int | None = None) -> Iterator[tuple[np.ndarray, np.ndarray, Streams]]:
         """Rows of each call, the same repeated up to the batch's size, and their streams on the devices.
 
         Of one size, so that one program serves all; what comes of the repeated rows is to be cut off.
+
+        Args:
+          size: another than the batch's, for so many clips at most.
         """
         for rows in self.parts(len(clips)):
-            full = np.resize(rows, self.batch)
+            full = np.resize(rows, size or self.batch)
             yield rows, full, jax.device_put(dict(clips.take(full).streams), self.sharding)
 
     @functools.cached_property

@@ -24,11 +24,7 @@ DEFINITIONS: Mapping[str, Definition] = table(
 )
 
 LIBRARY_ONLY = frozenset({
-    "contribution/attention_efficiency", "contribution/gradient_attention",
-    "drift/cmsd_severity_raw", "drift/cmsd_severity_floor", "drift/cmsd_severity_ceiling",
-    "drift/cmsd_severity_allocation", "drift/cmsd_severity_localisation", "drift/separation", "drift/dropped_mass",
-    "drift/total_variation", "drift/cosine", "drift/rank_correlation", "drift/top_iou", "drift/earth_mover_time",
-    "drift/earth_mover_grid",
+    "contribution/gradient_attention",
     "stress/robustness_among_methods",
     "faithfulness/consensus_iou", "faithfulness/success_rate", "faithfulness/success_area", "faithfulness/top_iou",
     "faithfulness/segment_f1", "faithfulness/effective_complexity", "faithfulness/head_redundancy",

@@ -15,7 +15,7 @@ from avjax.diagnostics.protocol.looking import Looking, Moved
 from avjax.diagnostics.protocol.saliency import Cells
 
 # The distance over a grid is a linear programme a clip, some hundredths of a second each.
-TRANSPORTED = 8
+TRANSPORTED = 4
 Maps = Float[np.ndarray, "N h w"]
 
 

@@ -50,7 +50,7 @@ from avjax.progress import progress
 from avjax.run import write_json
 
 Stage = Callable[[Study], Found]
-VERSION = 3
+VERSION = 4
 """Of the protocol: rises when a stage would give other numbers of the same study."""
 SIZES = (
     "timed", "trained", "shapley", "attention", "gradients", "additive", "faithful", "randomised", "pointed",

@@ -27,7 +27,7 @@ from avjax.diagnostics.protocol.sites import STATISTICS, groups, lines_of, share
 from avjax.diagnostics.protocol.study import Found, Part, Study
 from avjax.streams import Stream
 
-IG_STEPS = (32, 256)
+IG_STEPS = (32, 288)
 TARGETS = ("predicted", "label")
 TARGET = {"target": "predicted"}
 THROUGH = "through all layers"

@@ -12,10 +12,10 @@ from jaxtyping import Float
 
 from avjax.diagnostics.clips import Clips
 from avjax.diagnostics.definitions import skipped
-from avjax.diagnostics.drift import axes, calibrated, grid
+from avjax.diagnostics.drift import calibrated, grid
 from avjax.diagnostics.drift.divergence import Drift, drift
 from avjax.diagnostics.drift.warps import Warp
-from avjax.diagnostics.measured import Condition, Measured, Undefined
+from avjax.diagnostics.measured import Condition, Measured, OfSums, Undefined
 from avjax.diagnostics.probe import ModelProbe
 from avjax.diagnostics.protocol.relevances import carried
 from avjax.diagnostics.protocol.saliency import FLOOR_SEEDS, ROLLOUT, STATE, States, on_cells, re_encoded, states
@@ -137,14 +137,10 @@ class Looking:
     ) -> list[Measured]:
         """Drift without a change of the answer, and with harm."""
         common = {**self.fields, "condition": condition, **fields}
-        same = said.predicted == clean.predicted
-
-        def unexplained(rows: np.ndarray) -> float:
-            return axes.unexplained_drift(score[rows], same[rows])
-
-        def harmful(rows: np.ndarray) -> float:
-            return axes.harmful_drift(score[rows], clean.right[rows], said.right[rows])
-
+        same, harmed = said.predicted == clean.predicted, clean.right & ~said.right
+        # ``axes.unexplained_drift`` and ``axes.harmful_drift`` of any rows.
+        unexplained = OfSums.mean_where(score, same, "no clip keeps its prediction")
+        harmful = OfSums.mean_where(score, harmed, "no clip turns from right to wrong")
         return [
             self.study.line("drift/unexplained", unexplained, self.clips, **common),
             self.study.line("drift/harmful", harmful, self.clips, **common),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,7 +11,7 @@ from jaxtyping import Float
 
 from avjax.diagnostics.diagnosis.arrays import ALLOCATED, DRIFT, LOCALISED, MASS, RAW
 from avjax.diagnostics.drift import axes
-from avjax.diagnostics.measured import Condition, Measured
+from avjax.diagnostics.measured import Condition, Measured, Undefined
 from avjax.diagnostics.protocol.looking import Looking, Moved
 from avjax.diagnostics.protocol.study import Found, Said
 
@@ -82,12 +83,23 @@ def separation(
     looking: Looking, name: str, score: Float[np.ndarray, "S N"], clean: Said, answers: Sequence[Said]
 ) -> Measured:
     """Whether drift tells the clips that a corruption costs, of all its severities together."""
-    right = np.stack([said.right for said in answers])
+    harmed = np.stack([clean.right & ~said.right for said in answers])
     same = np.stack([said.predicted == clean.predicted for said in answers])
-    before = np.broadcast_to(clean.right, right.shape)
+    # ``axes.drift_separation`` of any rows: of every two clips, how many pairs of their severities there are, one
+    # harmed and the other the same, and of how many of them drift is the greater, ties for half.
+    pairs, ordered = np.zeros((2, score.shape[1], score.shape[1]))
+    for (one, lost), (other, kept) in itertools.product(
+        zip(score, harmed, strict=True), zip(score, same & ~harmed, strict=True)
+    ):
+        paired = lost[:, None] & kept
+        pairs += paired
+        ordered += paired * (np.sign(one[:, None] - other) / 2 + 1 / 2)
 
     def of(rows: np.ndarray) -> float:
-        return axes.drift_separation(*(one[:, rows].ravel() for one in (score, before, right, same)))
+        times = np.bincount(rows, minlength=len(pairs)).astype(np.float64)
+        if not (count := times @ pairs @ times):
+            raise Undefined("no clip turns from right to wrong, or none keeps its prediction")
+        return float(times @ ordered @ times / count)
 
     condition = Condition(name, None, looking.study.seed)
     return looking.study.line("drift/separation", of, looking.clips, condition=condition, **looking.fields)

@@ -102,8 +102,12 @@ def _contribution(drawn: Drawn, clean: float) -> None:
     shares = {"mm_shap": (0.58, "drop"), "integrated_gradients": (0.55, "mean"), "gradient_x_input": (0.66, None),
               "chefer_share": (0.49, None), "rollout_share": (0.37, None)}  # fmt: skip
     for id, (share, fill) in shares.items():
-        add(f"contribution/{id}", share, group="audio", fill=fill)
-        add(f"contribution/{id}", 1 - share, group="video", fill=fill)
+        target = None if id == "rollout_share" else "predicted"
+        add(f"contribution/{id}", share, group="audio", fill=fill, target=target)
+        add(f"contribution/{id}", 1 - share, group="video", fill=fill, target=target)
+    for group, logits in (("audio", 1.8), ("video", 0.9)):
+        add("contribution/mm_shap_net", logits, group=group, fill="drop", target="predicted")
+        add("contribution/mm_shap_error", 0.006, width=0.001, group=group, fill="drop", target="predicted")
     for id, value in (("intershap", 0.34), ("intershap_local", 0.46), ("emap_gap", 0.11)):
         add(f"contribution/{id}", value, fill="marginal")
     for layer, head, group in itertools.product(("fusion.0", "fusion.1", "fusion.2"), range(4), MODALITIES):
@@ -236,6 +240,9 @@ def _stress(drawn: Drawn, clean: float) -> None:
         for group, alone in (("audio", 0.46), ("video", 0.61)):
             add("stress/dilution_accuracy", clean - rate**2 * (clean - alone), group=group,
                 condition=Condition("dilution", float(rate), 0))  # fmt: skip
+    for group, corruption in (("audio", "audio/white_noise"), ("video", "video/gaussian_noise")):
+        add("stress/class_noise_accuracy", clean - 0.1, group=group, condition=Condition(corruption, 5, 0),
+            estimator="noise in one, told worst; all clips")  # fmt: skip
     for sound, picture, fall in (("40 dB", "1/255", 1.0), ("20 dB", "8/255", 0.5)):
         for group, value, budget in (("audio", 0.41, f"audio {sound}"), ("video", 0.33, f"video {picture}"),
                                      ("audio+video", 0.24, f"audio {sound}, video {picture}")):  # fmt: skip

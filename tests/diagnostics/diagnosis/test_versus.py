@@ -112,7 +112,7 @@ def test_lines_are_matched_by_all_that_sets_them_apart() -> None:
     clean = [row for row in found if row.id == "stress/accuracy" and not row.name]
     assert len(clean) == 1
     assert clean[0].one == one.value("stress/accuracy", condition=None)
-    newer = tuple(dataclasses.replace(line, version=2) for line in other.measured)
+    newer = tuple(dataclasses.replace(line, version=line.version + 1) for line in other.measured)
     kept = compare(one, dataclasses.replace(other, measured=newer), samples=5).lines
     assert {row.id for row in kept} <= {"stress/mean_corruption_error"}
 

@@ -71,9 +71,9 @@ def shares(diagnosis: Diagnosis) -> Markup | None:
 def net(diagnosis: Diagnosis) -> Markup | None:
     """The signed effect of each modality's players, beside the share of their sizes and its standard error."""
     rows = []
-    for line in diagnosis.find("contribution/mm_shap_net"):
+    for line in diagnosis.find("contribution/mm_shap_net", target="predicted"):
         if line.value is not None:
-            same = {"group": line.group, "fill": line.fill}
+            same = {"group": line.group, "fill": line.fill, "target": line.target}
             share, error = (diagnosis.value(f"contribution/{id}", **same) for id in ("mm_shap", "mm_shap_error"))
             beside = "" if share is None else f": share {100 * share:.1f} %"
             beside += "" if share is None or error is None else f" ± {100 * error:.1f}"

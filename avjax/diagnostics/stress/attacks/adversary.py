@@ -148,7 +148,14 @@ class Adversary:
 
     @functools.cached_property
     def _programs(self) -> list[Callable[..., Any]]:
-        return [compiled(functools.partial(_attempt, attack, self.box)) for attack in self.attacks]
+        box = tuple(sorted(self.box.items()))
+        return [_program(attack, box) for attack in self.attacks]
+
+
+@functools.lru_cache(maxsize=64)
+def _program(attack: Attack, box: tuple[tuple[str, tuple[float, float]], ...]) -> Callable[..., Any]:
+    """One program for all adversaries of a model that attack alike."""
+    return compiled(functools.partial(_attempt, attack, dict(box)))
 
 
 @functools.cache

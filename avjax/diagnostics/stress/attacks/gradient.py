@@ -54,19 +54,20 @@ class PGD:
         size = self.step / self.steps
         start = region.random(folded(keys, turn)) if self.random_start else dict(region.clean)
 
-        def proceed(_: Array, state: tuple) -> tuple:
-            x, gradient, momentum, worst, least = state
+        def proceed(number: Array, state: tuple) -> tuple:
+            x, momentum, worst, least = state
+            logits, _, gradient = ascent(model, loss, x, region)
+            found = margin(logits, label)
+            lower = (found < least) & (number > 0)
+            worst, least = where_rows(lower, x, worst), jnp.where(lower, found, least)
             scale = 1 / jnp.maximum(_norm(gradient), jnp.finfo(jnp.float32).tiny)
             momentum = jax.tree.map(lambda m, g: self.momentum * m + g * beside(scale, g), momentum, gradient)
             x = region.project(jax.tree.map(lambda x, r, m: x + size * r * jnp.sign(m), x, region.reach, momentum))
-            logits, _, gradient = ascent(model, loss, x, region)
-            found = margin(logits, label)
-            lower = found < least
-            return x, gradient, momentum, where_rows(lower, x, worst), jnp.where(lower, found, least)
+            return x, momentum, worst, least
 
-        _, _, gradient = ascent(model, loss, start, region)
-        state = start, gradient, jax.tree.map(jnp.zeros_like, gradient), start, jnp.full(label.shape, jnp.inf)
-        return jax.lax.fori_loop(0, self.steps, proceed, state)[3]
+        # Once more than there are steps, for the logits of the last x: so the model is in the program once.
+        state = start, jax.tree.map(jnp.zeros_like, start), start, jnp.full(label.shape, jnp.inf)
+        return jax.lax.fori_loop(0, self.steps + 1, proceed, state)[2]
 
 
 def fgsm() -> PGD:

@@ -171,10 +171,10 @@ def _drift(drawn: Drawn) -> None:
         add(f"drift/{id}", value)
     add("drift/settle_step", 152.0, width=0.0)
     drawn.none("drift/collapse_step", "the mass is within 0.05 and 0.95 at the last checkpoint", group="audio")
-    add("drift/unexplained", 0.18)
-    add("drift/harmful", 0.41)
-    add("drift/separation", 0.72)
     worst = Condition(AUDIO[0], 5, 0)
+    add("drift/unexplained", 0.18, condition=worst)
+    add("drift/harmful", 0.41, condition=worst)
+    add("drift/separation", 0.72, condition=Condition(AUDIO[0], None, 0))
     for id, group, value in (
         ("total_variation", None, 0.3), ("cosine", None, 0.8), ("top_iou", None, 0.4),
         ("rank_correlation", "audio", 0.6),

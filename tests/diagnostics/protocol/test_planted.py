@@ -106,6 +106,7 @@ def test_a_constant_answer_has_no_kappa(rng):
     assert all((line.value, line.status) == (None, "undefined") and line.reason for line in lines)
 
 
+@pytest.mark.slow
 def test_shuffled_labels_and_the_maps_of_predictions(rng):
     """T8: of two classes, what the prediction's probability loses the other's gains. So p_y gains as often as it loses
     as the cells go that the prediction's map names; and the label's own map is the prediction's, with its sign."""

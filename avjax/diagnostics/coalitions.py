@@ -33,7 +33,7 @@ CHUNK = 32
 """Coalitions of whose modalities is held at a time what was made of each alone."""
 LENGTHS = 2
 """Of sequences: half of the tokens, or all. With four a walk is as fast, and compiles longer."""
-MANY = 2**14
+MANY = 2**13
 """Evaluations of one call from which on programs for shorter sequences are worth compiling."""
 
 

@@ -33,6 +33,7 @@ WITHOUT = {
     "avjax.nn.fusion.events.by_cell": "a mask comes out",
     "avjax.nn.fusion.layers.present": "a mask comes out",
     "avjax.nn.model.token_shapes": "shapes come out",
+    "avjax.nn.missing": "a choice of rows; test_missing.py says where gradients come from",
 }
 
 

@@ -40,6 +40,12 @@ class Clips:
     def __len__(self) -> int:
         return len(self.label)
 
+    @property
+    def complete(self) -> Int[np.ndarray, " R"]:
+        """Places of those that have every modality."""
+        there = [np.asarray(stream.valid).any(axis=1) for stream in self.streams.values()]
+        return np.flatnonzero(np.all(there, axis=0))
+
     def take(self, rows: Sequence[int] | Int[np.ndarray, " R"]) -> Clips:
         """Some of the clips, by their places, which may repeat."""
         rows = np.asarray(rows, np.intp)

@@ -89,7 +89,7 @@ class SetCoalitions:
 
         def embed(state: TrainState, streams: Mapping[str, Stream]) -> Embeddings:
             with self.steps.parts(state) as (model, cast):
-                return _tokens(model_of(model), cast(self.features(streams)))
+                return model_of(model).embeddings(cast(self.features(streams)))
 
         return compiled(embed)
 
@@ -113,7 +113,7 @@ class SetCoalitions:
         ) -> Any:  # fmt: skip
             with self.steps.parts(state) as (model, cast):
                 inner = model_of(model)
-                tokens = _tokens(inner, cast(self.features(filled(streams, kept, players, baseline))))
+                tokens = inner.embeddings(cast(self.features(filled(streams, kept, players, baseline))))
                 return _made_alone(inner, tokens, jnp.arange(tokens[modality].values.shape[1]), modality)
 
         return compiled(alone, static_argnames=("players", "modality"))
@@ -139,10 +139,6 @@ def are_sets(steps: Steps, state: TrainState) -> bool:
     with steps.parts(state) as (model, _):
         inner = model_of(model)
     return isinstance(inner, AudioVisualModel) and inner.sets and type(inner).__call__ is AudioVisualModel.__call__
-
-
-def _tokens(model: AudioVisualModel, features: Batch) -> Embeddings:
-    return {modality: model.embedded(features, modality) for modality in model.encoded}
 
 
 def _made_alone(model: AudioVisualModel, tokens: Embeddings, places: jax.Array, modality: str) -> Any:

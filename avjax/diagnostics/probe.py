@@ -217,9 +217,9 @@ class ModelProbe(Probe):
         """
         parts = []
         # A backward pass costs several forward ones: a few clips are not filled up to a whole batch.
-        few, rest = divmod(self.batch, FEW * self.sharding.mesh.size)
-        small = few * self.sharding.mesh.size if not rest and len(clips) * FEW <= self.batch else None
-        for rows, full, streams in self.batches(clips, small):
+        few = self.batch // FEW
+        small = len(clips) <= few and few % self.sharding.mesh.size == 0
+        for rows, full, streams in self.batches(clips, few if small else self.batch):
             wanted = jax.device_put(np.asarray(target)[full], self.sharding)
             found = self._salient(self.state, streams, wanted)
             parts.append(jax.tree.map(lambda x, count=len(rows): np.asarray(x)[:count], found))
@@ -297,13 +297,13 @@ class ModelProbe(Probe):
         _, _, streams = next(self.batches(clips))
         return np.asarray(self._plain(self.state, streams))[: len(clips)]
 
-    def batches(self, clips: Clips, size: int | None = None) -> Iterator[tuple[np.ndarray, np.ndarray, Streams]]:
+    def batches(self, clips: Clips, size: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray, Streams]]:
         """Rows of each call, the same repeated up to the batch's size, and their streams on the devices.
 
         Of one size, so that one program serves all; what comes of the repeated rows is to be cut off.
 
         Args:
-          size: another than the batch's, for so many clips at most.
+          size: another than the batch's, where there are no more clips than that.
         """
         for rows in self.parts(len(clips)):
             full = np.resize(rows, size or self.batch)

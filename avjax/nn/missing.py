@@ -18,38 +18,24 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
 
 from avjax.nn.dense import learned_tokens
-from avjax.nn.encoders import Encoder
 from avjax.nn.fusion import Tokens
-from avjax.nn.model import AudioVisualModel, Embedded, Keep, token_shapes
+from avjax.nn.model import Around, AudioVisualModel, Embedded, Inner, Keep, token_shapes
 from avjax.streams import Batch, Output, Stream
-
-Inner = TypeVar("Inner")
 
 
 @dataclasses.dataclass(frozen=True)
-class WithMissingTokens(Generic[Inner]):
+class WithMissingTokens(Around[Inner]):
     """Configuration of a model that has learned tokens for what is missing.
 
     Attributes:
       model: configuration of a system.
     """
-
-    model: Inner
-
-    @property
-    def modalities(self) -> tuple[Encoder, ...]:
-        return self.model.modalities
-
-    @property
-    def classes(self) -> Mapping[str, int]:
-        return self.model.classes
 
     def build(self, rngs: nnx.Rngs) -> MissingTokenModel:
         return MissingTokenModel(self, rngs=rngs)
@@ -67,7 +53,7 @@ class MissingTokenModel(nnx.Module):
             )
         self.model = model
         self.modalities, self.encoded = model.modalities, model.encoded
-        shapes = token_shapes(model, config.modalities, _embedded)
+        shapes = token_shapes(model, config.modalities, AudioVisualModel.embeddings)
         # A token may be a picture that the system encodes further.
         self.missing = nnx.Dict({m: learned_tokens(shapes[m][0], math.prod(shapes[m][1:]), rngs) for m in self.encoded})
 
@@ -85,7 +71,7 @@ class MissingTokenModel(nnx.Module):
     def filled(self, batch: Batch) -> Batch:
         """Every modality behind its encoder, the learned tokens in rows that lack it."""
         streams: dict[str, Any] = dict(batch.streams)
-        for modality, tokens in _embedded(self.model, batch).items():
+        for modality, tokens in self.model.embeddings(batch).items():
             lacking = ~jnp.asarray(batch.streams[modality].valid).any(axis=1)
             values = tokens.values
             learned = self.missing[modality][...].astype(values.dtype).reshape(values.shape[1:])
@@ -96,7 +82,3 @@ class MissingTokenModel(nnx.Module):
                 tokens.rate,
             )
         return batch.replace(streams=streams)
-
-
-def _embedded(model: AudioVisualModel, batch: Batch) -> dict[str, Stream]:
-    return {modality: model.embedded(batch, modality) for modality in model.encoded}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -60,7 +60,11 @@ class AudioVisualModel(nnx.Module):
           batch: a stream may be ``Embedded``.
           keep: modality -> [B, N], False hides a token from every layer.
         """
-        return {m: hide(self.embedded(batch, m), (keep or {}).get(m)) for m in self.encoded}
+        return self.hidden(self.embeddings(batch), keep)
+
+    def embeddings(self, batch: Batch) -> dict[str, Stream]:
+        """The tokens that the encoders make, all of them."""
+        return {m: self.embedded(batch, m) for m in self.encoded}
 
     def embedded(self, batch: Batch, modality: str) -> Stream:
         """The tokens that the modality's encoder makes, all of them."""
@@ -82,8 +86,30 @@ class AudioVisualModel(nnx.Module):
         return self.fuse(parts).logits
 
     def hidden(self, tokens: Mapping[str, Stream], keep: Keep) -> dict[str, Stream]:
-        """The tokens that ``fuse`` may see."""
+        """The tokens that ``keep`` leaves."""
         return {m: hide(tokens[m], (keep or {}).get(m)) for m in self.encoded}
+
+
+Inner = TypeVar("Inner")
+
+
+@dataclasses.dataclass(frozen=True)
+class Around(Generic[Inner]):
+    """Configuration of a model with something around it: its modalities and classes are those of the model.
+
+    Attributes:
+      model: configuration of the model.
+    """
+
+    model: Inner
+
+    @property
+    def modalities(self) -> tuple[Encoder, ...]:
+        return self.model.modalities
+
+    @property
+    def classes(self) -> Mapping[str, int]:
+        return self.model.classes
 
 
 def token_shapes(

@@ -16,8 +16,7 @@ here. Ours: a batch that is cut into microbatches moves the weights with each, a
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,18 +24,15 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from avjax.nn.convolution import masked
-from avjax.nn.encoders import Encoder
-from avjax.nn.model import Keep
+from avjax.nn.model import Around, Inner, Keep
 from avjax.objectives.classification import Classification
 from avjax.objectives.rows import batch_mean
 from avjax.objectives.wrapper import ModelWrapper, with_terms
 from avjax.streams import Batch, Mean, Output
 
-Inner = TypeVar("Inner")
-
 
 @dataclasses.dataclass(frozen=True)
-class WithGroups(Generic[Inner]):
+class WithGroups(Around[Inner]):
     """Configuration of a model that keeps a weight of every group.
 
     Attributes:
@@ -47,19 +43,10 @@ class WithGroups(Generic[Inner]):
       classification: the loss of a row.
     """
 
-    model: Inner
     head: str = ""
     count: int = 0
     rate: float = 0.01
     classification: Classification = Classification()
-
-    @property
-    def modalities(self) -> tuple[Encoder, ...]:
-        return self.model.modalities
-
-    @property
-    def classes(self) -> Mapping[str, int]:
-        return self.model.classes
 
     def build(self, rngs: nnx.Rngs) -> GroupModel:
         return GroupModel(self, rngs=rngs)

@@ -17,27 +17,22 @@ updates with each. A row whose class has no prototype yet does not count.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Generic, TypeVar
 
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from avjax.nn.encoders import Encoder
 from avjax.nn.fusion import Tokens, present
-from avjax.nn.model import AudioVisualModel, Keep, token_shapes
+from avjax.nn.model import Around, AudioVisualModel, Inner, Keep, token_shapes
 from avjax.nn.pooling import mean_pool
 from avjax.objectives.balance import prototype_logits, prototype_losses, updated_prototypes
 from avjax.objectives.rows import batch_mean
 from avjax.objectives.wrapper import ModelWrapper, with_terms
 from avjax.streams import Batch, Mean, Output
 
-Inner = TypeVar("Inner")
-
 
 @dataclasses.dataclass(frozen=True)
-class WithPrototypes(Generic[Inner]):
+class WithPrototypes(Around[Inner]):
     """Configuration of a model that keeps prototypes.
 
     Attributes:
@@ -46,17 +41,8 @@ class WithPrototypes(Generic[Inner]):
       momentum: what stays of a prototype at every step.
     """
 
-    model: Inner
     head: str = ""
     momentum: float = 0.2
-
-    @property
-    def modalities(self) -> tuple[Encoder, ...]:
-        return self.model.modalities
-
-    @property
-    def classes(self) -> Mapping[str, int]:
-        return self.model.classes
 
     def build(self, rngs: nnx.Rngs) -> PrototypeModel:
         return PrototypeModel(self, rngs=rngs)

@@ -154,8 +154,12 @@ def output_share(parts: Float[np.ndarray, "*rows G C"]) -> Float[np.ndarray, "*r
 
 def over_heads(shares: Float[np.ndarray, "*rows H G"]) -> dict[str, Float[np.ndarray, "*rows G"]]:
     """Mean over heads with the quantiles 5, 50 and 95 %: a mean of 0.5 may be half the heads at 0 and half at 1."""
-    found = {f"q{round(100 * q):02d}": np.quantile(shares, q, axis=-2) for q in HEAD_QUANTILES}
-    return {"mean": shares.mean(axis=-2), **found}
+    return {"mean": shares.mean(axis=-2), **{quantile(q): np.quantile(shares, q, axis=-2) for q in HEAD_QUANTILES}}
+
+
+def quantile(share: float) -> str:
+    """Its name in ``over_heads``."""
+    return f"q{round(100 * share):02d}"
 
 
 def _fraction(tokens: np.ndarray, *, all_of_it: bool = False) -> np.ndarray:

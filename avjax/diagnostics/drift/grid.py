@@ -87,10 +87,7 @@ def against_warped(
     mass = np.where(target >= 0, np.asarray(clean, np.float64), 0)
     # What comes to cells that count as from outside, by rounding of places to cells, is out of the comparison too.
     place = (np.arange(rows)[:, None] * cells + np.maximum(target, 0)).ravel()
-    warped = np.where(inside, np.bincount(place, mass.ravel(), rows * cells).reshape(rows, cells), 0)
-    still = np.where(inside, np.asarray(moved, np.float64), 0)
-    lost = tuple(np.clip(1 - side.sum(axis=-1), 0, 1) for side in (warped, still))
-    return (_over_total(warped), _over_total(still)), lost
+    return co_valid(np.bincount(place, mass.ravel(), rows * cells).reshape(rows, cells), moved, inside)
 
 
 def _over_total(mass: np.ndarray) -> np.ndarray:

@@ -258,8 +258,7 @@ def _interactions(study: Study) -> list[Measured]:
     """
     target = np.arange(len(study.clips)), study.clean.predicted
     order = coalitions(len(study.modalities))
-    values = {"logit": np.zeros((len(order), len(study.clips)))}
-    values["probability"] = values["logit"].copy()
+    values = {of: np.zeros((len(order), len(study.clips))) for of in ("logit", "probability")}
     for row, kept in enumerate(order):
         subset = frozenset(m for m, there in zip(study.modalities, kept, strict=True) if there)
         draws = 1 if kept.all() else MARGINAL_DRAWS

@@ -87,21 +87,12 @@ def _drifted(
     has moved along."""
     if looking is None:
         return study.said(moved)
-    fields = {"estimator": SHIFTED, "condition": condition, "fill": fill}
-    try:
-        states, said = looking.look(moved)
-    except Undefined as undefined:
-        found.lines.append(skipped("drift/cmsd", undefined.reason, **fields))
-        return study.said(moved)
     stream = looking.clips.streams[SOUND]
     share = condition.severity / 1000 * stream.rate / stream.values.shape[1]
     heard = next(one for one in looking.clean.cells if one.modality == SOUND)
-    try:
-        drifted = looking.moved(states, {SOUND: late(np.full(len(moved), share), heard.fine)})
-    except Undefined as undefined:
-        found.lines.append(skipped("drift/cmsd", undefined.reason, **fields))
-    else:
-        found.lines += looking.lines(drifted, **fields)
+    warps = {SOUND: late(np.full(len(moved), share), heard.fine)}
+    _, said, lines = looking.under(moved, condition, warps, estimator=SHIFTED, fill=fill)
+    found.lines += lines
     return said
 
 

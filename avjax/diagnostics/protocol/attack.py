@@ -221,19 +221,19 @@ def _drift(target: _Target, once: Once, name: str, found: Found) -> None:
     """Whether the attack at the widest radii of all modalities moves saliency, and from one modality to the other."""
     study, part = target.study, target.part
     condition = fields_of(_named(target.levels), attack=name, seed=study.seed)["condition"]
-    fields = {"estimator": f"{STATE}, under {name}"}
+    words = f"{STATE}, under {name}"
     values = once(_at(target.levels)).values
     clips = part.clips.replace({m: part.clips.streams[m].replace(values=x) for m, x in values.items()})
     try:
         looking = Looking.by_gradients(study, part)
-        states, said = looking.look(clips)
-        moved = looking.moved(states)
     except Undefined as undefined:
-        found.lines.append(skipped("drift/cmsd", undefined.reason, condition=condition, n=len(part.rows), **fields))
+        fields = {"estimator": words, "condition": condition, "n": len(part.rows)}
+        found.lines.append(skipped("drift/cmsd", undefined.reason, **fields))
         return
-    found.lines += looking.lines(moved, condition, **fields)
-    if moved.score is not None:
-        found.lines += looking.of_harm(moved.score, part.clean, said, condition, **fields)
+    moved, said, lines = looking.under(clips, condition, estimator=words)
+    found.lines += lines
+    if moved is not None and moved.score is not None:
+        found.lines += looking.of_harm(moved.score, part.clean, said, condition, estimator=words)
 
 
 def _patched(target: _Target, found: Found) -> None:

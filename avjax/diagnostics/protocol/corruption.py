@@ -111,15 +111,9 @@ class _Under:
         """Drift of the clips under a condition, if any, and the answers."""
         if self.looking is None:
             return None, self.study.said(stressed)
-        said = None
-        try:
-            states, said = self.looking.look(stressed)
-            moved = self.looking.moved(states, _warps(self.looking, condition.corruption, condition.severity))
-        except Undefined as undefined:
-            fields = {"estimator": STATE, "n": len(stressed), "condition": condition}
-            self.found.lines.append(skipped("drift/cmsd", undefined.reason, **fields))
-            return None, self.study.said(stressed) if said is None else said
-        self.found.lines += self.looking.lines(moved, condition)
+        warps = _warps(self.looking, condition.corruption, condition.severity)
+        moved, said, lines = self.looking.under(stressed, condition, warps)
+        self.found.lines += lines
         return moved, said
 
     def _over_severities(self, name: str, way: list[Moved], answers: list[Said], greatest: Condition) -> None:

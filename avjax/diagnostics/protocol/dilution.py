@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float
 
 from avjax.diagnostics.clips import Clips
+from avjax.diagnostics.contribution import performance
 from avjax.diagnostics.definitions import skipped
-from avjax.diagnostics.measured import Condition, Measured, OfSums, Undefined
+from avjax.diagnostics.measured import Condition, Measured, Undefined
 from avjax.diagnostics.protocol.ablation import remaining
-from avjax.diagnostics.protocol.imbalance import complete, ratio_line, true_probability
+from avjax.diagnostics.protocol.imbalance import ratio_line, true_probability
 from avjax.diagnostics.protocol.study import Found, Part, Said, Study
 from avjax.diagnostics.stress.corruption import corrupted
 from avjax.diagnostics.stress.imbalance import diluted, in_classes
@@ -23,7 +23,7 @@ PARTS = ("necessity", "sufficiency", "imbalance_ratio")
 def dilution(study: Study, part: Part, found: Found) -> None:
     """Accuracy over the weight of another clip's signal; and of every weight what is lost without the modality, what
     it gives alone, and how far it is ahead of the others, of the clips that have everything."""
-    clips, whole = part.clips, complete(part.clips)
+    clips, whole = part.clips, part.clips.complete
     for modality in study.modalities:
         rest = frozenset(study.modalities) - {modality}
         without = study.said(remaining(study, clips, rest, study.absence))
@@ -53,16 +53,11 @@ def _gaps(
 ) -> list[Measured]:  # fmt: skip
     """Necessity and sufficiency of one modality, as of the table of ablations."""
     words = {"estimator": GAPS, **fields}
-    classes = len(study.probe.classes)
-    columns = np.stack([alone.right, *(clips.label == k for k in range(classes))], axis=1)
-
-    def over_guessing(sums: Float[np.ndarray, " k"], rows: int) -> float:
-        return float(sums[0] - sums[1:].max()) / rows
-
     lost = said.right.astype(np.float64) - without.right
+    over_guessing = alone.right.astype(np.float64) - performance.commonest_right(clips.label)
     return [
         study.mean("contribution/necessity", lost, clips, **words),
-        study.line("contribution/sufficiency", OfSums(columns, over_guessing), clips, **words),
+        study.mean("contribution/sufficiency", over_guessing, clips, **words),
     ]
 
 

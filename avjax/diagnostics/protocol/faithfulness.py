@@ -100,8 +100,9 @@ def faithfulness(study: Study) -> Found:
         explanations[target] = [Explanation(SHAPLEY, values, values)]
         if isinstance(study.probe, ModelProbe):
             explanations[target].append(by_gradient(study, part, target))
+    rankings = _rankings(study)
     for one, of_label in zip(*explanations.values(), strict=True):
-        for ranking, among in _rankings(study).items():
+        for ranking, among in rankings.items():
             clips = erased(study, removal, one, effort, among)
             found.lines += erasure(study, part, one, ranking, clips)
             # The page draws the curves of one explanation.
@@ -109,8 +110,7 @@ def faithfulness(study: Study) -> Found:
                 drawn = np.stack([own.curves[what] for own in clips])
                 found.arrays[f"{CURVE}{ranking}/{what}"] = drawn.astype(np.float32)
         # Where the label is what is predicted, nothing new is asked.
-        every = np.ones(len(study.raw_players), bool)
-        clips = erased(study, removal.towards(part.clips.label), of_label, effort, every)
+        clips = erased(study, removal.towards(part.clips.label), of_label, effort, rankings[JOINT])
         found.lines += erasure(study, part, of_label, JOINT, clips, target="label")
         found.lines += prediction(study, removal, one, effort)
         found.lines += form(study, part, one)

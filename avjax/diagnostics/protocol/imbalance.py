@@ -65,7 +65,7 @@ def _over_training(study: Study, found: Found) -> None:
 
 def _of_clips(study: Study, found: Found) -> None:
     """s_m over the clips that have every modality: by the model's own logits of m, or when it is given m alone."""
-    rows = complete(study.clips)
+    rows = study.clips.complete
     if not len(rows):
         reason = "no clip has every modality"
         found.lines.append(skipped("contribution/imbalance_ratio", reason, estimator="probability of the true class"))
@@ -83,12 +83,6 @@ def _of_clips(study: Study, found: Found) -> None:
             found.lines.append(
                 ratio_line(study, clips, true, modality, estimator=f"diagnosed clips, {way}", group=modality, **fill)
             )
-
-
-def complete(clips: Clips) -> Int[np.ndarray, " R"]:
-    """Places of the clips that have every modality."""
-    there = [np.asarray(stream.valid).any(axis=1) for stream in clips.streams.values()]
-    return np.flatnonzero(np.all(there, axis=0))
 
 
 def true_probability(said: Said) -> Float[np.ndarray, " N"]:

@@ -107,6 +107,20 @@ class Looking:
             score = None
         return Moved(found, pair, moved, score, lost)
 
+    def under(
+        self, clips: Clips, condition: Condition, warps: Mapping[str, Warp] | None = None, **fields: Any
+    ) -> tuple[Moved | None, Said, list[Measured]]:
+        """Drift of the clips under a condition, None where there is none; what the model says of them; and lines."""
+        said = None
+        try:
+            states, said = self.look(clips)
+            moved = self.moved(states, warps)
+        except Undefined as undefined:
+            named = {"estimator": self.estimator, "n": len(clips), "condition": condition, **fields}
+            said = self.study.said(clips) if said is None else said
+            return None, said, [skipped("drift/cmsd", undefined.reason, **named)]
+        return moved, said, self.lines(moved, condition, **fields)
+
     def lines(self, moved: Moved, condition: Condition, **fields: Any) -> list[Measured]:
         """Drift under one condition, its parts, and what was out of the comparison."""
         study, common = self.study, {**self.fields, "condition": condition, **fields}

@@ -75,10 +75,9 @@ def _carried(study: Study) -> Carried | str:
     def score(streams: dict[str, Stream], wanted: jax.Array) -> jax.Array:
         return (probe.forward(streams) * wanted).sum(axis=1)
 
-    complete = np.flatnonzero(np.all([np.asarray(s.valid).any(axis=1) for s in clips.streams.values()], axis=0))
-    if not len(complete):
+    if not len(clips.complete):
         return "no clip has every modality"
-    one = np.resize(complete[:1], probe.batch)
+    one = np.resize(clips.complete[:1], probe.batch)
     wanted = jax.nn.one_hot(clips.label[one], len(probe.classes))
     try:
         flow = Flow.of(score, jax.tree.map(jnp.asarray, dict(clips.take(one).streams)), wanted)

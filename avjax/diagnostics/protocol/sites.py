@@ -12,7 +12,7 @@ from jaxtyping import Float, Int, Num
 
 from avjax.diagnostics.contribution import attention
 from avjax.diagnostics.contribution.attention import Elsewhere, GroupShares, Valid
-from avjax.diagnostics.contribution.shares import HEAD_QUANTILES
+from avjax.diagnostics.contribution.shares import HEAD_QUANTILES, over_heads, quantile
 from avjax.diagnostics.definitions import number, skipped
 from avjax.diagnostics.diagnosis.arrays import ATTENTION, SHARE
 from avjax.diagnostics.probe import ModelProbe
@@ -90,8 +90,8 @@ def groups(probe: ModelProbe, sites: Mapping[str, Site]) -> Iterator[Asking]:
     """Everything that asks, in the order of sites, layers and queries."""
     elsewhere = attention.keys_of(sites)
     for name, site in sites.items():
-        for place, one in enumerate(attention.layers(site)):
-            layer = _layer(probe, f"{name} {place}", one, elsewhere)
+        for depth, one in enumerate(attention.layers(site)):
+            layer = _layer(probe, f"{name} {depth}", one, elsewhere)
             for place, group in enumerate(one.queries.names):
                 defined = [of.defined[0, :, :, place].all(axis=1) for of in layer.shares.values()]
                 rows = np.flatnonzero(np.all(defined, axis=0))
@@ -123,6 +123,7 @@ def lines_of(study: Study, part: Part, one: Asking, found: Found) -> None:
         values = one.values(estimator)
         found.keep(f"{ATTENTION}{estimator}/{one.name}", values.astype(np.float32), part.rows[one.rows])
         by_head = values.mean(axis=0)
+        spread = over_heads(by_head)
         for column, key in enumerate(one.keys):
             fields = {"group": key, **where}
             if estimator == "attention_share":
@@ -133,7 +134,7 @@ def lines_of(study: Study, part: Part, one: Asking, found: Found) -> None:
                            estimator=f"mean of heads{one.layer.note}", **fields)
             )  # fmt: skip
             for share in HEAD_QUANTILES:
-                of_heads = np.quantile(by_head[:, column], share)
+                of_heads = spread[quantile(share)][column]
                 found.lines.append(
                     number(f"contribution/{estimator}", of_heads.item, n=len(clips),
                            estimator=f"{round(100 * share)} % of heads, means of clips{one.layer.note}", **fields)

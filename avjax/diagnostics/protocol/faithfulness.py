@@ -114,9 +114,7 @@ def faithfulness(study: Study) -> Found:
         found.lines += erasure(study, part, of_label, JOINT, clips, target="label")
         found.lines += prediction(study, removal, one, effort)
         found.lines += form(study, part, one)
-        if one.name == SHAPLEY:
-            # Of one explanation: to make parts up takes as long as all the rest.
-            found.lines += without_outline(study, part, one)
+        found.lines += without_outline(study, part, one)
     found.lines += steadiness(study, part, effort)
     try:
         found.lines += shares_and_drops(study, part, sampled["predicted"].share)

@@ -191,8 +191,10 @@ def test_the_stage(rng):
         assert min(values(own, "sensitivity_n")) > 0.999
         gaps = [x for x in own if x.id == "faithfulness/deletion_gap" and x.group is None]
         assert {x.fill for x in gaps} == {"mean", "imputed"}
-        (joint,) = [x for x in gaps if x.fill == "mean"]
+        joint, of_label = [x for x in gaps if x.fill == "mean"]
+        assert (joint.target, of_label.target) == ("predicted", "label")
         assert joint.estimator.startswith(f"{name}, {JOINT} ranking")
+        assert of_label.estimator == joint.estimator
     # What is ranked by what it really gives goes at least as fast as anything else.
     signed = [line for line in found.lines if line.id == "faithfulness/deletion_gap" and "Shapley" in line.estimator]
     assert all(line.value >= 0 for line in signed)

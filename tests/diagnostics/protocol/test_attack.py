@@ -83,7 +83,9 @@ def test_a_linear_model(rng, monkeypatch):
         seen = np.abs(clips.streams["video"].values.reshape(ROWS, -1) + push * PIXELS[-1]).sum(axis=1)
         mass.append(np.stack([heard, seen], axis=1) / (heard + seen)[:, None])
     assert moved.value == pytest.approx(drift(*mass, MODALITIES, MODALITIES).total.mean(), rel=1e-2)
-    assert (moved.condition.corruption, moved.estimator) == ("audio 20 dB, video 8/255", f"{STATE}, under PGD-4")
+    assert (moved.condition.corruption, moved.estimator) == (
+        "audio 20 dB, video 8/255", f"{STATE}, under PGD-4, 1 start",
+    )  # fmt: skip
     accuracy = values(found, "stress/adversarial_accuracy")
     for words, far in reach.items():
         # Within rounding of the distance either may be.
@@ -147,7 +149,9 @@ def test_one_modality_has_no_grid(rng, monkeypatch):
         dataclasses.replace(TIER, attack_steps=2, attack_restarts=2, auto=True, patches=(0.02, 0.05)),
     )  # fmt: skip
     found = attacks(study)
-    assert {line.group for line in found.lines} == {"video"}
+    # Drift is of all modalities, and within each.
+    assert {line.group for line in found.lines if not line.id.startswith("drift/")} == {"video"}
+    assert {line.group for line in found.lines if line.id.startswith("drift/")} == {None, "audio", "video"}
     assert not found.arrays
     accuracy, reach = values(found, "stress/adversarial_accuracy"), PIXELS[-1] * ELEMENTS["video"]
     patches = {f"one patch for all clips, 2 steps: patch of {size} % of the frame" for size in (2, 5)}

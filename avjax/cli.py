@@ -81,7 +81,8 @@ def _carry_out(command: str, words: Words) -> int:
     except Exception as error:
         if os.environ.get("AVJAX_TRACEBACK") or not _mendable(error):
             raise
-        print(f"avjax: {error}", file=sys.stderr)
+        # In one piece, whatever other threads have to say.
+        sys.stderr.write(f"avjax: {error}\n")
         return 2
 
 

@@ -14,9 +14,11 @@ from __future__ import annotations
 import concurrent.futures
 import difflib
 import errno
+import functools
 import hashlib
 import logging
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,23 @@ OVERHEAD_BYTES = 2**21
 
 class CheckpointError(Exception):
     """A checkpoint that could not be written or read; says where, and what to do."""
+
+
+@functools.cache
+def silence_closed_loops() -> None:
+    """No traceback, from now on, from threads of TensorStore that find an event loop closed.
+
+    Orbax leaves its loop at the first file that cannot be written, and TensorStore then tells that loop about every
+    other one: hundreds of tracebacks around the one message that says what to do.
+    """
+    before = sys.unraisablehook
+
+    def hook(unraisable: sys.UnraisableHookArgs) -> None:
+        error = unraisable.exc_value
+        if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+            before(unraisable)
+
+    sys.unraisablehook = hook
 
 
 class Checkpoints:
@@ -148,6 +167,7 @@ class Checkpoints:
         self.wait()
         if step in self._saved:
             return
+        silence_closed_loops()
         folder = self.path / str(step)
         try:
             if is_first():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -11,7 +13,15 @@ import pytest
 from flax import nnx
 
 from avjax.nn.transformer import Size
-from avjax.training.checkpoint import CheckpointError, Checkpoints, better_than, named_leaves, problem_of, score_of
+from avjax.training.checkpoint import (
+    CheckpointError,
+    Checkpoints,
+    better_than,
+    named_leaves,
+    problem_of,
+    score_of,
+    silence_closed_loops,
+)
 from avjax.training.on_mesh import at_step
 from avjax.training.sharding import MeshShape, Rules, state_sharding
 from tests.models import tiny
@@ -183,6 +193,18 @@ def test_a_write_that_fails_is_told_and_leaves_nothing(state, tmp_path, monkeypa
     assert not (tmp_path / "2").exists()
     monkeypatch.undo()
     assert checkpoints.newest() == 1
+
+
+def test_of_what_cannot_be_raised_only_closed_loops_are_silent(monkeypatch):
+    told = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: told.append(unraisable.exc_value))
+    silence_closed_loops.__wrapped__()
+    closed, other = RuntimeError("Event loop is closed"), RuntimeError("something else")
+    for error in (closed, other, ValueError("Event loop is closed"), None):
+        sys.unraisablehook(SimpleNamespace(exc_value=error))
+    assert closed not in told
+    assert len(told) == 3
+    assert told[0] is other
 
 
 def test_a_full_disk_is_seen_before_it_is_written_to(state, tmp_path, monkeypatch):

@@ -155,8 +155,9 @@ def test_a_full_disk_ends_the_run_and_loses_nothing(tiny_experiment, whole, comm
                 assert "No space left" in str(full)  # noqa: PT017, the disk is full now
         assert child.wait(timeout=60) == 2
         text = said(child)
-    (message,) = [line for line in text.splitlines() if line.startswith("avjax: ")]
+    (message,) = re.findall("avjax: (.*)", text)
     assert "No space left" in message
+    assert "Event loop is closed" not in text
     kept = finished(run)
     assert kept
     (disk / "something else").unlink()

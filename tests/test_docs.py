@@ -112,6 +112,12 @@ COMMANDS: dict[str, Held] = {
     "python experiments/missing_rates.py": Held(
         "run", "--steps 1 --train-rates 0.5 --test-rates 0 1 --clips-per-actor 4 --clips 8", seconds=600, long=True
     ),
+    "python experiments/encoder_rates.py": Held(
+        "run", "--steps 1 --rates 0.1 --clips-per-actor 4", seconds=600, long=True
+    ),
+    "python experiments/retraining.py": Held(
+        "run", "--steps 1 --shares 0.5 --orders explanation --clips-per-actor 4 --clips 8", seconds=900, long=True
+    ),
     "python experiments/figures.py systems": Held(
         "run", "--steps 2 --seeds 0 --only mult --clips-per-actor 4", long=True
     ),

@@ -206,7 +206,7 @@ class ModelProbe(Probe):
         return jax.tree.map(lambda *of: np.concatenate(of, axis=1), *parts)
 
     def saliency(
-        self, clips: Clips, target: Int[np.ndarray, " B"]
+        self, clips: Clips, target: Int[np.ndarray, " B"], *, shift: float = 0.0
     ) -> tuple[dict[str, Float[np.ndarray, "B ..."]], Float[np.ndarray, "B K"]]:
         """|x df_c/dx| of the features behind the front end (gradient x input), and the logits, in one pass.
 
@@ -214,6 +214,8 @@ class ModelProbe(Probe):
 
         Args:
           target: class c of each clip.
+          shift: deviations of a clip's features by which x is moved, for a model that takes as much off again: what
+            gradient x input is of x + m and f(x + m - m).
         """
         parts = []
         # A backward pass costs several forward ones: a few clips are not filled up to a whole batch.
@@ -221,7 +223,7 @@ class ModelProbe(Probe):
         small = len(clips) <= few and few % self.sharding.mesh.size == 0
         for rows, full, streams in self.batches(clips, few if small else self.batch):
             wanted = jax.device_put(np.asarray(target)[full], self.sharding)
-            found = self._salient(self.state, streams, wanted)
+            found = self._salient(self.state, streams, wanted, np.float32(shift))
             parts.append(jax.tree.map(lambda x, count=len(rows): np.asarray(x)[:count], found))
         return jax.tree.map(lambda *of: np.concatenate(of), *parts)
 
@@ -278,6 +280,7 @@ class ModelProbe(Probe):
         # Programs take the parameters as arguments.
         for name in ("_plain", "_salient", "_keeping", "_of_players", "_of_sets"):
             other.__dict__[name] = getattr(self, name)
+        other.__dict__["program"] = jax.tree_util.Partial(self.program.func, other.state)
         return other
 
     def features(self, streams: Streams) -> Batch:
@@ -319,8 +322,13 @@ class ModelProbe(Probe):
 
     @functools.cached_property
     def _salient(self) -> Callable[..., tuple[dict[str, jax.Array], jax.Array]]:
-        def report(state: Any, streams: Streams, target: jax.Array) -> tuple[dict[str, jax.Array], jax.Array]:
+        def report(
+            state: Any, streams: Streams, target: jax.Array, shift: jax.Array
+        ) -> tuple[dict[str, jax.Array], jax.Array]:
             features = self.features(streams)
+
+            def shifted(x: jax.Array) -> jax.Array:
+                return x + shift * x.std(axis=range(1, x.ndim), keepdims=True)
 
             def score(values: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
                 changed = {m: features.streams[m].replace(values=x) for m, x in values.items()}
@@ -329,7 +337,7 @@ class ModelProbe(Probe):
 
             values = {m: stream.values for m, stream in features.streams.items()}
             slopes, logits = jax.grad(score, has_aux=True)(values)
-            magnitude = {m: jnp.abs(values[m] * slopes[m]) for m in values}
+            magnitude = {m: jnp.abs(shifted(values[m]) * slopes[m]) for m in values}
             # A spectrogram's last axis is frequency; of others it is the channels.
             heard = {m for m, stream in streams.items() if stream.values.ndim == 2}
             return {m: x if m in heard else x.sum(axis=-1) for m, x in magnitude.items()}, logits

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Mapping
 from typing import Any, Generic, TypeVar
 
 import jax
@@ -95,6 +96,34 @@ class SGD:
 
 
 O = TypeVar("O", AdamW, SGD)  # noqa: E741
+
+
+@dataclasses.dataclass(frozen=True)
+class ModalityRate(Generic[O]):
+    """One modality learns at a rate of its own: its encoder, and whatever layers it has for itself.
+
+    To make a modality lag, or to spare a pretrained encoder.
+
+    Attributes:
+      optimizer: of everything.
+      modality: a name in the path of the parameters that are its own.
+      rate: their learning rate as a multiple of the others'; weight decay goes with it.
+    """
+
+    optimizer: O
+    modality: str
+    rate: float = 1.0
+
+    def build(self, params: nnx.State, steps: int) -> optax.GradientTransformation:
+        paths = [path_names(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+        if not any(self.modality in path for path in paths):
+            raise ValueError(f"no parameter of the model belongs to {self.modality!r} alone")
+        factors = {path: self.rate if self.modality in path else 1.0 for path in paths}
+        return optax.chain(self.optimizer.build(params, steps), _scaled(factors))
+
+    @property
+    def schedule(self) -> Schedule:
+        return self.optimizer.schedule
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,12 +223,16 @@ def _clip(norm: float) -> optax.GradientTransformation:
 def _layer_wise(params: nnx.State, decay: float) -> optax.GradientTransformation:
     if decay == 1.0:
         return optax.identity()
-    # By path: of the updates some may be left out.
     above = jax.tree_util.tree_leaves_with_path(layers_above(params))
-    scales = {path_names(path): decay**number for path, number in above}
+    return _scaled({path_names(path): decay**number for path, number in above})
 
+
+def _scaled(factors: Mapping[tuple[str | int, ...], float]) -> optax.GradientTransformation:
+    """Each update times the factor of its parameter's path."""
+
+    # By path: of the updates some may be left out.
     def scale(path: tuple, update: jax.Array) -> jax.Array:
-        return update * jnp.asarray(scales[path_names(path)], update.dtype)
+        return update * jnp.asarray(factors[path_names(path)], update.dtype)
 
     def update(updates: nnx.State, state: optax.EmptyState, params: nnx.State | None = None):
         return jax.tree_util.tree_map_with_path(scale, updates), state

@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from avjax.models import late_fusion
-from avjax.training.optimizer import SGD, AdamW, Schedule, is_matrix, layers_above
+from avjax.training.optimizer import SGD, AdamW, ModalityRate, Schedule, is_matrix, layers_above
 from tests.models import tiny
 
 
@@ -68,6 +68,37 @@ def run(optimizer, params, gradients):
 def clipped(gradient, norm):
     size = np.sqrt(sum((x.astype(np.float64) ** 2).sum() for x in jax.tree.leaves(gradient)))
     return jax.tree.map(lambda x: x * min(1.0, norm / size), gradient)
+
+
+def test_one_modality_learns_at_its_own_rate(rng):
+    """Everything else goes where it would; the first step of its own is the rate times as long, decay and all."""
+    params = {name: tree(rng) for name in ("audio", "video", "head")}
+    gradients = [{name: tree(rng) for name in params} for _ in range(3)]
+    inner = AdamW(learning_rate=0.1, weight_decay=0.3, warmup=0.0)
+    plain, slow = (run(one, params, gradients) for one in (inner, ModalityRate(inner, "audio", 0.25)))
+    for (path, whole), part in zip(named(plain[-1]).items(), named(slow[-1]).values(), strict=True):
+        if "audio" not in path:
+            np.testing.assert_array_equal(part, whole, err_msg=path)
+    start = named(nnx.State(params))
+    for path, begin in start.items():
+        if "audio" in path:
+            whole, part = (named(one[0])[path] - begin for one in (plain, slow))
+            np.testing.assert_allclose(part, 0.25 * whole, rtol=1e-4, atol=1e-6, err_msg=path)
+    assert ModalityRate(inner, "audio").schedule == inner.schedule
+    with pytest.raises(ValueError, match="'text' alone"):
+        ModalityRate(inner, "text").build(nnx.State(params), 3)
+
+
+def test_of_a_model_its_encoder_and_its_own_layers_are_slower():
+    """A step of descent along ones says how fast each parameter is."""
+    params = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), params_of(tiny.config()))
+    inner = SGD(learning_rate=1.0, momentum=0.0, clip=0.0, warmup=0.0)
+    chain = ModalityRate(inner, "audio", 0.5).build(params, 10)
+    updates, _ = chain.update(jax.tree.map(jnp.ones_like, params), chain.init(params), params)
+    own = {name: float(np.asarray(leaf).ravel()[0]) for name, leaf in named(updates).items()}
+    assert {value for name, value in own.items() if "audio" in name.split("/")} == {-0.5}
+    assert {value for name, value in own.items() if "audio" not in name.split("/")} == {-1.0}
+    assert any(name.startswith("encoders/audio") for name in own)
 
 
 def test_adamw(rng):

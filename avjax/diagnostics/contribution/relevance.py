@@ -30,8 +30,9 @@ from kernels.attention import attention
 from kernels.attention.relevance import relevance
 
 __all__ = [
-    "Flow", "Traced", "chefer_bimodal", "chefer_joint", "dense_relevance", "gradient_mass", "modality_share", "rollout",
-    "rollout_shares", "stages", "total_gradient_mass",
+    "Flow", "Traced", "chefer_bimodal", "chefer_joint", "dense_relevance", "gate_gradients", "gradient_mass",
+    "modality_share", "rollout",
+    "rollout_shares", "sees_any", "stages", "total_gradient_mass",
 ]  # fmt: skip
 
 Product = Callable[[Call, Float[Array, "B Nq"]], tuple[Float[Array, "B Nk"], Float[Array, "B Nq"]]]
@@ -70,7 +71,7 @@ def rollout(traced: Traced) -> ByTokens:
     """
 
     def product(call: Call, wanted: Array) -> tuple[Array, Array]:
-        wanted = wanted * _sees(call)
+        wanted = wanted * sees_any(call)
         found = attention(
             call.query, call.key, call.key[..., :1], mask=call.mask, bias=call.bias, statistics=("received",),
             received_weights=wanted[..., None],
@@ -99,7 +100,7 @@ def rollout_shares(traced: Traced) -> tuple[tuple[str, ...], dict[Tokens, Float[
         # In float32: rounded to the precision of the keys at every layer, shares would no longer add up.
         query, key = (array.astype(jnp.promote_types(array.dtype, jnp.float32)) for array in (call.query, call.key))
         mixed = attention(query, key, value.astype(query.dtype), mask=call.mask, bias=call.bias).output.mean(2)
-        sees, change = _sees(call), collections.defaultdict(float)
+        sees, change = sees_any(call), collections.defaultdict(float)
         for tokens, (begin, end), weight in zip(step.queries, call.mask.queries.ranges, weights(call), strict=True):
             step_away = mixed[:, begin:end] - made_of[tokens]
             change[tokens] += (weight * sees[:, begin:end])[..., None] * step_away / 2
@@ -116,6 +117,15 @@ def gradient_mass(call: Call) -> Float[Array, "B H Nq G"]:
         call.query, call.key, call.value, mask=call.mask, bias=call.bias, statistics=("group_output",)
     ).statistics["group_output"]
     return jnp.einsum("bnhd,bhngd->bhng", call.gradient, parts, preferred_element_type=parts.dtype)
+
+
+def gate_gradients(call: Call) -> Float[Array, "B H"]:
+    """d score / d xi_h, xi_h = 1 a gate on each head's output (Michel et al., NeurIPS 2019): sum_i <dO_i, O_i>.
+
+    Signed, in units of the score; a head's importance is the mean over clips of its magnitude, for the loss as score.
+    """
+    wide = jnp.promote_types(call.output.dtype, jnp.float32)
+    return jnp.einsum("bnhd,bnhd->bh", call.gradient, call.output, preferred_element_type=wide)
 
 
 def total_gradient_mass(calls: Sequence[Call]) -> dict[str, Float[Array, " B"]]:
@@ -239,7 +249,7 @@ def _carried(traced: Traced, product: Product) -> tuple[ByTokens, ByTokens]:
     return {name: array for (name, _), array in start.items()}, {name: array for (name, _), array in rest.items()}
 
 
-def _sees(call: Call) -> Float[Array, "B Nq"]:
+def sees_any(call: Call) -> Float[Array, "B Nq"]:
     """1 for queries that see any key."""
     found = attention(
         call.query, call.key, call.key[..., :1], mask=call.mask, bias=call.bias, statistics=("lse",)

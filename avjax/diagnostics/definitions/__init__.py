@@ -23,13 +23,7 @@ DEFINITIONS: Mapping[str, Definition] = table(
     row for section in (contribution, balance, drift, consistency, stress, faithfulness) for row in section.ROWS
 )
 
-LIBRARY_ONLY = frozenset({
-    "contribution/gradient_attention",
-    "stress/robustness_among_methods",
-    "faithfulness/consensus_iou", "faithfulness/success_rate", "faithfulness/success_area", "faithfulness/top_iou",
-    "faithfulness/segment_f1", "faithfulness/effective_complexity", "faithfulness/head_redundancy",
-    "faithfulness/head_cosine", "faithfulness/head_cka",
-})  # fmt: skip
+LIBRARY_ONLY = frozenset({"stress/robustness_among_methods"})
 """Metrics to be called by whoever wants them: no stage of ``avjax diagnose`` reports them."""
 
 __all__ = ["DEFINITIONS", "LIBRARY_ONLY", "SECTIONS", "Definition", "facts", "line", "number", "skipped"]

@@ -154,7 +154,8 @@ ROWS = (
         "consensus IoU",
         "cIoU = sum_{i in A} g_i / (sum_i g_i + |A - G|),   A = {a_i > 0.5},   G = {g_i > 0}",
         INSIDE,
-        pitfalls="The threshold is on the map scaled to [0, 1], so that one bright cell empties A.",
+        pitfalls="The threshold is on the map scaled to [0, 1], so that one bright cell empties A. By chance what the"
+        " same map has with its cells in random order, which depends on how many are in A.",
         source="Senocak et al., CVPR 2018",
         function="diagnostics.faithfulness.localisation.consensus_iou",
     ),
@@ -171,8 +172,8 @@ ROWS = (
         "faithfulness/success_area",
         "area under localisation success",
         "area under the success rate over thresholds 0, 0.05 .. 1",
-        Scale("share", 0.025, 1, "higher", 0.025),
-        pitfalls="At least 0.025, since every clip passes 0.",
+        Scale("share", 0.025, 1, "higher"),
+        pitfalls="At least 0.025, since every clip passes 0; by chance more, as of consensus IoU.",
         source="Senocak et al., CVPR 2018",
         function="diagnostics.faithfulness.localisation.success_area",
     ),
@@ -199,7 +200,8 @@ ROWS = (
         "IoU of the top cells",
         "|A and G| / |A or G|,   A the top K cells, G the K cells inside",
         INSIDE,
-        pitfalls="r / (2 - r) of the rank accuracy r: no second opinion.",
+        pitfalls="r / (2 - r) of a clip's rank accuracy r: no second opinion. By chance the mean over random order of"
+        " the cells, which is at most the share of cells that are inside.",
         source="common use",
         function="diagnostics.faithfulness.localisation.top_iou_with",
     ),
@@ -208,7 +210,8 @@ ROWS = (
         "F1 of segments",
         "2 TP / (2 TP + FP + FN) over a clip's segments",
         INSIDE,
-        pitfalls="1 where nothing is predicted and nothing is true.",
+        pitfalls="Of a map, predicted are the segments above half of its range, which one bright segment empties. 1"
+        " where nothing is predicted and nothing is true. By chance as of consensus IoU.",
         source="textbook",
         function="diagnostics.faithfulness.localisation.segment_f1",
     ),
@@ -262,9 +265,20 @@ ROWS = (
         "effective complexity",
         "cells with |phi_j| > t; t is in the estimator's name",
         CELLS,
-        pitfalls="t is in units of the attribution.",
+        pitfalls="t is in units of the attribution: models compare where it is a share of each clip's greatest"
+        " |phi_j|, as it is in reports. At most N; a map with one bright cell is simple whatever the others are.",
         source="Nguyen & Martinez 2020",
         function="diagnostics.faithfulness.complexity.effective_complexity",
+    ),
+    definition(
+        "faithfulness/head_importance",
+        "importance of a head",
+        "mean over clips of |dL/dxi_h|,   xi_h = 1 the gate of the head's output, L the loss of the label",
+        Scale("nats", 0, None, "none"),
+        pitfalls="First order: heads that do the same work are each cheap to lose. Small where the loss is, as of clips"
+        " that the model is sure of.",
+        source="Michel et al., NeurIPS 2019",
+        function="diagnostics.contribution.relevance.gate_gradients",
     ),
     definition(
         "faithfulness/head_redundancy",
@@ -311,6 +325,16 @@ ROWS = (
         pitfalls="Sees edges that the input alone makes. Two maps of next to nothing are alike.",
         source="Adebayo et al., NeurIPS 2018; SSIM: Wang et al. 2004",
         function="diagnostics.faithfulness.sanity.similarity_cascade",
+    ),
+    definition(
+        "faithfulness/input_invariance",
+        "invariance to the zero of the input",
+        "Spearman's rho of the map of f at x and that of f(. - m) at x + m,   m = one deviation of the clip",
+        Scale("correlation", -1, 1, "higher"),
+        pitfalls="1 of gradients and of removal, whatever the model: it is a property of the explanation. What is"
+        " multiplied by the input depends on where 0 is, and is no better than that choice.",
+        source="Kindermans et al. 2019",
+        function="diagnostics.protocol.randomised.another_zero",
     ),
     definition(
         "faithfulness/random_floor",

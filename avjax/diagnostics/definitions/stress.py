@@ -214,11 +214,12 @@ ROWS = (
         "stress/attack_guard",
         "what must hold of attacks",
         "share of clips by which it does not hold: that no budget changes nothing, that accuracy does not rise with"
-        " radius or steps, that gradients break no less than noise or Square, that nothing withstands a radius without"
-        " bound; the estimator says which",
+        " radius or steps, that gradients break no less than noise, Square or what an earlier checkpoint falls to, that"
+        " nothing withstands a radius without bound; the estimator says which",
         Scale("share", 0, 1, "lower", 0),
         pitfalls="Where it is above 0 by more than a clip or two, accuracies under attack say too much. That all hold"
-        " does not prove an attack strong; and values made on another model (transfer) are not tried.",
+        " does not prove an attack strong. A checkpoint shares its faults with the model: those of one trained anew"
+        " may do more.",
         source="Carlini et al. 2019; Athalye et al., ICML 2018",
         function="diagnostics.stress.attacks.frontier.Guard",
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -78,17 +79,68 @@ def head_cosine(weights: Num[np.ndarray, "H Q N"], queries: Bool[np.ndarray, " Q
     return float(np.mean([cosine(one, other) for one, other in itertools.combinations(flat, 2)]))
 
 
+def cosines_of_products(products: Float[np.ndarray, "H H"]) -> float:
+    """``head_cosine`` from all <P_h, P_h'>_F; in [0, 1], as weights are not negative.
+
+    Products may be estimates by random vectors (Hutchinson): <P_h, P_h'>_F = E_z <P_h z, P_h' z>.
+    """
+    size = np.sqrt(np.diag(products))
+    if len(products) < 2 or not size.all():
+        raise Undefined("redundancy is of two heads and more, over at least one query")
+    # A product of weights is not negative; an estimate of one that is 0 may be.
+    return float(np.clip((products / np.outer(size, size))[np.triu_indices(len(products), 1)], 0, 1).mean())
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scatter:
+    """Rows summed up: scatters of parts add up to that of the whole (Chan, Golub, LeVeque 1979).
+
+    Attributes:
+      products: sum over rows of (x - mean)(x - mean)^T.
+    """
+
+    rows: int
+    mean: Float[np.ndarray, " C"]
+    products: Float[np.ndarray, "C C"]
+
+    @classmethod
+    def of(cls, columns: Num[np.ndarray, "R C"]) -> Scatter:
+        columns = np.asarray(columns, np.float64)
+        mean = columns.mean(axis=0) if len(columns) else np.zeros(columns.shape[1])
+        return cls(len(columns), mean, (columns - mean).T @ (columns - mean))
+
+    def __add__(self, other: Scatter) -> Scatter:
+        rows, step = self.rows + other.rows, other.mean - self.mean
+        part = other.rows / max(rows, 1)
+        between = np.outer(step, step) * self.rows * part
+        return Scatter(rows, self.mean + step * part, self.products + other.products + between)
+
+
 def linear_cka(one: Num[np.ndarray, "R C"], other: Num[np.ndarray, "R D"]) -> float:
     """||Y^T X||_F^2 / (||X^T X||_F ||Y^T Y||_F) of columns about their means (Kornblith et al. 2019), in [0, 1].
 
     1 where one is the other up to rotation and scale: of two heads' outputs on the same rows. Undefined where a side
     is constant. Pitfall: near 1 by chance where rows are few against columns.
     """
-    x, y = (side.astype(np.float64) - side.mean(axis=0, dtype=np.float64) for side in (one, other))
-    below = np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y)
+    return _cka(
+        Scatter.of(np.concatenate([one, other], axis=1)).products, slice(one.shape[1]), slice(one.shape[1], None)
+    )
+
+
+def head_cka(outputs: Scatter, heads: int) -> float:
+    """Mean over pairs of heads of ``linear_cka`` of their outputs, from the scatter of all heads' columns in order."""
+    if heads < 2:
+        raise Undefined("redundancy is of two heads and more, over at least one query")
+    width = len(outputs.mean) // heads
+    columns = [slice(head * width, (head + 1) * width) for head in range(heads)]
+    return float(np.mean([_cka(outputs.products, one, other) for one, other in itertools.combinations(columns, 2)]))
+
+
+def _cka(products: Float[np.ndarray, "C C"], one: slice, other: slice) -> float:
+    below = np.linalg.norm(products[one, one]) * np.linalg.norm(products[other, other])
     if not below:
         raise Undefined("a head's output is the same on every row")
-    return float(np.linalg.norm(y.T @ x) ** 2 / below)
+    return float(np.linalg.norm(products[other, one]) ** 2 / below)
 
 
 def _shares(weights: np.ndarray) -> np.ndarray:

@@ -6,8 +6,11 @@ an image or over time; every number stands beside that of ``centre_prior`` and o
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from jaxtyping import Bool, Float, Int, Num
+from scipy.special import gammaln
 
 from avjax.diagnostics.drift.divergence import top
 from avjax.diagnostics.measured import Undefined
@@ -84,7 +87,14 @@ def success_area(overlaps: PerClip) -> float:
 
     At least 0.025, for every clip passes 0.
     """
-    return float(np.trapezoid([success_rate(overlaps, threshold) for threshold in THRESHOLDS], THRESHOLDS))
+    if not len(overlaps):
+        raise Undefined("no clips")
+    return float(success_areas(overlaps).mean())
+
+
+def success_areas(overlaps: PerClip) -> PerClip:
+    """``success_area`` of each clip alone, whose mean that of all is."""
+    return np.trapezoid((overlaps[:, None] >= np.array(THRESHOLDS)).astype(np.float64), THRESHOLDS, axis=1)
 
 
 def relevance_mass(saliency: Maps, inside: Masks) -> PerClip:
@@ -125,6 +135,40 @@ def segment_f1(predicted: Bool[np.ndarray, "N T"], true: Bool[np.ndarray, "N T"]
     """
     right, marked = (predicted & true).sum(axis=1), predicted.sum(axis=1) + true.sum(axis=1)
     return np.where(marked > 0, 2 * right / np.maximum(marked, 1), 1.0)
+
+
+def overlap(shared: PerClip, marked: int, inside: int) -> PerClip:
+    """IoU of so many marked cells and so many inside, by how many of them are the same: ``of`` of ``by_chance``."""
+    return shared / (marked + inside - shared)
+
+
+def harmonic(shared: PerClip, marked: int, inside: int) -> PerClip:
+    """F1 of the same, as ``overlap``."""
+    return 2 * shared / (marked + inside)
+
+
+def by_chance(marked: Masks, inside: Masks, of: Callable[[PerClip, int, int], PerClip]) -> float:
+    """Null baseline of what counts marked cells: its mean over clips, each map's cells in random order.
+
+    How many marked cells are inside is hypergeometric then, so that the mean is exact and nothing is drawn.
+
+    Args:
+      of: from |A and G| of every case, |A| and |G| to the number; A the cells marked, G those inside.
+    """
+    cells, total = marked[0].size, 0.0
+    sizes = np.stack([one.reshape(len(one), -1).sum(axis=1) for one in (marked, inside)], axis=1)
+    pairs, counts = np.unique(sizes, axis=0, return_counts=True)
+    for (own, there), times in zip(pairs.tolist(), counts.tolist(), strict=True):
+        shared = np.arange(max(own + there - cells, 0), min(own, there) + 1, dtype=np.float64)
+        logarithm = _choices(there, shared) + _choices(cells - there, own - shared)
+        chance = np.exp(logarithm - logarithm.max())
+        total += times * float(chance @ of(shared, own, there) / chance.sum())
+    return total / len(sizes)
+
+
+def _choices(cells: int, chosen: PerClip) -> PerClip:
+    """ln C(n, k)."""
+    return gammaln(cells + 1) - gammaln(chosen + 1) - gammaln(cells - chosen + 1)
 
 
 def centre_prior(height: int, width: int, spread: float = 0.25) -> Float[np.ndarray, "H W"]:

@@ -6,12 +6,14 @@ import dataclasses
 import functools
 from collections.abc import Mapping
 
+import jax
 import numpy as np
 
 from avjax.diagnostics.definitions import number, skipped
 from avjax.diagnostics.diagnosis.arrays import ATTACK
 from avjax.diagnostics.measured import Condition, Undefined
 from avjax.diagnostics.probe import ModelProbe
+from avjax.diagnostics.protocol.contributions import attention_shares, gradient_shares, of_answers
 from avjax.diagnostics.protocol.looking import Looking
 from avjax.diagnostics.protocol.saliency import STATE
 from avjax.diagnostics.protocol.study import Found, Part, Study, joined
@@ -38,6 +40,7 @@ from avjax.diagnostics.stress.attacks.region import BOX, snr_radius
 from avjax.diagnostics.stress.attacks.square import Square
 from avjax.diagnostics.stress.attacks.universal import universal_patch, universal_perturbation
 from avjax.streams import Stream
+from avjax.training.checkpoint import CheckpointError
 
 DECIBELS = (40.0, 30.0, 20.0)
 PIXELS = (1 / 255, 2 / 255, 4 / 255, 8 / 255)
@@ -59,8 +62,7 @@ def attacks(study: Study) -> Found:
     """PGD within each modality's radii and on a grid of both; FGSM; one perturbation and one patch for all clips; with
     ``auto`` MI-FGSM and AutoAttack.
 
-    Whatever must hold of attacks is checked, and stands beside their numbers. That they do no less than values made on
-    another model is not: a diagnosis holds one model.
+    Whatever must hold of attacks is checked, and stands beside their numbers.
     """
     found, probe = Found(), study.probe
     if not isinstance(probe, ModelProbe):
@@ -137,6 +139,26 @@ class _Target:
         adversary = dataclasses.replace(self.adversary, attacks=which)
         return lambda budget: attacked(adversary, self.part.clips, budget)[0]
 
+    def transferred(self, other: ModelProbe, which: Attack) -> np.ndarray:
+        """Clips that withstand what an attack at the widest radii makes of them on another model."""
+        program = adversary_of(other.program, self.part.clips, (which,), batch=other.batch, seed=self.study.seed)
+        _, changed = attacked(program, self.part.clips, _at(self.levels))
+        return self.study.said(changed).right
+
+
+def _earlier(study: Study) -> tuple[int, ModelProbe] | None:
+    """The latest checkpoint that is another model than the diagnosed one, with its step."""
+    own = [np.asarray(leaf) for leaf in jax.tree.leaves(study.probe.state.params)]
+    for step in sorted(study.checkpoints, reverse=True):
+        try:
+            other = study.probe.with_state(study.checkpoints[step]())
+        except CheckpointError:
+            # Drift over training says which are damaged.
+            continue
+        if not all(map(np.array_equal, own, jax.tree.leaves(other.state.params))):
+            return step, other
+    return None
+
 
 def _named(levels: Levels, place: int = -1) -> dict[str, str]:
     return {modality: radii[place][0] for modality, radii in levels.items()}
@@ -179,7 +201,14 @@ def _guards(target: _Target, once: Once) -> list[Guard]:
     # As far as from one end of the box to the other.
     everything = once({modality: BOX[modality][1] - BOX[modality][0] for modality in levels}).right
     there = np.any([np.asarray(part.clips.streams[modality].valid).any(axis=1) for modality in levels], axis=0)
+    earlier = _earlier(study)
+    transferred = []
+    if earlier is not None:
+        step, other = earlier
+        transferred = [masking_guard(right, target.transferred(other, PGD(steps=steps)), SLACK,
+                                     f"values made on the checkpoint of step {step}")]  # fmt: skip
     return [
+        *transferred,
         steps_guard([target.single, *fewer, right], SLACK),
         masking_guard(right, noise, SLACK, "noise"),
         masking_guard(right, square, SLACK, f"Square of {QUERIES * steps} queries"),
@@ -218,7 +247,8 @@ def _universal(target: _Target, found: Found) -> None:
 
 
 def _drift(target: _Target, once: Once, name: str, found: Found) -> None:
-    """Whether the attack at the widest radii of all modalities moves saliency, and from one modality to the other."""
+    """Whether the attack at the widest radii of all modalities moves saliency, and from one modality to the other; and
+    what modalities contribute under it."""
     study, part = target.study, target.part
     condition = fields_of(_named(target.levels), attack=name, seed=study.seed)["condition"]
     words = f"{STATE}, under {name}"
@@ -232,6 +262,11 @@ def _drift(target: _Target, once: Once, name: str, found: Found) -> None:
         return
     moved, said, lines = looking.under(clips, condition, estimator=words)
     found.lines += lines
+    if moved is not None:
+        found.lines += gradient_shares(looking, moved.states, condition)
+    found.lines += attention_shares(study, clips, condition)
+    if len(study.modalities) > 1:
+        found.lines += of_answers(study, clips, said, condition)
     if moved is not None and moved.score is not None:
         found.lines += looking.of_harm(moved.score, part.clean, said, condition, estimator=words)
 

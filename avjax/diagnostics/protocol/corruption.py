@@ -16,6 +16,7 @@ from avjax.diagnostics.drift.warps import Warp, sped, turned
 from avjax.diagnostics.measured import Condition, Measured, Undefined
 from avjax.diagnostics.protocol.answers import changes
 from avjax.diagnostics.protocol.companions import companions
+from avjax.diagnostics.protocol.contributions import attention_shares, gradient_shares, of_answers
 from avjax.diagnostics.protocol.looking import Looking, Moved, of_stressed
 from avjax.diagnostics.protocol.saliency import ROLLOUT, STATE
 from avjax.diagnostics.protocol.severity_drift import Track, over_all, over_severities, separation
@@ -27,7 +28,8 @@ ROLLED = 32
 
 
 def corruptions(study: Study) -> Found:
-    """5.1 to 5.3 with section 3 and the severity axis of section 2 recomputed under each."""
+    """5.1 to 5.3 with section 3 and the severity axis of section 2 recomputed under each, and shares of modalities; at
+    the greatest severity attention, necessity and sufficiency too."""
     part, found = study.part(study.tier.stressed), Found()
     names = study.tier.corruptions or tuple(SUITE)
     looking = None
@@ -36,6 +38,8 @@ def corruptions(study: Study) -> Found:
             looking = of_stressed(study)
         except Undefined as undefined:
             found.lines.append(skipped("drift/cmsd", undefined.reason, estimator=STATE, n=len(part.rows)))
+    if looking is not None:
+        found.lines += gradient_shares(looking, looking.clean, None)
     under = _Under(study, part, looking, found)
     for name in names:
         try:
@@ -100,9 +104,13 @@ class _Under:
             answers.append(said)
             if moved is not None:
                 way.append(moved)
+                found.lines += gradient_shares(self.looking, moved.states, condition)
                 if moved.score is not None:
                     found.lines += self.looking.of_harm(moved.score, clean, said, condition)
         found.lines += _retention(study, clips, clean, said, fields)
+        found.lines += attention_shares(study, stressed, condition)
+        if len(study.modalities) > 1:
+            found.lines += of_answers(study, stressed, said, condition)
         self.tables.setdefault(group, []).append(accuracies)
         if self.looking is not None and len(way) == len(answers):
             self._over_severities(name, way, answers, condition)

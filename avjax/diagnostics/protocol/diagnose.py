@@ -36,6 +36,7 @@ from avjax.diagnostics.protocol.corruption import corruptions
 from avjax.diagnostics.protocol.degraded import degraded
 from avjax.diagnostics.protocol.faithfulness import faithfulness
 from avjax.diagnostics.protocol.groups import gaps, groups
+from avjax.diagnostics.protocol.heads import heads
 from avjax.diagnostics.protocol.imbalance import imbalance
 from avjax.diagnostics.protocol.information import information
 from avjax.diagnostics.protocol.noise import noise
@@ -50,7 +51,7 @@ from avjax.progress import progress
 from avjax.run import write_json
 
 Stage = Callable[[Study], Found]
-VERSION = 4
+VERSION = 5
 """Of the protocol: rises when a stage would give other numbers of the same study."""
 SIZES = (
     "timed", "trained", "shapley", "attention", "gradients", "additive", "faithful", "randomised", "pointed",
@@ -79,6 +80,7 @@ def stages(tier: Tier, modalities: Sequence[str]) -> dict[str, Stage | str]:
         "shapley": explanation.shapley_values,
         "attention": explanation.attention,
         "gradients": small if tier.gradients == 0 else explanation.by_gradients,
+        "heads": small if tier.gradients == 0 else heads,
         "corruptions": corruptions,
         "time": over_time if tier.timed != 0 else small,
         "training": over_training if tier.trained != 0 else small,

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from avjax.diagnostics.clips import Clips
-from avjax.diagnostics.contribution import performance
 from avjax.diagnostics.definitions import skipped
-from avjax.diagnostics.measured import Condition, Measured, Undefined
+from avjax.diagnostics.measured import Condition, Undefined
 from avjax.diagnostics.protocol.ablation import remaining
+from avjax.diagnostics.protocol.contributions import GAPS, gaps
 from avjax.diagnostics.protocol.imbalance import ratio_line, true_probability
-from avjax.diagnostics.protocol.study import Found, Part, Said, Study
+from avjax.diagnostics.protocol.study import Found, Part, Study
 from avjax.diagnostics.stress.corruption import corrupted
 from avjax.diagnostics.stress.imbalance import diluted, in_classes
 
 NOISE = {"audio": "audio/white_noise", "video": "video/gaussian_noise"}
 """What makes a modality bad for some classes."""
-GAPS, ALONE = "accuracy; without any, the commonest class", "diagnosed clips, a forward pass of it alone"
+ALONE = "diagnosed clips, a forward pass of it alone"
 PARTS = ("necessity", "sufficiency", "imbalance_ratio")
 
 
@@ -43,22 +42,9 @@ def dilution(study: Study, part: Part, found: Found) -> None:
                 found.lines += [skipped(f"contribution/{id}", reason, estimator=GAPS, **fields) for id in PARTS]
                 continue
             some = clips.take(whole)
-            found.lines += _gaps(study, some, *(one.take(whole) for one in (said, without, alone)), fields)
+            found.lines += gaps(study, some, *(one.take(whole) for one in (said, without, alone)), **fields)
             true = {m: true_probability(one.take(whole)) for m, one in {modality: alone, **others}.items()}
             found.lines.append(ratio_line(study, some, true, modality, estimator=ALONE, **fields))
-
-
-def _gaps(
-    study: Study, clips: Clips, said: Said, without: Said, alone: Said, fields: dict[str, object]
-) -> list[Measured]:  # fmt: skip
-    """Necessity and sufficiency of one modality, as of the table of ablations."""
-    words = {"estimator": GAPS, **fields}
-    lost = said.right.astype(np.float64) - without.right
-    over_guessing = alone.right.astype(np.float64) - performance.commonest_right(clips.label)
-    return [
-        study.mean("contribution/necessity", lost, clips, **words),
-        study.mean("contribution/sufficiency", over_guessing, clips, **words),
-    ]
 
 
 def in_one_class(study: Study, part: Part, found: Found) -> None:

@@ -53,6 +53,8 @@ SIZES = (1 / 8, 1 / 4)
 """Of random sets, as shares of all players: those of half of them hardly differ in sum."""
 RADIUS = 0.05
 """Of disturbances, as a share of the standard deviation of a modality's values."""
+LEAST = 0.01
+"""Of the greatest attribution of a clip: what is above it counts, whatever the attribution's unit is."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -297,6 +299,7 @@ def form(study: Study, part: Part, one: Explanation, **fields: Any) -> list[Meas
         "effective_tokens": complexity.effective_tokens,
         "inverse_participation": complexity.inverse_participation,
         "gini": complexity.gini,
+        "effective_complexity": _counting,
     }
     lines = []
     for id, measure in measures.items():
@@ -306,11 +309,19 @@ def form(study: Study, part: Part, one: Explanation, **fields: Any) -> list[Meas
                 values.append(float(measure(row)))
             except Undefined:
                 values.append("it has no attribution")
+        above = (f"above {100 * LEAST:g} % of the greatest",) if id == "effective_complexity" else ()
         lines.append(
-            mean_of_defined(study, f"faithfulness/{id}", values, part, estimator(one, study.raw_players),
+            mean_of_defined(study, f"faithfulness/{id}", values, part, estimator(one, study.raw_players, *above),
                             target="predicted", **fields)
         )  # fmt: skip
     return lines
+
+
+def _counting(row: Float[np.ndarray, " n"]) -> float:
+    """Effective complexity of sizes over the greatest of them."""
+    if not row.any():
+        raise Undefined("it has no attribution")
+    return float(complexity.effective_complexity(row / row.max(), LEAST))
 
 
 def steadiness(study: Study, part: Part, effort: Effort, **fields: Any) -> list[Measured]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from jaxtyping import Bool, Float
 from avjax.diagnostics.clips import Clips
 from avjax.diagnostics.definitions import skipped
 from avjax.diagnostics.faithfulness import localisation
+from avjax.diagnostics.faithfulness.localisation import by_chance, harmonic, overlap
 from avjax.diagnostics.measured import Measured
 from avjax.diagnostics.probe import ModelProbe
 from avjax.diagnostics.protocol.study import Found, Part, Study
@@ -19,6 +21,17 @@ GRADIENT = "gradient x input"
 CENTRE = "centre prior"
 TOLERANCE = 15 / 224
 """Of the pointing game in pictures, as a share of their height: 15 of 224 pixels."""
+HALF = 0.5
+"""Of a map's range: what lies above it is what the map shows. Of cIoU: a clip that has it is a success."""
+OfClip = Callable[[localisation.PerClip], localisation.PerClip]
+OF_OVERLAPS: Mapping[str, tuple[str, OfClip]] = {
+    "faithfulness/consensus_iou": ("", lambda overlaps: overlaps),
+    "faithfulness/success_rate": (f", cIoU >= {HALF:g}", lambda overlaps: (overlaps >= HALF).astype(np.float64)),
+    "faithfulness/success_area": (f", {len(localisation.THRESHOLDS)} thresholds", localisation.success_areas),
+}
+"""Definition -> what its estimator adds, and its number of each clip from cIoU."""
+OF_SCORES: Mapping[str, tuple[str, OfClip]] = {"faithfulness/segment_f1": ("", lambda scores: scores)}
+"""The same from F1."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -40,7 +53,8 @@ class Maps:
 
 
 def pointing(study: Study) -> Found:
-    """Pointing game, mass and rank accuracy of gradient x input, beside chance and the centre prior."""
+    """Pointing game, mass and rank accuracy, and overlap with a box or with moments, of gradient x input; beside chance
+    and the centre prior."""
     found, part = Found(), study.part(study.tier.pointed)
     found.lines += pointed(study, part)
     return found
@@ -139,5 +153,47 @@ def _lines(study: Study, part: Part, modality: str, maps: Maps, prior: bool, wor
                        estimator=f"{estimator}{left}", **own),
             study.mean("faithfulness/relevance_rank", localisation.relevance_rank(saliency, maps.inside), clips,
                        estimator=f"{estimator}{left}", **own),
+            study.mean("faithfulness/top_iou", localisation.top_iou_with(saliency, maps.inside), clips,
+                       estimator=f"{estimator}{left}",
+                       **{**own, "null_baseline": by_chance(maps.inside, maps.inside, overlap)}),
         ]  # fmt: skip
+        lines += _above_half(study, clips, dataclasses.replace(maps, saliency=saliency), estimator, own)
+    return lines
+
+
+def _above_half(study: Study, clips: Clips, maps: Maps, estimator: str, own: dict[str, Any]) -> list[Measured]:
+    """Of the cells above half of a map's range: overlap with the box, or F1 of steps of time.
+
+    A map that is constant has no range: its clip is left out.
+
+    Args:
+      estimator: name of the explanation and plane.
+      own: what the lines have in common; their null baseline is that of the same maps, each in random order.
+    """
+    number = len(maps.rows)
+    ranged = np.flatnonzero(np.ptp(maps.saliency.reshape(number, -1), axis=1))
+    constant = f"{number - len(ranged)} of {number} maps are constant" if len(ranged) < number else ""
+    left = "".join(f"; {words}" for words in (maps.lost, constant) if words)
+    in_space = maps.plane == "in space"
+    numbers, counted = (OF_OVERLAPS, overlap) if in_space else (OF_SCORES, harmonic)
+    estimators = {id: f"{estimator}, above {HALF:g} of the range{words}{left}" for id, (words, _) in numbers.items()}
+    if not len(ranged):
+        own = {**own, "null_baseline": None}
+        reason = f"all of {number} maps are constant and have no range"
+        return [skipped(id, reason, estimator=words, n=number, **own) for id, words in estimators.items()]
+    shown, inside = localisation.unit_range(maps.saliency[ranged]), maps.inside[ranged]
+    if in_space:
+        found = localisation.consensus_iou(shown, inside, threshold=HALF)
+    else:
+        # The one row of the plane: time.
+        found = localisation.segment_f1(shown[:, 0] > HALF, inside[:, 0])
+    lines = []
+    for id, (_, of_clip) in numbers.items():
+
+        def drawn(shared: np.ndarray, marked: int, there: int, of_clip: OfClip = of_clip) -> np.ndarray:
+            return of_clip(counted(shared, marked, there))
+
+        chance = by_chance(shown > HALF, inside, drawn)
+        lines.append(study.mean(id, of_clip(found), clips.take(ranged), estimator=estimators[id],
+                                **{**own, "null_baseline": chance}))  # fmt: skip
     return lines

@@ -27,6 +27,8 @@ GRADIENT, OCCLUSION = "gradient x input", "tokens left out"
 CELLS = 16
 """Along each side of the maps that are compared."""
 SHUFFLED = "weights shuffled, 1 draw"
+SHIFT = 1.0
+"""Deviations of a clip's features by which their zero is moved."""
 FEWEST = 3
 """Clips of a rank correlation over clips."""
 
@@ -98,6 +100,7 @@ def randomised(study: Study) -> Found:
     found.lines += cascade(study, part, GRADIENT, ladder, original,
                            [gradient_maps(one, part.clips, part.clean.predicted) for one in changed])  # fmt: skip
     found.lines += another_class(study, part, original)
+    found.lines += another_zero(study, part, original)
     # Every player out by itself costs as many passes as there are players, and that for every layer.
     if study.tier.faithful != 0:
         found.lines += cascade(study, part, OCCLUSION, ladder, occlusion_maps(study, probe, part),
@@ -110,9 +113,13 @@ def random_probe(study: Study, level: Level) -> ModelProbe:
     return study.probe.with_state(shuffled(study.probe.state, level.above, seed=study.seed))
 
 
-def gradient_maps(probe: ModelProbe, clips: Any, target: Int[np.ndarray, " N"]) -> Maps:
-    """|x df_c/dx| behind the front end: frequency by time of sound, height by width of pictures, time of features."""
-    found, _ = probe.saliency(clips, target)
+def gradient_maps(probe: ModelProbe, clips: Any, target: Int[np.ndarray, " N"], *, shift: float = 0.0) -> Maps:
+    """|x df_c/dx| behind the front end: frequency by time of sound, height by width of pictures, time of features.
+
+    Args:
+      shift: as of ``ModelProbe.saliency``.
+    """
+    found, _ = probe.saliency(clips, target, shift=shift)
     maps = {}
     for modality, mass in found.items():
         mass = np.asarray(mass, np.float64)
@@ -205,23 +212,37 @@ def _share(maps: Mapping[str, np.ndarray], modality: str) -> Float[np.ndarray, "
     return np.divide(sizes[modality], whole, out=np.full(len(whole), np.inf), where=whole > 0)
 
 
+def another_zero(study: Study, part: Part, original: Maps, **fields: Any) -> list[Measured]:
+    """Rank correlation with the map of a model whose inputs are counted from another zero (input invariance, Kindermans
+    et al. 2019)."""
+    moved = gradient_maps(study.probe, part.clips, part.clean.predicted, shift=SHIFT)
+    words = {"estimator": f"{GRADIENT}, zero moved by {SHIFT:g} deviation", "target": "predicted", **fields}
+    return _alike(study, part, "faithfulness/input_invariance", original, moved, words)
+
+
 def another_class(study: Study, part: Part, original: Maps, **fields: Any) -> list[Measured]:
     """Rank correlation with the map of a class drawn from the others (random logit test, Sixt et al. 2020)."""
-    classes, lines = len(study.probe.classes), []
+    classes = len(study.probe.classes)
     words = {"estimator": GRADIENT, "target": "predicted", **fields}
     if classes < 2:
         return [skipped("faithfulness/random_logit", "there is one class", n=len(part.rows), **words)]
     step = np.random.default_rng(study.seed).integers(1, classes, len(part.rows))
     others = gradient_maps(study.probe, part.clips, (part.clean.predicted + step) % classes)
+    return _alike(study, part, "faithfulness/random_logit", original, others, words)
+
+
+def _alike(study: Study, part: Part, id: str, original: Maps, others: Maps, words: Mapping[str, Any]) -> list[Measured]:
+    """Rank correlation of each modality's maps, of the clips whose maps are not constant."""
+    lines = []
     for modality in study.modalities:
         one, other = (maps[modality].reshape(len(part.rows), -1) for maps in (original, others))
         rows = np.flatnonzero((np.ptp(one, axis=1) > 0) & (np.ptp(other, axis=1) > 0))
         if not len(rows):
             reason = f"none of {len(one)} clips has a map of {modality} that is not constant"
-            lines.append(skipped("faithfulness/random_logit", reason, n=len(one), group=modality, **words))
+            lines.append(skipped(id, reason, n=len(one), group=modality, **words))
             continue
         values = rank_correlation(one[rows], other[rows])
         lines.append(
-            study.mean("faithfulness/random_logit", values, part.clips.take(rows), group=modality, **words)
+            study.mean(id, values, part.clips.take(rows), group=modality, **words)
         )  # fmt: skip
     return lines

@@ -188,17 +188,31 @@ def _entropies(study: Study, part: Part, one: Asking, found: Found) -> None:
 
 
 def shares_of_modalities(study: Study, part: Part, several: list[Asking], found: Found) -> None:
-    """Each clip's share by modality: mean over heads, layers, and the groups that see every modality and are there."""
+    """Keeps ``mean_shares``, of the clips that have them."""
+    for estimator, values in mean_shares(study, several, len(part.rows)).items():
+        rows = np.flatnonzero(np.isfinite(values).any(axis=1))
+        if len(rows):
+            found.keep(f"{SHARE}{estimator}", values[rows], part.rows[rows])
+
+
+def mean_shares(study: Study, several: list[Asking], clips: int) -> dict[str, Float[np.ndarray, "N M"]]:
+    """Each clip's share by modality: mean over heads, layers, and the groups that see every modality and are there.
+
+    NaN where there is none; no estimator where no group sees all.
+    """
     by_estimator: dict[str, list[np.ndarray]] = {estimator: [] for estimator in SHARES}
     for one in several:
         if not set(study.modalities) <= set(one.keys):
             continue
         columns = [one.keys.index(m) for m in study.modalities]
         for estimator, layers in by_estimator.items():
-            values = np.full((len(part.rows), len(columns)), np.nan)
+            values = np.full((clips, len(columns)), np.nan)
             values[one.rows] = one.values(estimator).mean(axis=1)[:, columns]
             layers.append(values)
-    for estimator, layers in by_estimator.items():
-        rows = np.flatnonzero(np.isfinite(layers).any(axis=(0, 2))) if layers else ()
-        if len(rows):
-            found.keep(f"{SHARE}{estimator}", np.nanmean(np.stack(layers)[:, rows], axis=0), part.rows[rows])
+    return {estimator: _mean_of_known(np.stack(layers)) for estimator, layers in by_estimator.items() if layers}
+
+
+def _mean_of_known(layers: Float[np.ndarray, "L N M"]) -> Float[np.ndarray, "N M"]:
+    known = np.isfinite(layers)
+    total, count = np.where(known, layers, 0).sum(axis=0), known.sum(axis=0)
+    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)

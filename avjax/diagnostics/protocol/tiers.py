@@ -17,7 +17,7 @@ class Tier:
       name: smoke, standard or full.
       clips: of ablation, missing modalities, groups.
       timed, trained: of drift over a clip's time, and over training.
-      shapley, attention, gradients, additive, faithful: of those stages.
+      shapley, attention, gradients, additive, faithful: of those stages; ``gradients`` of heads too.
       randomised: of weights made random.
       pointed: of explanations held against where the label is told.
       degraded: of faithfulness under corruption and attack.

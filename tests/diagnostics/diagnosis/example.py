@@ -117,6 +117,13 @@ def _contribution(drawn: Drawn, clean: float) -> None:
         if head == 0:
             add("contribution/attention_share", 0.5 + sign * 0.1 * lift, layer=layer, group=group)
             add("contribution/output_share", 0.5 + sign * 0.2 * lift, layer=layer, group=group)
+        if group == "audio":
+            worth = 0.01 * np.exp(lift)
+            add("faithfulness/head_importance", worth, width=worth / 4, layer=layer, head=head, target="label")
+    for layer, id in itertools.product(("fusion.0", "fusion.1", "fusion.2"), ("redundancy", "cosine", "cka")):
+        add(f"faithfulness/head_{id}", {"redundancy": 0.6, "cosine": 0.4, "cka": 0.7}[id], layer=layer)
+    for group, value in (("audio", 1.1), ("video", 0.6), ("bottleneck", 0.4)):
+        add("contribution/gradient_attention", value, group=group, target="predicted")
     names = ["mm_shap", "integrated_gradients", "chefer_share", "output_share", "attention_share"]
     for one, other in itertools.combinations(names, 2):
         gap = abs(names.index(one) - names.index(other))
@@ -290,9 +297,23 @@ def _faithfulness(drawn: Drawn) -> None:
             add("faithfulness/rank_cascade", value**0.6, layer=layer, estimator="gradient x input", group=group)
     for group in MODALITIES:
         add("faithfulness/random_floor", 0.0, width=0.01, group=group)
+        add("faithfulness/input_invariance", 0.75, width=0.01, group=group, target="predicted")
     for group, name in itertools.product(MODALITIES, ("gradient x input", "centre prior")):
-        own = {"group": group, "estimator": f"{name}, in time", "target": "predicted" if "x" in name else None}
-        add("faithfulness/pointing_game", 0.7, null_baseline=0.4, **own)
+        plane, share = ("in time", 0.4) if group == "audio" else ("in space", 0.2)
+        own = {"group": group, "target": "predicted" if "x" in name else None}
+        for id, value in (("pointing_game", 0.7), ("relevance_mass", 0.6), ("relevance_rank", 0.5), ("top_iou", 0.33)):
+            add(f"faithfulness/{id}", value, null_baseline=share, estimator=f"{name}, {plane}", **own)
+        overlaps = {"audio": ("segment_f1",), "video": ("consensus_iou", "success_rate", "success_area")}
+        for id in overlaps[group]:
+            add(
+                f"faithfulness/{id}",
+                0.5,
+                null_baseline=0.1,
+                estimator=f"{name}, {plane}, above 0.5 of the range",
+                **own,
+            )
+    add("faithfulness/effective_complexity", 31.0, width=2.0, target="predicted",
+        estimator="gradient x input, above 1 % of the greatest, 64 raw players")  # fmt: skip
     for number, name in enumerate(SHOWN):
         add("faithfulness/gap_change", -0.05 * number, condition=Condition(name, 5, 0), fill="mean")
     drawn.none("faithfulness/gap_change", "no modality is a waveform", "skipped", fill="mean",

@@ -46,7 +46,9 @@ def emitted(report) -> list[Measured]:
     heard = raw_probe.study_of(lambda tokens: tokens["audio"].values.mean(axis=1), clips)
     known = tuple({"audio": Region(seconds=((0.0, 0.5),))} for _ in everyone)
     told_where = dataclasses.replace(study, clips=dataclasses.replace(study.clips, truth=known))
-    found = (groups(study), gaps(study, arrays), backdoor(heard), pointing(told_where))
+    boxed = dataclasses.replace(clips, truth=({"video": Region(box=(0.0, 0.0, 0.5, 0.5))},) * len(clips))
+    looked = raw_probe.study_of(lambda tokens: tokens["video"].values.mean(axis=(1, 2, 3, 4)), boxed)
+    found = (groups(study), gaps(study, arrays), backdoor(heard), pointing(told_where), pointing(looked))
     return [*report.measured, *(line for one in found for line in one.lines)]
 
 

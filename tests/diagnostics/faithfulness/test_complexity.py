@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 
 from avjax.diagnostics.faithfulness.complexity import (
+    Scatter,
+    cosines_of_products,
     effective_complexity,
     effective_tokens,
     entropy,
     gini,
+    head_cka,
     head_cosine,
     head_redundancy,
     inverse_participation,
@@ -66,3 +69,32 @@ def test_cka_ignores_rotation_and_scale(rng):
     assert linear_cka(x, 3 * x @ turn + 1) == pytest.approx(1)
     with pytest.raises(Undefined, match="every row"):
         linear_cka(x, np.ones((30, 2)))
+
+
+def test_products_give_the_same_cosine(rng):
+    weights = rng.dirichlet(np.ones(6), size=(4, 5))
+    products = np.einsum("hqk,gqk->hg", weights, weights)
+    assert cosines_of_products(products) == pytest.approx(head_cosine(weights, np.ones(5, bool)))
+    with pytest.raises(Undefined, match="two heads"):
+        cosines_of_products(products[:1, :1])
+    with pytest.raises(Undefined, match="two heads"):
+        cosines_of_products(np.zeros((2, 2)))
+
+
+def test_scatters_of_parts_add_up(rng):
+    """Far from 0, where sums of squares would lose the digits."""
+    columns = 1e5 + rng.normal(size=(30, 6))
+    cut = np.sort(rng.integers(0, 31, 3))
+    parts = [Scatter.of(part) for part in np.split(columns, cut)]
+    whole = parts[0]
+    for part in parts[1:]:
+        whole += part
+    np.testing.assert_allclose(whole.products, np.cov(columns.T) * 29, rtol=1e-9, atol=1e-8)
+    np.testing.assert_allclose(whole.mean, columns.mean(axis=0))
+    assert whole.rows == 30
+    pairs = [
+        linear_cka(columns[:, 2 * h : 2 * h + 2], columns[:, 2 * g : 2 * g + 2]) for h, g in ((0, 1), (0, 2), (1, 2))
+    ]
+    assert head_cka(whole, 3) == pytest.approx(np.mean(pairs))
+    with pytest.raises(Undefined, match="two heads"):
+        head_cka(whole, 1)

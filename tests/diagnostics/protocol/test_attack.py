@@ -9,13 +9,17 @@ import numpy as np
 import pytest
 
 from avjax.diagnostics.drift.divergence import drift
+from avjax.diagnostics.probe import reader_of
 from avjax.diagnostics.protocol import attack
 from avjax.diagnostics.protocol.attack import DECIBELS, PIXELS, attacks
 from avjax.diagnostics.protocol.saliency import STATE
-from avjax.diagnostics.protocol.study import Found
+from avjax.diagnostics.protocol.study import Found, Study
+from avjax.diagnostics.protocol.training_drift import kept_checkpoints
 from avjax.diagnostics.stress.attacks.clips import attacked
 from avjax.diagnostics.stress.attacks.frontier import Once, unbounded_guard
 from avjax.diagnostics.stress.attacks.gradient import PGD
+from avjax.training.checkpoint import CheckpointError
+from avjax.training.trained import Trained
 from tests.diagnostics.protocol.raw_probe import FRAMES, SAMPLES, SIDE, TIER, clips_of, study_of
 from tests.models.planted import MODALITIES
 
@@ -149,8 +153,10 @@ def test_one_modality_has_no_grid(rng, monkeypatch):
         dataclasses.replace(TIER, attack_steps=2, attack_restarts=2, auto=True, patches=(0.02, 0.05)),
     )  # fmt: skip
     found = attacks(study)
-    # Drift is of all modalities, and within each.
-    assert {line.group for line in found.lines if not line.id.startswith("drift/")} == {"video"}
+    # Drift is of all modalities, and within each; contributions are of each.
+    both = ("drift/", "contribution/")
+    assert {line.group for line in found.lines if not line.id.startswith(both)} == {"video"}
+    assert {line.group for line in found.lines if line.id.startswith("contribution/")} == {"audio", "video"}
     assert {line.group for line in found.lines if line.id.startswith("drift/")} == {None, "audio", "video"}
     assert not found.arrays
     accuracy, reach = values(found, "stress/adversarial_accuracy"), PIXELS[-1] * ELEMENTS["video"]
@@ -160,3 +166,30 @@ def test_one_modality_has_no_grid(rng, monkeypatch):
     assert set(accuracy) == patches | each | others
     for name in others:
         assert accuracy[name] == pytest.approx((np.abs(distance) > reach).mean()), name
+
+
+@pytest.mark.slow
+def test_what_is_made_on_another_checkpoint(probe, run):
+    """The same attack on the same parameters makes the same values; of a run it is the latest that has others."""
+    trained = Trained.load(run.path)
+    reader = reader_of(trained, "label", "test")
+    clips = reader.read(reader.choose(None))
+    study = Study(probe, clips, dataclasses.replace(TIER, attack_steps=3), checkpoints=kept_checkpoints(trained))
+    target = attack._Target(study, study.part(None), {"video": attack._radii(clips.streams["video"])})
+    pgd = PGD(steps=3)
+    np.testing.assert_array_equal(target.transferred(probe.with_state(probe.state), pgd),
+                                  target.by(pgd)(attack._at(target.levels)).right)  # fmt: skip
+    step, other = attack._earlier(study)
+    assert step == 2
+    assert not np.allclose(other.logits(clips), probe.logits(clips), atol=1e-6)
+    np.testing.assert_allclose(
+        other.program(dict(clips.streams)), other.logits(clips), rtol=1e-4, atol=1e-5
+    )  # fmt: skip
+    (guard,) = [one for one in attack._guards(target, Once(target.by(pgd))) if "checkpoint of step 2" in one.name]
+    assert guard.excess >= 0
+    assert attack._earlier(dataclasses.replace(study, checkpoints={3: study.checkpoints[3]})) is None
+
+    def damaged():
+        raise CheckpointError("cut short")
+
+    assert attack._earlier(dataclasses.replace(study, checkpoints={2: damaged})) is None

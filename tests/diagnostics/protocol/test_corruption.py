@@ -114,6 +114,18 @@ def test_what_is_only_heard_does_not_drift_with_the_pictures(rng):
     assert line.value == pytest.approx(0, abs=1e-12)
     (line,) = of(found, "drift/earth_mover_time", corruption=NOISES["video"], severity=5)
     assert line.value == pytest.approx(0, abs=1e-12)
+    # What modalities contribute, under every condition and of the clips as they are.
+    shares = of(found, "contribution/gradient_x_input")
+    assert {line.value for line in shares if line.group == "video"} == {0}
+    assert [line.value for line in shares if line.group == "audio"] == pytest.approx([1] * (2 * len(SEVERITIES) + 1))
+    assert [line.condition for line in shares[:2]] == [None, None]
+    assert not of(found, "contribution/attention_share")
+    # Without sound class 0 is told of every clip, half of them rightly; so it is by whoever guesses.
+    for id, (heard, seen) in {"necessity": (0.5, 0), "sufficiency": (0.5, 0)}.items():
+        for group, expected in (("audio", heard), ("video", seen)):
+            (line,) = of(found, f"contribution/{id}", corruption=NOISES["video"], group=group)
+            assert line.condition.severity == 5
+            assert line.value == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("name", "sign"), [("T6 leaves what is corrupted", -1), ("T7 captured by noise", 1)])
@@ -127,6 +139,10 @@ def test_attention_that_follows_reliability(name, sign, rng):
         (line,) = [line for line in of(found, "drift/rfi", group=modality) if line.estimator.startswith(ATTENDED)]
         assert line.condition.corruption == NOISES[modality]
         assert line.value == pytest.approx(CASES[name].expected[f"rfi.{modality}"][0])
+        even = {"audio": SAMPLES, "video": FRAMES}[modality] / (SAMPLES + FRAMES)
+        (line,) = of(found, "contribution/attention_share", corruption=NOISES[modality], group=modality)
+        assert line.condition.severity == 5
+        assert sign * (line.value - even) > 0.01
 
 
 def test_silence_is_left_alone_by_noise_and_nothing_drifts(rng):

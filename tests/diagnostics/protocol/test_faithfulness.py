@@ -136,6 +136,17 @@ def test_steadiness_is_that_of_the_draws(additive):
     assert 0 <= still[0] <= 1 - 1 / len(additive.raw_players)
 
 
+def test_cells_that_count_are_those_above_a_share_of_the_greatest(additive):
+    """KA: of 100, 2, 1 and 0 two are above one in a hundred; on whatever scale."""
+    part, players = additive.part(2), additive.raw_players
+    signed = np.zeros((2, len(players)))
+    signed[0, :3], signed[1, :2] = (100, -2, 1), (3e-9, -3e-9)
+    lines = form(additive, part, Explanation("drawn", np.abs(signed), signed))
+    (line,) = [line for line in lines if line.id == "faithfulness/effective_complexity"]
+    assert (line.value, line.unit) == (2, "cells")
+    assert line.estimator == f"drawn, above 1 % of the greatest, {len(players)} raw players"
+
+
 def test_a_constant_model_has_reasons_in_place_of_numbers(rng):
     study = study_of("T9 constant", rng, 20)
     part = study.part(3)
@@ -145,7 +156,7 @@ def test_a_constant_model_has_reasons_in_place_of_numbers(rng):
     assert values(lines, "infidelity") == [0]
     lines = [*lines, *steadiness(study, part, EFFORT), *form(study, part, one)]
     without = {line.id.split("/")[1]: line.reason for line in lines if line.value is None}
-    assert {"sensitivity_n", "max_sensitivity", "complexity", "gini"} <= set(without)
+    assert {"sensitivity_n", "max_sensitivity", "complexity", "gini", "effective_complexity"} <= set(without)
     assert all(reason.startswith("none of 3 clips has a value") for reason in without.values())
 
 

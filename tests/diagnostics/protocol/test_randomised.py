@@ -11,7 +11,14 @@ import pytest
 from flax import nnx
 
 from avjax.diagnostics.drift.divergence import rank_correlation
-from avjax.diagnostics.protocol.randomised import another_class, gradient_maps, levels, randomised, shuffled
+from avjax.diagnostics.protocol.randomised import (
+    another_class,
+    another_zero,
+    gradient_maps,
+    levels,
+    randomised,
+    shuffled,
+)
 from avjax.diagnostics.protocol.study import Study
 from avjax.models import mbt
 from tests.diagnostics.protocol.planted_probe import TIER, clips_of, probe_for, study_of
@@ -68,6 +75,23 @@ def test_the_map_of_another_class(study):
     part = study.part(None)
     lines = another_class(study, part, gradient_maps(study.probe, part.clips, part.clean.predicted))
     assert {line.group: line.value for line in lines} == pytest.approx({"audio": 1, "video": 1})
+
+
+def test_the_map_from_another_zero(study):
+    """Of a sum the gradient is the weights: with the input moved the map is of |(x + m) w|."""
+    part = study.part(None)
+    lines = another_zero(study, part, gradient_maps(study.probe, part.clips, part.clean.predicted))
+    found = {line.group: line.value for line in lines}
+    weight = np.asarray(study.probe.state.params["weight"]["video"][...], np.float64)
+    whole = np.asarray(study.clips.streams["video"].values, np.float64)
+    x = whole[..., 0]
+    moved = x + whole.std(axis=(1, 2))[:, None]
+    expected = rank_correlation(np.abs(x * weight), np.abs(moved * weight))
+    assert found["video"] == pytest.approx(np.mean(expected), abs=1e-6)
+    assert {line.id for line in lines} == {"faithfulness/input_invariance"}
+    # Where it is counted from changes nothing about a model that is not asked to be counted from elsewhere.
+    same = gradient_maps(study.probe, part.clips, part.clean.predicted, shift=0.0)
+    np.testing.assert_array_equal(same["video"], gradient_maps(study.probe, part.clips, part.clean.predicted)["video"])
 
 
 def test_a_model_without_weights_is_told(rng):

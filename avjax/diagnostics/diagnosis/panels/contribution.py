@@ -8,6 +8,7 @@ from markupsafe import Markup
 from avjax.diagnostics.diagnosis import charts
 from avjax.diagnostics.diagnosis.arrays import AGAINST, SHARE
 from avjax.diagnostics.diagnosis.charts import Bar
+from avjax.diagnostics.diagnosis.panels import heads
 from avjax.diagnostics.diagnosis.panels.panel import JOINT, Panel, Section, colour, distinct, section
 from avjax.diagnostics.diagnosis.result import Diagnosis
 
@@ -243,6 +244,7 @@ PANELS = (
           "tokens' share.", ("contribution/attention_lift",), lift),
     Panel("Output share by layer and in all", "The part of the attention's output that comes through a modality; below "
           "0 it opposes the update.", ("contribution/output_share",), output_share),
+    *heads.PANELS,
     Panel("Do the estimators agree?", "Spearman correlation over clips. Attention against MM-SHAP says whether "
           "attention may be read in this model at all.", ("contribution/estimator_agreement",), agreement),
 )  # fmt: skip

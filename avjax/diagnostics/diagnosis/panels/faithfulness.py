@@ -108,9 +108,9 @@ def cascade(diagnosis: Diagnosis) -> Markup | None:
 
 
 def pointing(diagnosis: Diagnosis) -> Markup | None:
-    """Pointing game and mass inside, beside the centre prior and chance."""
+    """Pointing game, mass inside and overlap, beside the centre prior and chance."""
     rows = []
-    for id, name in (("pointing_game", "points at it"), ("relevance_mass", "mass inside")):
+    for id, name in PLACES.items():
         for line in diagnosis.find(f"faithfulness/{id}", corruption=None):
             if line.value is None:
                 continue
@@ -121,6 +121,15 @@ def pointing(diagnosis: Diagnosis) -> Markup | None:
                 rows.append(Bar("by chance", line.null_baseline, colour=QUIET, second=True))
     label = "Explanations against where the label is told"
     return charts.bars(label, rows, axis=(0.0, 1.0), zero=0.0, filled=True, form=charts.percent) if rows else None
+
+
+PLACES = {
+    "pointing_game": "points at it",
+    "relevance_mass": "mass inside",
+    "consensus_iou": "overlap with the box",
+    "success_rate": "overlaps by half",
+    "segment_f1": "F1 of its moments",
+}
 
 
 def degraded(diagnosis: Diagnosis) -> Markup | None:
@@ -143,7 +152,8 @@ PANELS = (
     Panel("Against random order, and other tests", "Above 0 is better but for deletion less random and sufficiency, "
           "which are better low.", ("faithfulness/deletion_gap", "faithfulness/deletion_against_random"), gaps),
     Panel("Where the label is told", "Whether the most salient cell, and how much saliency, lies where the corpus says "
-          "that the label is told: agreement with the clip, not with the model. The centre prior knows nothing of it.",
+          "that the label is told, and whether what is above half of a map's range is what lies there: agreement with "
+          "the clip, not with the model. The centre prior knows nothing of it.",
           ("faithfulness/pointing_game",), pointing),
     Panel("When the input is bad", "Deletion gap of the explanation of each changed clip, less that of the clip as it "
           "is: below 0 an explanation is to be believed less.", ("faithfulness/gap_change",), degraded),

@@ -1,0 +1,150 @@
+"""Heads whose weights, worth and likeness are known: padded tokens do not count, and random vectors come near."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from avjax.diagnostics.faithfulness.complexity import head_cosine, head_redundancy, linear_cka
+from avjax.diagnostics.probe import FunctionProbe
+from avjax.diagnostics.protocol import heads as stage
+from avjax.diagnostics.protocol.heads import heads
+from avjax.diagnostics.protocol.study import Study
+from avjax.nn.attention import attend, self_mask
+from kernels.attention import Layout
+from tests.diagnostics.protocol.planted_probe import TIER, clips_of, probe_for, study_of
+from tests.diagnostics.ranges import out_of_range
+from tests.models.planted import CASES, HEAD, MODALITIES, STEPS, Planted
+
+HEADS, WIDTH = 3, 2
+LAYOUT = Layout(MODALITIES, (STEPS, STEPS))
+
+
+def joined(tokens, of=jnp):
+    return of.concatenate([tokens[m].values for m in MODALITIES], axis=1)
+
+
+def gated(gates, mixing, tokens):
+    """Scores and values are the tokens' two channels, turned by each head in its own way; a gate on each output."""
+    values, valid = joined(tokens), jnp.concatenate([tokens[m].valid for m in MODALITIES], axis=1)
+    query, key, value = (jnp.einsum("bnc,hcd->bnhd", values, one) for one in mixing)
+    output = attend(query, key, value, self_mask(valid, LAYOUT), site="fusion") * jnp.asarray(gates)[:, None]
+    # Padded tokens are not read, as in a model that pools what is there.
+    return (output * valid[:, :, None, None] * jnp.arange(1.0, WIDTH + 1)).sum((1, 2, 3))
+
+
+@pytest.fixture
+def mixing(rng):
+    return rng.normal(size=(3, HEADS, 2, WIDTH)).astype(np.float32)
+
+
+@pytest.fixture
+def clips(rng):
+    """Padded, each modality elsewhere."""
+    found = clips_of(CASES["T2 additive"].batch(rng, 24))
+    streams = {}
+    for m in MODALITIES:
+        values = rng.normal(size=found.streams[m].values.shape).astype(np.float32)
+        length = rng.integers(2, STEPS + 1, len(found))
+        streams[m] = found.streams[m].replace(values=values, valid=np.arange(STEPS) < length[:, None])
+    return found.replace(streams)
+
+
+def probe_with(gates, mixing):
+    return probe_for(Planted(functools.partial(gated, gates, mixing)))
+
+
+@pytest.fixture
+def study(clips, mixing):
+    tier = dataclasses.replace(TIER, gradients=None)
+    return Study(probe_with(np.ones(HEADS, np.float32), mixing), clips, tier, resamples=20)
+
+
+def lines(found, id):
+    return [line for line in found.lines if line.id == id]
+
+
+def dense(clips, mixing):
+    """P [B, H, N, N] and outputs [B, N, H, D] in float64, and which tokens there are."""
+    values = np.where(valid := np.concatenate([clips.streams[m].valid for m in MODALITIES], axis=1)[..., None],
+                      joined(clips.streams, np), 0).astype(np.float64)  # fmt: skip
+    query, key, value = (np.einsum("bnc,hcd->bhnd", values, one.astype(np.float64)) for one in mixing)
+    scores = np.where(valid[:, None, None, :, 0], query @ key.swapaxes(2, 3) / np.sqrt(WIDTH), -np.inf)
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    weights /= weights.sum(axis=-1, keepdims=True)
+    return weights, (weights @ value).swapaxes(1, 2), valid[..., 0]
+
+
+def test_a_head_is_worth_what_its_gate_does_to_the_loss(study, mixing):
+    """The logits are linear in the gates, so that one gate at a time tells each derivative."""
+    alone = np.stack([probe_with(gates, mixing).logits(study.clips) for gates in np.eye(HEADS, dtype=np.float32)])
+    wrong = study.clean.probability - np.eye(2)[study.clips.label]
+    expected = np.abs((wrong * alone).sum(axis=2)).mean(axis=1)
+    found = lines(heads(study), "faithfulness/head_importance")
+    assert [line.head for line in found] == list(range(HEADS))
+    assert {(line.layer, line.target, line.n) for line in found} == {("fusion 0", "label", len(study.clips))}
+    assert [line.value for line in found] == pytest.approx(list(expected), rel=1e-4)
+
+
+def test_what_goes_through_either_modality_adds_up_to_the_logit(study):
+    """All of the logit comes out of the one call of attention."""
+    found = {line.group: line.value for line in lines(heads(study), "contribution/gradient_attention")}
+    assert sorted(found) == sorted(MODALITIES)
+    logit = study.clean.logits[np.arange(len(study.clips)), study.clean.predicted]
+    assert sum(found.values()) == pytest.approx(logit.mean(), rel=1e-4)
+
+
+def test_likeness_is_that_of_weights_and_outputs_in_full(study, clips, mixing):
+    weights, outputs, there = dense(clips, mixing)
+    found = heads(study)
+    (redundancy,) = lines(found, "faithfulness/head_redundancy")
+    expected = [head_redundancy(*one) for one in zip(weights, there, strict=True)]
+    assert redundancy.value == pytest.approx(np.mean(expected), abs=1e-5)
+    (cosine,) = lines(found, "faithfulness/head_cosine")
+    together = np.concatenate([one[:, asks] for one, asks in zip(weights, there, strict=True)], axis=1)
+    assert cosine.value == pytest.approx(head_cosine(together, np.ones(together.shape[1], bool)), abs=1e-5)
+    (cka,) = lines(found, "faithfulness/head_cka")
+    rows = outputs[there]
+    pairs = itertools.combinations(range(HEADS), 2)
+    assert cka.value == pytest.approx(np.mean([linear_cka(rows[:, h], rows[:, g]) for h, g in pairs]), abs=1e-5)
+    assert cka.n == there.sum()
+    assert out_of_range(found.lines) == []
+
+
+def test_random_vectors_stand_for_many_keys(study, monkeypatch):
+    (exact,) = lines(heads(study), "faithfulness/head_cosine")
+    monkeypatch.setattr(stage, "MOST_KEYS", 2 * STEPS - 1)
+    found = heads(study)
+    (near,) = lines(found, "faithfulness/head_cosine")
+    # Products of rows are off by about sqrt(2 / 64) of their size, and over all pairs of tokens of one clip in common.
+    assert near.value == pytest.approx(exact.value, abs=0.1)
+    assert near.value != exact.value
+    assert near.estimator.endswith("64 random vectors")
+    (redundancy,) = lines(found, "faithfulness/head_redundancy")
+    assert redundancy.status == "skipped"
+    assert "keys" in redundancy.reason
+
+
+def test_one_head_is_like_no_other(study, mixing):
+    one = dataclasses.replace(study, probe=probe_with(np.ones(1, np.float32), mixing[:, :1]))
+    found = heads(one)
+    for name in ("redundancy", "cosine", "cka"):
+        (line,) = lines(found, f"faithfulness/head_{name}")
+        assert line.status == "skipped"
+        assert "one head" in line.reason
+    assert len(lines(found, "faithfulness/head_importance")) == 1
+
+
+def test_models_without_heads_are_told(rng):
+    (line,) = heads(study_of("T1 audio only", rng, 8)).lines
+    assert (line.status, line.reason) == ("skipped", "the model has no call of attention")
+    plain = FunctionProbe(MODALITIES, HEAD, ("no", "yes"), 8, lambda clips: np.zeros((len(clips), 2)))
+    study = dataclasses.replace(study_of("T1 audio only", rng, 8), probe=plain)
+    (line,) = heads(study).lines
+    assert line.status == "skipped"
+    assert "plain function" in line.reason

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 import tyro
-from commands import avjax
+from commands import avjax, train_run
 from kept import kept_arrays
 
 from avjax.diagnostics.clips import Clips
@@ -240,9 +240,7 @@ def _prepared(remedy: str, options: Options) -> Path:
 
 def _trained(name: str, seed: int, folder: Path, options: Options) -> Path:
     run = folder / f"seed{seed}" / name
-    steps = ["--training.steps", str(options.steps)] if options.steps else []
-    words = ["--out", str(run), "--data.records", str(folder / "records"), "--seed", str(seed), *steps]
-    avjax("train", f"{HERE / 'remedies.py'}:{name}", *words)
+    train_run(f"{HERE / 'remedies.py'}:{name}", run, folder / "records", "--seed", str(seed), steps=options.steps)
     return run
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-from commands import avjax
+from commands import avjax, train_run
 
 from avjax.diagnostics.diagnosis import read
 
@@ -56,9 +56,8 @@ def encoder_rates(options: Options) -> dict[str, Any]:
 
 def _diagnosed(rate: float, seed: int, records: Path, options: Options) -> dict[str, Any]:
     run = options.out / f"seed{seed}" / f"rate{rate:g}"
-    steps = ["--training.steps", str(options.steps)] if options.steps else []
-    avjax("train", str(HERE / "demo_rates.py"), "--out", str(run), "--data.records", str(records),
-          "--seed", str(seed), "--optimizer.rate", f"{rate:g}", *steps)  # fmt: skip
+    words = ("--seed", str(seed), "--optimizer.rate", f"{rate:g}")
+    train_run(str(HERE / "demo_rates.py"), run, records, *words, steps=options.steps)
     avjax("diagnose", str(run), "--tier", "smoke", "--out", str(run / "diagnosis"))
     found = read(run / "diagnosis")
     row: dict[str, Any] = {"rate": rate, "seed": seed, "accuracy": found.value("stress/accuracy", corruption=None)}

@@ -29,7 +29,7 @@ from typing import Literal
 
 import numpy as np
 import tyro
-from commands import avjax
+from commands import avjax, train_run
 
 from avjax import __version__
 from avjax.training.metrics import Measure, over_seeds
@@ -218,8 +218,7 @@ def _prepare(folder: Path, corpus: str, *words: str, data: Path | None = None) -
 
 
 def _train(name: str, run: Path, records: Path, options: Options, *words: str) -> None:
-    steps = ["--training.steps", str(options.steps)] if options.steps else []
-    avjax("train", str(HERE / f"{name}.py"), "--out", str(run), "--data.records", str(records), *steps, *words)
+    train_run(str(HERE / f"{name}.py"), run, records, *words, steps=options.steps)
 
 
 def _right(run: Path, head: str) -> np.ndarray:

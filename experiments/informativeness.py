@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import tyro
-from commands import avjax
+from commands import avjax, train_run
 
 from avjax.data.synthesis import emotions
 from avjax.data.synthesis.emotions import Knobs
@@ -129,9 +129,8 @@ def _setting(heard: float, seen: float, options: Options) -> dict[str, Any]:
                    "--corpus.actors", str(knobs.actors), "--corpus.clips-per-actor", str(knobs.clips_per_actor),
                    "--corpus.heard-informativeness", f"{heard:g}",
                    "--corpus.seen-informativeness", f"{seen:g}")  # fmt: skip
-            avjax("train", f"{HERE / 'remedies.py'}:merged", "--out", str(run), "--data.records", str(records),
-                   "--seed", str(options.seed), "--training.steps", str(options.steps),
-                   "--model.size.depth", "2", "--model.fusion-layer", "0")  # fmt: skip
+            train_run(f"{HERE / 'remedies.py'}:merged", run, records, "--seed", str(options.seed),
+                  "--model.size.depth", "2", "--model.fusion-layer", "0", steps=options.steps)  # fmt: skip
         if not options.keep_media:
             shutil.rmtree(folder / "media", ignore_errors=True)
         kept.write_text(json.dumps(_shares(run, options), indent=1, allow_nan=False) + "\n")

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import tyro
-from commands import avjax
+from commands import avjax, train_run
 from cures import CORPUS
 from kept import kept_arrays
 
@@ -95,9 +95,8 @@ def right_at(probe: Probe, clips: Clips, options: Options) -> dict[str, np.ndarr
 def _right(rate: float, seed: int, records: Path, options: Options) -> dict[str, np.ndarray]:
     """Of one run, which is trained where it is not there; kept in the run."""
     run = options.out / f"seed{seed}" / f"trained{rate:g}"
-    steps = ["--training.steps", str(options.steps)] if options.steps else []
-    avjax("train", f"{HERE / 'remedies.py'}:merged_dropout", "--out", str(run), "--data.records", str(records),
-          "--seed", str(seed), "--frontend.augment.dropout.drop", f"{rate:g}", *steps)  # fmt: skip
+    words = ("--seed", str(seed), "--frontend.augment.dropout.drop", f"{rate:g}")
+    train_run(f"{HERE / 'remedies.py'}:merged_dropout", run, records, *words, steps=options.steps)
     asked = f"{','.join(options.fills)}_{','.join(f'{one:g}' for one in options.test_rates)}_{options.clips}"
 
     def ask() -> dict[str, np.ndarray]:

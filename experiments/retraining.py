@@ -8,7 +8,9 @@ what is left, from scratch. What the explanation names is worth something where 
 many parts at random; the reversed order takes the least salient first. The explanation is |gradient x input| of the
 class that the model predicts (of the label where it is right), on the raw players of a diagnosis: 16 windows of the
 sound, 16 cells of the pictures. A model that is trained again may learn from what the first did not use: where one
-part tells what another told, accuracy stays, and the explanation need not be wrong.
+part tells what another told, accuracy stays, and the explanation need not be wrong. And where parts are gone may itself
+tell the class: what a linear probe knows from that alone stands beside each accuracy (Rong et al. 2022, "A Consistent
+and Efficient Evaluation Strategy for Attribution Methods").
 
 Data randomisation (Adebayo et al. 2018, "Sanity Checks for Saliency Maps"). The same experiment is trained on the same
 clips with the training labels in random order, for as many steps and from other initial weights; both models explain
@@ -18,7 +20,7 @@ two models are that learned the same.
 
 Clips are the windows in the middle that an explanation is of, kept as exact samples and frames, so that no crop and no
 codec comes between. The corpus is the uneven one of cures.py. Writes OUT/retraining.json, .md and .svg; what is done is
-kept, and a second run costs what is missing. Records of changed clips take 1.6 GB a seed.
+kept, and a second run costs what is missing. Records of changed clips take 2.2 GB a seed.
 """
 
 from __future__ import annotations
@@ -26,21 +28,23 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tyro
 from changed import Change, Order, changed_records, ordered, removed, saliency_of
-from commands import avjax
+from commands import avjax, train_run
 from cures import CORPUS, HEAD
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from kept import kept_arrays
+from retraining_shown import plot, tables
 
 from avjax.data.pipeline import Data
 from avjax.data.records import Records
 from avjax.diagnostics.clips import ClipReader, Clips
+from avjax.diagnostics.contribution.probing import linear_probe
 from avjax.diagnostics.faithfulness import retraining, sanity
 from avjax.diagnostics.faithfulness.localisation import unit_range
 from avjax.diagnostics.fills import moments
@@ -90,10 +94,12 @@ def retrained(options: Options) -> dict[str, Any]:
     avjax("prepare", "demo", "--data", str(options.out / "media"), "--out", str(options.out / "records"), *CORPUS,
           "--corpus.clips-per-actor", str(options.clips_per_actor))  # fmt: skip
     seeds = [OfSeed(options, seed) for seed in options.seeds]
-    removed = removal_rows(seeds)
+    rows = removal_rows(seeds)
     alike, trained = randomised_rows(seeds)
-    return {"synthetic": True, "experiment": "remedies:merged", "seeds": options.seeds, "clips": removed[0]["clips"],
-            "removed": removed, "alike": alike, "trained": trained}  # fmt: skip
+    label = seeds[0].labels["test"]
+    commonest = float(np.bincount(label).max() / len(label))
+    about = {"synthetic": True, "experiment": "remedies:merged", "seeds": options.seeds, "clips": len(label)}
+    return {**about, "commonest": commonest, "removed": rows, "alike": alike, "trained": trained}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,12 +132,8 @@ class OfSeed:
         """
         records, run = self.folder / "records" / (clips or name), self.folder / name
         changed_records(self.data, HEAD, records, change)
-        steps = ["--training.steps", str(self.options.steps)] if self.options.steps else []
-        avjax("train", EXPERIMENT, "--out", str(run), "--data.records", str(records),
-              "--seed", str(self.seed if seed is None else seed), *steps)  # fmt: skip
-        # A signal ends a run without a fault, and the next must not be of one that is half trained.
-        if not (run / "predictions" / "test.npz").is_file():
-            raise SystemExit(f"{run} was interrupted; start again, and it goes on")
+        words = ("--seed", str(self.seed if seed is None else seed))
+        train_run(EXPERIMENT, run, records, *words, steps=self.options.steps)
         return run
 
     @functools.cached_property
@@ -181,10 +183,27 @@ class OfSeed:
         """The run on clips without this share of each modality, in this order."""
 
         def change(split: str, clips: Clips) -> Clips:
-            ranked = ordered(self.salient[split], order, seed=(self.seed, *map(ord, split)))
-            return removed(clips, retraining.without_top(ranked, self.players.groups, share), self.players, self.means)
+            return removed(clips, self.kept(split, order, share), self.players, self.means)
 
         return self.train(f"{order}{share:g}", change)
+
+    def kept(self, split: str, order: Order, share: float) -> Bool[np.ndarray, "B n"]:
+        """Which players of a split's clips are left."""
+        ranked = ordered(self.salient[split], order, seed=(self.seed, *map(ord, split)))
+        return retraining.without_top(ranked, self.players.groups, share)
+
+    @functools.cached_property
+    def labels(self) -> dict[str, Int[np.ndarray, " N"]]:
+        return {split: self.read(split).label for split in ("train", "test")}
+
+    def by_outline(self, order: Order, share: float) -> Bool[np.ndarray, " N"]:
+        """Which test clips a linear probe tells that knows which parts are gone, and nothing of what is left.
+
+        What accuracy has of that it does not owe to the parts that are left (Rong et al. 2022).
+        """
+        left = {split: self.kept(split, order, share).astype(float) for split in ("train", "test")}
+        weights, bias = linear_probe(left["train"], self.labels["train"], int(self.labels["train"].max()) + 1)
+        return (left["test"] @ weights + bias).argmax(axis=1) == self.labels["test"]
 
 
 def removal_rows(seeds: Sequence[OfSeed]) -> list[dict[str, Any]]:
@@ -197,6 +216,7 @@ def removal_rows(seeds: Sequence[OfSeed]) -> list[dict[str, Any]]:
         parts = ", ".join(f"{n} of {groups.count(m)}" for m, n in retraining.counts(groups, share).items())
         for order, of in right.items():
             row = {"order": order, "share": share, "parts": parts, **_mean(of)}
+            row["outline"] = _mean([one.by_outline(order, share) for one in seeds])
             if order != "random" and "random" in right:
                 row["against_random"] = against(of, right["random"])
             rows.append(row)
@@ -306,71 +326,6 @@ def _steady(function: Callable[..., np.ndarray], *maps: Float[np.ndarray, "N H W
     if steady.any():
         found[steady] = function(*(one[steady] for one in maps))
     return found
-
-
-def curve(found: Mapping[str, Any], order: str) -> list[Mapping[str, Any]]:
-    """Rows of one order, by the share that is removed."""
-    return sorted((row for row in found["removed"] if row["order"] == order), key=lambda row: row["share"])
-
-
-def tables(found: Mapping[str, Any]) -> str:
-    """As Markdown: removal, what the models have learned, and how alike explanations are."""
-    orders = list(dict.fromkeys(row["order"] for row in found["removed"]))
-    first = [["removed (synthetic data)", "parts, sound and pictures", *(f"by {order}" for order in orders),
-              *(f"{order} - random" for order in orders if order != "random")]]  # fmt: skip
-    for rows in zip(*(curve(found, order) for order in orders), strict=True):
-        line = [f"{rows[0]['share']:.0%}", rows[0]["parts"], *(_number(row, "accuracy") for row in rows)]
-        for one in (row.get("against_random") for row in rows if row["order"] != "random"):
-            line.append("" if one is None else f"{_number(one, 'value', '+')}, {one['said']}")
-        first.append(line)
-    second = [["run (synthetic data)", "accuracy on its own training labels", "knows them by heart", "test accuracy"]]
-    second += [[row["run"], f"{row['train']:.3f}", "yes" if row["memorised"] else "no", _number(row, "accuracy")]
-               for row in found["trained"]]  # fmt: skip
-    others = {"permuted": "labels permuted", "another": "another seed", "floor": "floor"}
-    third = [["explanations alike (synthetic data)", "modality", *others.values()]]
-    for measure, modality in dict.fromkeys((row["measure"], row["modality"]) for row in found["alike"]):
-        own = {row["other"]: row for row in found["alike"] if (row["measure"], row["modality"]) == (measure, modality)}
-        third.append([measure, modality, *(_number(own[o], "value", "+") if o in own else "" for o in others)])
-    return "\n\n".join(_markdown(lines) for lines in (first, second, third))
-
-
-def _number(row: Mapping[str, Any], name: str, sign: str = "") -> str:
-    return f"{row[name]:{sign}.3f} ({row['low']:{sign}.3f} to {row['high']:{sign}.3f})"
-
-
-def _markdown(lines: Sequence[Sequence[str]]) -> str:
-    # A bar within a cell would end it.
-    cells = [[cell.replace("|", "\\|") for cell in line] for line in lines]
-    return "\n".join(f"| {' | '.join(line)} |" for line in (cells[0], ["---"] * len(cells[0]), *cells[1:]))
-
-
-def plot(found: Mapping[str, Any], path: Path) -> None:
-    """Accuracy by the share removed, a line an order; likeness of explanations, a group of bars a measure."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "avjax"}):
-        figure = Figure(figsize=(11, 4), layout="constrained")
-        left, right = figure.subplots(1, 2, width_ratios=(2, 3))
-        for order in dict.fromkeys(row["order"] for row in found["removed"]):
-            rows = curve(found, order)
-            share, value = ([row[name] for row in rows] for name in ("share", "accuracy"))
-            left.plot(share, value, marker="o", label=order)
-            left.fill_between(share, [row["low"] for row in rows], [row["high"] for row in rows], alpha=0.15)
-        left.set(xlabel="share of each modality removed before training", ylabel="test accuracy", ylim=(0, 1.02))
-        left.legend(fontsize=8)
-        groups = list(dict.fromkeys((row["measure"], row["modality"]) for row in found["alike"]))
-        for place, other in enumerate(("permuted", "another", "floor")):
-            rows = [row for row in found["alike"] if row["other"] == other]
-            where = np.array([groups.index((row["measure"], row["modality"])) for row in rows]) + (place - 1) * 0.27
-            error = np.abs([[row["value"] - row["low"], row["high"] - row["value"]] for row in rows]).T
-            right.barh(where, [row["value"] for row in rows], 0.27, xerr=error, label=other)
-        right.set_yticks(range(len(groups)), [f"{measure}\n{modality}" for measure, modality in groups], fontsize=7)
-        right.invert_yaxis()
-        right.set(xlabel="like the explanation of the true model")
-        right.legend(fontsize=8)
-        figure.suptitle("explanations that train again (SYNTHETIC)", fontsize=10)
-        figure.savefig(path, metadata={"Date": None})
 
 
 def main(options: Options) -> None:

@@ -47,9 +47,10 @@ def test_each_run_is_trained_and_diagnosed(program, tmp_path, monkeypatch, capsy
 
     said = []
     monkeypatch.setattr(program, "avjax", lambda *words: said.append(words))
+    monkeypatch.setattr(program, "train_run", lambda *words, steps: said.append(("train", *words, steps)))
     monkeypatch.setattr(program, "read", lambda path: example(len(said)))
     program.main(program.Options(out=tmp_path, rates=(0.1, 1.0), steps=3))
     assert [words[0] for words in said] == ["prepare", "train", "diagnose", "train", "diagnose"]
-    assert said[1][said[1].index("--optimizer.rate") :][:2] == ("--optimizer.rate", "0.1")
+    assert said[1][-3:] == ("--optimizer.rate", "0.1", 3)
     assert (tmp_path / "encoder_rates.json").is_file()
     assert capsys.readouterr().out.endswith((tmp_path / "encoder_rates.md").read_text())

@@ -44,3 +44,22 @@ def test_a_command_that_fails_ends_the_program(helpers, capsys, tmp_path):
         commands.avjax("eval", str(tmp_path / "nothing"))
     assert ended.value.code
     assert f"avjax eval {tmp_path / 'nothing'}" in capsys.readouterr().out
+
+
+def test_a_run_that_was_stopped_is_not_gone_on_from(helpers, tmp_path, monkeypatch):
+    """A signal ends a training with status 0, before its results are there."""
+    commands, _ = helpers
+    run, said = tmp_path / "run", []
+
+    def main(words):
+        said.append(words)
+        return 0
+
+    monkeypatch.setattr(commands, "main", main)
+    with pytest.raises(SystemExit, match="interrupted"):
+        commands.train_run("tiny.py", run, tmp_path, "--seed", "1", steps=2)
+    run.mkdir()
+    (run / "results.json").write_text("{}")
+    commands.train_run("tiny.py", run, tmp_path)
+    common = ("train", "tiny.py", "--out", str(run), "--data.records", str(tmp_path))
+    assert said == [(*common, "--training.steps", "2", "--seed", "1"), common]

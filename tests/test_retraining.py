@@ -104,6 +104,17 @@ def test_orders(program, rng):
     assert (drawn != program.ordered(saliency, "random", seed=(0, 2))).all()
 
 
+def test_where_parts_are_gone_may_tell_the_class(program, tmp_path):
+    """A linear probe of the outlines: it knows the class where each has its own top, and nothing of random orders."""
+    label = np.arange(64) % 4
+    of = program.OfSeed(program.Options(out=tmp_path), 0)
+    players = type("Players", (), {"groups": ("audio",) * 8})()
+    told = np.eye(8)[label]
+    of.__dict__.update(players=players, salient={"train": told, "test": told}, labels=dict.fromkeys(SPLITS, label))
+    assert of.by_outline("explanation", 1 / 8).all()
+    assert of.by_outline("random", 1 / 8).mean() < 0.6
+
+
 def test_differences_are_of_the_same_clips(program):
     random = np.arange(100) % 2 == 0
     lower = program.against([random & (np.arange(100) % 3 > 0)], [random])
@@ -128,6 +139,7 @@ def test_tables_and_figures_have_every_row(program, tmp_path):
         for order in ("explanation", "random")
         for share in (0.5, 0.0)
     ]
+    removed[0]["outline"] = {"accuracy": 0.375, **interval}
     removed[0]["against_random"] = {"value": -0.5, **interval, "said": "lower"}
     alike = [
         {"measure": "rank of |x|", "modality": modality, "other": other, "value": 0.125, **interval}
@@ -140,7 +152,7 @@ def test_tables_and_figures_have_every_row(program, tmp_path):
     assert sum("synthetic" in line for line in lines) == 3
     assert len(lines) == 4 + 1 + 3 + 1 + 4
     assert lines[3].startswith("| 50% | 8 of 16, 8 of 16 | 0.500 (0.250 to 0.750) |")
-    assert lines[3].endswith("| -0.500 (+0.250 to +0.750), lower |")
+    assert lines[3].endswith("| -0.500 (+0.250 to +0.750), lower | 0.375 (0.250 to 0.750) |  |")
     assert lines[7] == "| permuted | 0.500 | no | 0.125 (0.250 to 0.750) |"
     assert lines[-1].startswith("| rank of \\|x\\| | video | +0.125")
     program.plot(found, tmp_path / "retraining.svg")

@@ -141,8 +141,11 @@ class _Target:
 
     def transferred(self, other: ModelProbe, which: Attack) -> np.ndarray:
         """Clips that withstand what an attack at the widest radii makes of them on another model."""
-        program = adversary_of(other.program, self.part.clips, (which,), batch=other.batch, seed=self.study.seed)
-        _, changed = attacked(program, self.part.clips, _at(self.levels))
+        # With the function of the own adversary, so that its programs serve.
+        model = jax.tree_util.Partial(self.adversary.model.func, other.program)
+        _, changed = attacked(
+            dataclasses.replace(self.adversary, model=model, attacks=(which,)), self.part.clips, _at(self.levels)
+        )
         return self.study.said(changed).right
 
 

@@ -329,11 +329,11 @@ ROWS = (
     definition(
         "faithfulness/input_invariance",
         "invariance to the zero of the input",
-        "Spearman's rho of the map of f at x and that of f(. - m) at x + m,   m = one deviation of the clip",
+        "Spearman's rho of the map of f at x and that of f(. - m) at x + m,   m = a deviation of each clip",
         Scale("correlation", -1, 1, "higher"),
         pitfalls="1 of gradients and of removal, whatever the model: it is a property of the explanation. What is"
         " multiplied by the input depends on where 0 is, and is no better than that choice.",
-        source="Kindermans et al. 2019",
+        source="ours, after Kindermans et al. 2019, whose m is one for all clips",
         function="diagnostics.protocol.randomised.another_zero",
     ),
     definition(

@@ -214,7 +214,7 @@ ROWS = (
         "stress/attack_guard",
         "what must hold of attacks",
         "share of clips by which it does not hold: that no budget changes nothing, that accuracy does not rise with"
-        " radius or steps, that gradients break no less than noise, Square or what an earlier checkpoint falls to, that"
+        " radius or steps, that gradients break no less than noise, Square or what another checkpoint falls to, that"
         " nothing withstands a radius without bound; the estimator says which",
         Scale("share", 0, 1, "lower", 0),
         pitfalls="Where it is above 0 by more than a clip or two, accuracies under attack say too much. That all hold"

@@ -65,5 +65,7 @@ STEP, ALLOCATION, TO_FINAL = "training/step", "training/allocation", "training/t
 CLEAN, LABEL = "clean", "clips/label"
 ATTENDED = "attention rollout"
 """How estimators of drift begin whose states are of attention, and of no gradient."""
+STRESSED = "; the stressed clips"
+"""Ends estimators' names: of the clips that are changed elsewhere, as they are, so that the two may be compared."""
 AGAINST = " ~ "
 """Between the two estimators that an agreement names."""

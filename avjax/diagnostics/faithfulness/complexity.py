@@ -87,8 +87,9 @@ def cosines_of_products(products: Float[np.ndarray, "H H"]) -> float:
     size = np.sqrt(np.diag(products))
     if len(products) < 2 or not size.all():
         raise Undefined("redundancy is of two heads and more, over at least one query")
-    # A product of weights is not negative; an estimate of one that is 0 may be.
-    return float(np.clip((products / np.outer(size, size))[np.triu_indices(len(products), 1)], 0, 1).mean())
+    cosines = (products / np.outer(size, size))[np.triu_indices(len(products), 1)]
+    # Products of weights are not negative; estimates of some that are 0 may be, and are evened out by others.
+    return float(np.clip(cosines.mean(), 0, 1))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

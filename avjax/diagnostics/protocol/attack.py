@@ -149,7 +149,7 @@ class _Target:
         return self.study.said(changed).right
 
 
-def _earlier(study: Study) -> tuple[int, ModelProbe] | None:
+def _another(study: Study) -> tuple[int, ModelProbe] | None:
     """The latest checkpoint that is another model than the diagnosed one, with its step."""
     own = [np.asarray(leaf) for leaf in jax.tree.leaves(study.probe.state.params)]
     for step in sorted(study.checkpoints, reverse=True):
@@ -204,10 +204,10 @@ def _guards(target: _Target, once: Once) -> list[Guard]:
     # As far as from one end of the box to the other.
     everything = once({modality: BOX[modality][1] - BOX[modality][0] for modality in levels}).right
     there = np.any([np.asarray(part.clips.streams[modality].valid).any(axis=1) for modality in levels], axis=0)
-    earlier = _earlier(study)
+    another = _another(study)
     transferred = []
-    if earlier is not None:
-        step, other = earlier
+    if another is not None:
+        step, other = another
         transferred = [masking_guard(right, target.transferred(other, PGD(steps=steps)), SLACK,
                                      f"values made on the checkpoint of step {step}")]  # fmt: skip
     return [
@@ -254,9 +254,13 @@ def _drift(target: _Target, once: Once, name: str, found: Found) -> None:
     what modalities contribute under it."""
     study, part = target.study, target.part
     condition = fields_of(_named(target.levels), attack=name, seed=study.seed)["condition"]
-    words = f"{STATE}, under {name}"
+    under = f", under {name}"
+    words = f"{STATE}{under}"
     values = once(_at(target.levels)).values
     clips = part.clips.replace({m: part.clips.streams[m].replace(values=x) for m, x in values.items()})
+    found.lines += attention_shares(study, clips, condition, under)
+    if len(study.modalities) > 1:
+        found.lines += of_answers(study, clips, study.said(clips), condition, under)
     try:
         looking = Looking.by_gradients(study, part)
     except Undefined as undefined:
@@ -266,10 +270,7 @@ def _drift(target: _Target, once: Once, name: str, found: Found) -> None:
     moved, said, lines = looking.under(clips, condition, estimator=words)
     found.lines += lines
     if moved is not None:
-        found.lines += gradient_shares(looking, moved.states, condition)
-    found.lines += attention_shares(study, clips, condition)
-    if len(study.modalities) > 1:
-        found.lines += of_answers(study, clips, said, condition)
+        found.lines += gradient_shares(looking, moved.states, condition, under)
     if moved is not None and moved.score is not None:
         found.lines += looking.of_harm(moved.score, part.clean, said, condition, estimator=words)
 

@@ -11,7 +11,7 @@ from avjax.diagnostics.clips import Clips
 from avjax.diagnostics.consistency import robustness
 from avjax.diagnostics.contribution import performance
 from avjax.diagnostics.definitions import number, skipped
-from avjax.diagnostics.diagnosis.arrays import RIGHT
+from avjax.diagnostics.diagnosis.arrays import RIGHT, STRESSED
 from avjax.diagnostics.drift.warps import Warp, sped, turned
 from avjax.diagnostics.measured import Condition, Measured, Undefined
 from avjax.diagnostics.protocol.answers import changes
@@ -39,7 +39,10 @@ def corruptions(study: Study) -> Found:
         except Undefined as undefined:
             found.lines.append(skipped("drift/cmsd", undefined.reason, estimator=STATE, n=len(part.rows)))
     if looking is not None:
-        found.lines += gradient_shares(looking, looking.clean, None)
+        found.lines += gradient_shares(looking, looking.clean, None, STRESSED)
+    found.lines += attention_shares(study, part.clips, None, STRESSED)
+    if len(study.modalities) > 1:
+        found.lines += of_answers(study, part.clips, part.clean, None, STRESSED)
     under = _Under(study, part, looking, found)
     for name in names:
         try:
@@ -104,13 +107,13 @@ class _Under:
             answers.append(said)
             if moved is not None:
                 way.append(moved)
-                found.lines += gradient_shares(self.looking, moved.states, condition)
+                found.lines += gradient_shares(self.looking, moved.states, condition, STRESSED)
                 if moved.score is not None:
                     found.lines += self.looking.of_harm(moved.score, clean, said, condition)
         found.lines += _retention(study, clips, clean, said, fields)
-        found.lines += attention_shares(study, stressed, condition)
+        found.lines += attention_shares(study, stressed, condition, STRESSED)
         if len(study.modalities) > 1:
-            found.lines += of_answers(study, stressed, said, condition)
+            found.lines += of_answers(study, stressed, said, condition, STRESSED)
         self.tables.setdefault(group, []).append(accuracies)
         if self.looking is not None and len(way) == len(answers):
             self._over_severities(name, way, answers, condition)

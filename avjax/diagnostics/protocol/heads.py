@@ -6,8 +6,9 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +17,13 @@ from jaxtyping import Array, Bool, Float, Int
 
 from avjax.diagnostics.clips import Clips
 from avjax.diagnostics.compiled import compiled
+from avjax.diagnostics.contribution.flow import BOTTLENECK
 from avjax.diagnostics.contribution.relevance import gate_gradients, sees_any, total_gradient_mass
 from avjax.diagnostics.definitions import number, skipped
-from avjax.diagnostics.faithfulness.complexity import Scatter, cosines_of_products, head_cka, head_redundancy
+from avjax.diagnostics.faithfulness.complexity import Scatter, cosines_of_products, head_cka
 from avjax.diagnostics.measured import Measured, Undefined
 from avjax.diagnostics.probe import ModelProbe, Streams
+from avjax.diagnostics.protocol.sites import laid_out
 from avjax.diagnostics.protocol.study import Found, Part, Study
 from avjax.nn.statistics import Call, key_valid, tapped
 from kernels.attention import attention
@@ -31,6 +34,8 @@ THROUGH = "contribution/gradient_attention"
 MOST_KEYS = 512
 """Of a layer whose weights are looked at one by one; of more, products with random vectors stand for them."""
 RANDOM_VECTORS = 64
+Known = Mapping[tuple[str, int], Bool[Array, "B _"]]
+"""(group of tokens, their number) -> which are there, of those that are keys of some call."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -39,6 +44,7 @@ class Layer:
 
     Attributes:
       name: such as "fusion 0".
+      note: what estimators' names say of how tokens are counted.
       worth: dL/dxi_h of each head's gate, for the loss L of the label.
       products: <P_h, P_h'> over the valid queries of each clip; of ``RANDOM_VECTORS`` where there are more keys than
         ``MOST_KEYS``.
@@ -47,10 +53,24 @@ class Layer:
     """
 
     name: str
+    note: str
     worth: Float[np.ndarray, "N H"]
     products: Float[np.ndarray, "N H H"]
     alike: Float[np.ndarray, " N"] | None
     scatter: Scatter
+
+
+class _Place(NamedTuple):
+    """A call of attention.
+
+    Attributes:
+      name, note: as of ``Layer``.
+      whole: whether its rows are clips, not parts of them.
+    """
+
+    name: str
+    note: str
+    whole: bool
 
 
 def heads(study: Study) -> Found:
@@ -66,7 +86,12 @@ def heads(study: Study) -> Found:
         found.lines.append(skipped(IMPORTANCE, str(error), estimator="calls of attention"))
         return found
     for layer in layers:
-        found.lines += _lines(study, part.clips, layer)
+        if isinstance(layer, Layer):
+            found.lines += _lines(study, part.clips, layer)
+            continue
+        reason = "attention is over parts of a clip as if they were clips: their tokens have no names"
+        fields = {"estimator": "calls of attention", "layer": layer.name, "n": len(part.rows)}
+        found.lines += [skipped(id, reason, **fields) for id in (IMPORTANCE, REDUNDANCY, COSINE, CKA)]
     for group, values in through.items():
         found.lines.append(
             study.mean(THROUGH, values, part.clips, group=group, target="predicted",
@@ -84,7 +109,7 @@ def _lines(study: Study, clips: Clips, layer: Layer) -> Iterator[Measured]:
             yield skipped(id, "the layer has one head", estimator="pairs of heads", n=len(clips), **where)
         return
     yield _redundancy(study, clips, layer)
-    words = "pairs of heads, queries of all clips together"
+    words = f"pairs of heads, queries of all clips together{layer.note}"
     exact = "" if layer.alike is not None else f", {RANDOM_VECTORS} random vectors"
 
     def cosine(chosen: np.ndarray) -> float:
@@ -96,7 +121,7 @@ def _lines(study: Study, clips: Clips, layer: Layer) -> Iterator[Measured]:
 
 
 def _redundancy(study: Study, clips: Clips, layer: Layer) -> Measured:
-    fields = {"estimator": "pairs of heads, mean of clips", "layer": layer.name}
+    fields = {"estimator": f"pairs of heads, mean of clips{layer.note}", "layer": layer.name}
     if layer.alike is None:
         reason = f"more than {MOST_KEYS} keys: weights of every pair of tokens would be looked at one by one"
         return skipped(REDUNDANCY, reason, n=len(clips), **fields)
@@ -106,75 +131,59 @@ def _redundancy(study: Study, clips: Clips, layer: Layer) -> Measured:
     return study.mean(REDUNDANCY, layer.alike[rows], clips.take(rows), **fields)
 
 
-def _looked_at(study: Study, probe: ModelProbe, part: Part) -> tuple[list[Layer], dict[str, np.ndarray]]:
-    """Every call on these clips, and gradient-weighted attention by set of keys.
+def _looked_at(study: Study, probe: ModelProbe, part: Part) -> tuple[list[Layer | _Place], dict[str, np.ndarray]]:
+    """Every call on these clips, those over parts of clips as places alone; gradient-weighted attention by set of keys.
 
     Raises:
-      Undefined: where the model has no call of attention, or attends over parts of clips.
+      Undefined: where the model has no call of attention.
       ValueError: where its calls cannot be kept.
     """
-    sites: list[str] = []
-    report = compiled(functools.partial(_report, sites))
-    parts: list[list[dict[str, Any]]] = []
+    places: list[_Place] = []
+    report = compiled(functools.partial(_report, probe.modalities, places))
+    parts: list[list[dict[str, np.ndarray]]] = []
     through: dict[str, list[np.ndarray]] = collections.defaultdict(list)
     scatters: list[Scatter] = []
-    size = min(probe.batch, max(len(part.rows), probe.sharding.mesh.size))
+    # Few clips are not filled up to a whole batch, but go evenly onto the devices.
+    devices = probe.sharding.mesh.size
+    size = min(probe.batch, -(-len(part.rows) // devices) * devices)
     for rows, full, streams in probe.batches(part.clips, size):
         key = jax.random.key(study.seed + len(parts))
         calls, mass = report(probe.program, streams, part.clips.label[full], part.clean.predicted[full], key)
-        if not calls:
+        if not places:
             raise Undefined("the model has no call of attention")
-        if any(len(call["worth"]) != len(full) for call in calls):
-            raise Undefined("attention is over parts of a clip as if they were clips: their tokens have no names")
         calls = jax.tree.map(lambda x, count=len(rows): np.asarray(x)[:count], calls)
-        here = [Scatter.of(call["output"][call["asks"]].reshape(-1, _width(call["output"]))) for call in calls]
+        outputs = [call.pop("output")[call["asks"]] for call in calls]
+        here = [Scatter.of(output.reshape(len(output), -1)) for output in outputs]
         scatters = [one + other for one, other in zip(scatters, here, strict=True)] if scatters else here
-        parts.append([_of_clips(call) for call in calls])
+        parts.append(calls)
         for group, values in mass.items():
             through[group].append(np.asarray(values, np.float64)[: len(rows)])
-    layers, depth = [], collections.Counter()
-    for place, site in enumerate(sites):
-        one = {name: np.concatenate([calls[place][name] for calls in parts]) for name in parts[0][place]}
-        layers.append(Layer(f"{site} {depth[site]}", one["worth"], one["products"], one.get("alike"), scatters[place]))
-        depth[site] += 1
+    whole = iter([*zip(scatters, zip(*parts, strict=True), strict=True)])
+    layers = [_layer(place, *next(whole)) if place.whole else place for place in places]
     return layers, {group: np.concatenate(values) for group, values in through.items()}
 
 
-def _width(output: np.ndarray) -> int:
-    return output.shape[-2] * output.shape[-1]
-
-
-def _of_clips(call: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Numbers of each clip, so that neither outputs nor weights of all of them are kept."""
-    found, asks = {"worth": call["worth"].astype(np.float64)}, call["asks"]
-    if "weights" not in call:
-        return found | {"products": np.where(asks[..., None, None], call["products"], 0).sum(axis=1, dtype=np.float64)}
-    weights = np.where(asks[:, None, :, None], call["weights"], 0).astype(np.float64)
-    return found | {
-        "products": np.einsum("bhqk,bgqk->bhg", weights, weights),
-        "alike": np.array([_alike(*one) for one in zip(weights, asks, strict=True)]),
-    }
-
-
-def _alike(weights: Float[np.ndarray, "H Q K"], asks: Bool[np.ndarray, " Q"]) -> float:
-    try:
-        return head_redundancy(weights, asks)
-    except Undefined:
-        return np.nan
+def _layer(place: _Place, scatter: Scatter, batches: Sequence[Mapping[str, np.ndarray]]) -> Layer:
+    one = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+    alike = np.where(one["asks"].any(axis=1), one["alike"], np.nan) if "alike" in one else None
+    worth, products = (one[name].astype(np.float64) for name in ("worth", "products"))
+    return Layer(place.name, place.note, worth, products, alike, scatter)
 
 
 def _report(
-    sites: list[str],
+    modalities: Sequence[str],
+    places: list[_Place],
     program: Callable[..., Float[Array, "B K"]],
     streams: Streams,
     label: Int[Array, " B"],
     predicted: Int[Array, " B"],
     key: Array,
 ) -> tuple[list[dict[str, Array]], dict[str, Array]]:
-    """For the device: what ``_looked_at`` needs of each call, and ``total_gradient_mass`` of the predicted class.
+    """For the device: what ``_looked_at`` needs of each call over clips, and ``total_gradient_mass`` of the predicted
+    class through them.
 
     Args:
-      sites: filled with the sites of the calls when this is traced.
+      places: filled with all calls when this is traced.
     """
 
     def loss(streams: Streams) -> Float[Array, " B"]:
@@ -183,38 +192,80 @@ def _report(
     def logit(streams: Streams) -> Float[Array, " B"]:
         return jnp.take_along_axis(program(streams), predicted[:, None], axis=1)[:, 0]
 
-    _, of_loss = tapped(loss, streams)
+    def over_clips(calls: Sequence[Call]) -> list[Call]:
+        return [call for call in calls if len(call.query) == len(label)]
+
+    _, every = tapped(loss, streams)
     _, of_logit = tapped(logit, streams)
-    sites[:] = [call.site for call in of_loss]
-    keys = jax.random.split(key, max(len(of_loss), 1))
-    return [_of_call(call, key) for call, key in zip(of_loss, keys[: len(of_loss)], strict=True)], (
-        total_gradient_mass(of_logit)
-    )
+    calls = over_clips(every)
+    known = _known(calls)
+    depth: collections.Counter[str] = collections.Counter()
+    places.clear()
+    for call in every:
+        layout = zip(call.mask.queries.names, call.mask.queries.lengths, strict=True)
+        unknown = [name for name, length in layout if name in modalities and (name, length) not in known]
+        places.append(_Place(f"{call.site} {depth[call.site]}", laid_out(unknown), len(call.query) == len(label)))
+        depth[call.site] += 1
+    keys = jax.random.split(key, max(len(calls), 1))
+    found = [_of_call(call, known, key) for call, key in zip(calls, keys[: len(calls)], strict=True)]
+    return found, total_gradient_mass(over_clips(of_logit))
 
 
-def _of_call(call: Call, key: Array) -> dict[str, Array]:
-    wide = jnp.promote_types(call.output.dtype, jnp.float32)
-    found = {"worth": gate_gradients(call), "asks": _asks(call), "output": call.output.astype(wide)}
+def _of_call(call: Call, known: Known, key: Array) -> dict[str, Array]:
+    wide, asks = jnp.promote_types(call.output.dtype, jnp.float32), _asks(call, known)
+    found = {"worth": gate_gradients(call), "asks": asks, "output": call.output.astype(wide)}
     query, asked = call.query.astype(wide), call.key.astype(wide)
     rows, keys, of_keys = asked.shape[:3]
     exact = keys <= MOST_KEYS
-    # Products with the unit vectors are the weights themselves.
-    value = jnp.eye(keys, dtype=wide) if exact else jax.random.rademacher(key, (keys, RANDOM_VECTORS), wide)
-    value = jnp.broadcast_to(value[None, :, None], (rows, keys, of_keys, value.shape[1]))
-    mixed = attention(query, asked, value, mask=call.mask, bias=call.bias).output
-    if exact:
-        return found | {"weights": jnp.swapaxes(mixed, 1, 2)}
-    return found | {"products": jnp.einsum("bqhr,bqgr->bqhg", mixed, mixed) / RANDOM_VECTORS}
+    # Products with the unit vectors are the weights themselves. Random ones are each clip's own: an error in common
+    # would be in no interval.
+    value = jnp.eye(keys, dtype=wide)[None] if exact else jax.random.rademacher(key, (rows, keys, RANDOM_VECTORS), wide)
+    value = jnp.broadcast_to(value[:, :, None], (rows, keys, of_keys, value.shape[-1]))
+    mixed = attention(query, asked, value, mask=call.mask, bias=call.bias).output * asks[..., None, None]
+    found["products"] = jnp.einsum("bqhr,bqgr->bhg", mixed, mixed) / (1 if exact else RANDOM_VECTORS)
+    if exact and mixed.shape[2] > 1:
+        found["alike"] = _alike(mixed, asks)
+    return found
 
 
-def _asks(call: Call) -> Bool[Array, "B Nq"]:
-    """Tokens that are there and see any: a mask lets padded ones ask, which are known where they are keys too."""
-    valid, there = key_valid(call.mask, len(call.query)), sees_any(call) > 0
-    keys = dict(zip(call.mask.keys.names, call.mask.keys.ranges, strict=True))
-    parts: Sequence[Array] = [
-        there[:, begin:end] & valid[:, slice(*keys[name])]
-        if name in keys and keys[name][1] - keys[name][0] == end - begin
-        else there[:, begin:end]
-        for name, (begin, end) in zip(call.mask.queries.names, call.mask.queries.ranges, strict=True)
-    ]
+def _alike(weights: Float[Array, "B Q H K"], asks: Bool[Array, "B Q"]) -> Float[Array, " B"]:
+    """``head_redundancy`` of each clip, one pair of heads after the other; of no meaning where nobody asks."""
+
+    def entropy(rows: Float[Array, "B Q *heads K"]) -> Float[Array, "B Q *heads"]:
+        return -jax.scipy.special.xlogy(rows, rows).sum(axis=-1) / jnp.log(2)
+
+    own, count = entropy(weights), jnp.maximum(asks.sum(axis=1), 1)
+
+    def apart(pair: Int[Array, " 2"]) -> Float[Array, " B"]:
+        one, other = pair
+        middle = entropy((weights[:, :, one] + weights[:, :, other]) / 2)
+        divergence = jnp.clip(middle - (own[:, :, one] + own[:, :, other]) / 2, 0, 1)
+        return jnp.where(asks, divergence, 0).sum(axis=1) / count
+
+    pairs = jnp.array(list(itertools.combinations(range(weights.shape[2]), 2)))
+    return 1 - jax.lax.map(apart, pairs).mean(axis=0)
+
+
+def _known(calls: Sequence[Call]) -> Known:
+    found: dict[tuple[str, int], Array] = {}
+    for call in calls:
+        valid = key_valid(call.mask, len(call.query))
+        for name, (begin, end) in zip(call.mask.keys.names, call.mask.keys.ranges, strict=True):
+            found.setdefault((name, end - begin), valid[:, begin:end])
+    return found
+
+
+def _asks(call: Call, known: Known) -> Bool[Array, "B Nq"]:
+    """Tokens that are there and see any: a mask hides keys, and lets padded tokens ask.
+
+    Those are known where they are keys too, in whatever call; a bottleneck is there where its modality is.
+    """
+    there, parts = sees_any(call) > 0, []
+    for name, (begin, end) in zip(call.mask.queries.names, call.mask.queries.ranges, strict=True):
+        modality = name.removeprefix(f"{BOTTLENECK}_")
+        if modality != name:
+            own = next((valid.any(axis=1, keepdims=True) for (of, _), valid in known.items() if of == modality), True)
+        else:
+            own = known.get((name, end - begin), True)
+        parts.append(there[:, begin:end] & own)
     return jnp.concatenate(parts, axis=1)

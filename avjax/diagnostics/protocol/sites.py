@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int, Num
@@ -109,9 +109,13 @@ def _layer(probe: ModelProbe, name: str, site: Site, elsewhere: Elsewhere) -> La
     if any(lengths.get(m) == math.prod(grid) + 1 for m, grid in probe.grids.items()):
         notes.append("class tokens in their modality's group")
     unknown = [group for group in site.queries.names if group in probe.modalities and group not in asking]
-    if unknown:
-        notes.append(f"queries of {' and '.join(unknown)} counted as laid out, missing ones too")
-    return Layer(name, site, asking, attention.asked(site), "".join(f", {note}" for note in notes))
+    words = "".join(f", {note}" for note in notes)
+    return Layer(name, site, asking, attention.asked(site), words + laid_out(unknown))
+
+
+def laid_out(unknown: Sequence[str]) -> str:
+    """What an estimator's name says of groups of queries that are keys nowhere."""
+    return f", queries of {' and '.join(unknown)} counted as laid out, missing ones too" if unknown else ""
 
 
 def lines_of(study: Study, part: Part, one: Asking, found: Found) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 
 from avjax.diagnostics.definitions import DEFINITIONS, facts
 from avjax.diagnostics.diagnosis import Diagnosis, ShownClip
+from avjax.diagnostics.diagnosis.arrays import STRESSED
 from avjax.diagnostics.measured import Condition, Measured
 from avjax.diagnostics.protocol.tiers import AUDIBLE, TOGETHER, VISIBLE
 
@@ -257,6 +258,22 @@ def _stress(drawn: Drawn, clean: float) -> None:
                 condition=Condition(budget, None, 0))  # fmt: skip
         add("stress/attack_synergy", -0.19, estimator="PGD-20", group="audio+video",
             condition=Condition(f"audio {sound}, video {picture}", None, 0))  # fmt: skip
+    bad = [
+        (Condition("audio/white_noise", 5, 0), STRESSED, 0.3), (Condition("video/gaussian_noise", 5, 0), STRESSED, 0.7),
+        (Condition("audio 20 dB, video 8/255", None, 0), ", under PGD-20, 1 start", 0.5), (None, STRESSED, 0.6),
+    ]  # fmt: skip
+    for condition, words, share in bad:
+        for group, part in (("audio", share), ("video", 1 - share)):
+            own = {"group": group, "condition": condition}
+            add(
+                "contribution/gradient_x_input",
+                part,
+                estimator=f"behind the front end{words}",
+                target="predicted",
+                **own,
+            )
+            for id in ("necessity", "sufficiency"):
+                add(f"contribution/{id}", part / 2, estimator=f"accuracy{words}", fill="drop", **own)
     for name, broken in (("accuracy does not rise with steps", 0.0), ("gradients break no less than noise", 0.016)):
         add("stress/attack_guard", broken, width=0.0, estimator=f"PGD-20: {name}", group="audio+video")
     patch = {"group": "video", "condition": Condition("patch", 0.05, 0)}

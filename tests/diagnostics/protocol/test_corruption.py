@@ -119,13 +119,17 @@ def test_what_is_only_heard_does_not_drift_with_the_pictures(rng):
     assert {line.value for line in shares if line.group == "video"} == {0}
     assert [line.value for line in shares if line.group == "audio"] == pytest.approx([1] * (2 * len(SEVERITIES) + 1))
     assert [line.condition for line in shares[:2]] == [None, None]
-    assert not of(found, "contribution/attention_share")
+    attended = of(found, "contribution/attention_share")
+    assert [line.status for line in attended] == ["skipped"] * (1 + len(NOISES))
+    assert "no attention" in attended[0].reason
     # Without sound class 0 is told of every clip, half of them rightly; so it is by whoever guesses.
     for id, (heard, seen) in {"necessity": (0.5, 0), "sufficiency": (0.5, 0)}.items():
         for group, expected in (("audio", heard), ("video", seen)):
             (line,) = of(found, f"contribution/{id}", corruption=NOISES["video"], group=group)
             assert line.condition.severity == 5
             assert line.value == pytest.approx(expected)
+            (clean,) = of(found, f"contribution/{id}", condition=None, group=group)
+            assert (clean.value, clean.estimator, clean.n) == (pytest.approx(expected), line.estimator, line.n)
 
 
 @pytest.mark.parametrize(("name", "sign"), [("T6 leaves what is corrupted", -1), ("T7 captured by noise", 1)])

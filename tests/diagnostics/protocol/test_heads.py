@@ -15,7 +15,7 @@ from avjax.diagnostics.probe import FunctionProbe
 from avjax.diagnostics.protocol import heads as stage
 from avjax.diagnostics.protocol.heads import heads
 from avjax.diagnostics.protocol.study import Study
-from avjax.nn.attention import attend, self_mask
+from avjax.nn.attention import attend, cross_mask, self_mask
 from kernels.attention import Layout
 from tests.diagnostics.protocol.planted_probe import TIER, clips_of, probe_for, study_of
 from tests.diagnostics.ranges import out_of_range
@@ -116,12 +116,60 @@ def test_likeness_is_that_of_weights_and_outputs_in_full(study, clips, mixing):
     assert out_of_range(found.lines) == []
 
 
+def across(mixing, tokens):
+    """Sound asks the pictures in a call of its own, and is a key in another."""
+    values, valid = joined(tokens), jnp.concatenate([tokens[m].valid for m in MODALITIES], axis=1)
+    query, key, value = (jnp.einsum("bnc,hcd->bnhd", values, one) for one in mixing)
+    heard = [array[:, :STEPS] for array in (query, key, value)]
+    own = attend(*heard, self_mask(valid[:, :STEPS], Layout.of(audio=STEPS)), site="own")
+    mask = cross_mask(Layout.of(audio=STEPS), Layout.of(video=STEPS), valid[:, STEPS:])
+    found = attend(query[:, :STEPS], key[:, STEPS:], value[:, STEPS:], mask, site="across")
+    return ((own + found) * valid[:, :STEPS, None, None]).sum((1, 2, 3))
+
+
+def test_padded_tokens_that_ask_another_modality_do_not_count(study, clips, mixing):
+    """They are known by the call in which they are keys."""
+    probe = probe_for(Planted(functools.partial(across, mixing)))
+    found = heads(dataclasses.replace(study, probe=probe))
+    there = clips.streams["audio"].valid
+    tokens = {m: np.where(s.valid[..., None], s.values, 0).astype(np.float64) for m, s in clips.streams.items()}
+    query = np.einsum("bnc,hcd->bhnd", tokens["audio"], mixing[0].astype(np.float64))
+    key = np.einsum("bnc,hcd->bhnd", tokens["video"], mixing[1].astype(np.float64))
+    scores = query @ key.swapaxes(2, 3) / np.sqrt(WIDTH)
+    weights = np.exp(np.where(clips.streams["video"].valid[:, None, None], scores, -np.inf))
+    weights /= weights.sum(axis=-1, keepdims=True)
+    (line,) = [line for line in lines(found, "faithfulness/head_redundancy") if line.layer == "across 0"]
+    expected = [head_redundancy(*one) for one in zip(weights, there, strict=True)]
+    assert line.value == pytest.approx(np.mean(expected), abs=1e-5)
+    (line,) = [line for line in lines(found, "faithfulness/head_cka") if line.layer == "across 0"]
+    assert line.n == there.sum()
+    assert "laid out" not in line.estimator
+
+
+def test_a_call_over_parts_of_clips_is_left_out_by_name(study, mixing):
+    """Two windows a clip are twice as many rows: the other layers keep their numbers."""
+
+    def windowed(tokens):
+        values = tokens["audio"].values
+        rows = values.reshape(-1, STEPS // 2, 2)[:, :, None]
+        mask = self_mask(jnp.ones(rows.shape[:2], bool), Layout.of(audio=STEPS // 2))
+        parts = attend(rows, rows, rows, mask, site="windows").reshape(len(values), -1)
+        return parts.sum(axis=1) + gated(np.ones(HEADS, np.float32), mixing, tokens)
+
+    found = heads(dataclasses.replace(study, probe=probe_for(Planted(windowed))))
+    (line, *_) = [line for line in lines(found, "faithfulness/head_importance") if line.layer == "windows 0"]
+    assert line.status == "skipped"
+    assert "parts of a clip" in line.reason
+    assert len([line for line in lines(found, "faithfulness/head_importance") if line.layer == "fusion 0"]) == HEADS
+    assert sorted(line.group for line in lines(found, "contribution/gradient_attention")) == sorted(MODALITIES)
+
+
 def test_random_vectors_stand_for_many_keys(study, monkeypatch):
     (exact,) = lines(heads(study), "faithfulness/head_cosine")
     monkeypatch.setattr(stage, "MOST_KEYS", 2 * STEPS - 1)
     found = heads(study)
     (near,) = lines(found, "faithfulness/head_cosine")
-    # Products of rows are off by about sqrt(2 / 64) of their size, and over all pairs of tokens of one clip in common.
+    # Products of one clip are off by about sqrt(2 / 64) of their size, those of 24 clips by a fifth of that.
     assert near.value == pytest.approx(exact.value, abs=0.1)
     assert near.value != exact.value
     assert near.estimator.endswith("64 random vectors")

@@ -6,7 +6,7 @@ import numpy as np
 from markupsafe import Markup
 
 from avjax.diagnostics.diagnosis import charts
-from avjax.diagnostics.diagnosis.arrays import AGAINST, SHARE
+from avjax.diagnostics.diagnosis.arrays import AGAINST, SHARE, STRESSED
 from avjax.diagnostics.diagnosis.charts import Bar
 from avjax.diagnostics.diagnosis.panels import heads
 from avjax.diagnostics.diagnosis.panels.panel import JOINT, Panel, Section, colour, distinct, section
@@ -87,8 +87,8 @@ def estimates(diagnosis: Diagnosis) -> Markup | None:
     """Every estimator's share of each modality, side by side."""
     rows = []
     for id, name in SHARES.items():
-        lines = [line for line in diagnosis.find(id, layer=None, head=None) if line.value is not None]
-        lines = [line for line in lines if line.group in diagnosis.modalities and line.condition is None]
+        lines = [line for line in diagnosis.find(id, layer=None, head=None, corruption=None) if line.value is not None]
+        lines = [line for line in lines if line.group in diagnosis.modalities and STRESSED not in line.estimator]
         several = len({(line.estimator, line.fill) for line in lines}) > 1
         for line in lines:
             title = f"{name} ({line.fill or line.estimator}): {line.group}" if several else f"{name}: {line.group}"
@@ -195,6 +195,7 @@ def information(diagnosis: Diagnosis) -> Markup | None:
             rows.append(Bar(", ".join(filter(None, words)), line.value, line.ci_lo, line.ci_hi, JOINT))
     for id in ("perceptual_score", "necessity", "sufficiency"):
         found = [line for line in diagnosis.find(f"contribution/{id}", corruption=None) if line.value is not None]
+        found = [line for line in found if STRESSED not in line.estimator]
         rows += [
             Bar(f"{id.replace('_', ' ')}: {line.group}{f', {line.fill}' if line.fill else ''}", line.value, line.ci_lo,
                 line.ci_hi, colour(diagnosis, line.group))

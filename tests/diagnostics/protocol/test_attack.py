@@ -156,7 +156,10 @@ def test_one_modality_has_no_grid(rng, monkeypatch):
     # Drift is of all modalities, and within each; contributions are of each.
     both = ("drift/", "contribution/")
     assert {line.group for line in found.lines if not line.id.startswith(both)} == {"video"}
-    assert {line.group for line in found.lines if line.id.startswith("contribution/")} == {"audio", "video"}
+    contributed = [line for line in found.lines if line.id.startswith("contribution/")]
+    assert {line.group for line in contributed if line.status == "ok"} == {"audio", "video"}
+    (attended,) = [line for line in contributed if line.status == "skipped"]
+    assert "no attention" in attended.reason
     assert {line.group for line in found.lines if line.id.startswith("drift/")} == {None, "audio", "video"}
     assert not found.arrays
     accuracy, reach = values(found, "stress/adversarial_accuracy"), PIXELS[-1] * ELEMENTS["video"]

@@ -63,7 +63,7 @@ ROWS = (
         "log10(||dL/dtheta_m|| / mean over the others of ||dL/dtheta||), L the mean cross-entropy of the diagnosed"
         " clips, theta_m the parameters that only m has",
         Scale("log10", None, None, "none", 0),
-        pitfalls="Of the trained model: nothing writes down what it was while training. Encoders of different size have"
+        pitfalls="Of the trained model, and of every checkpoint that its run keeps. Encoders of different size have"
         " different norms. Undefined where all parameters are shared.",
         source="ours",
         function="diagnostics.contribution.imbalance.log_ratios",

@@ -65,6 +65,8 @@ STEP, ALLOCATION, TO_FINAL = "training/step", "training/allocation", "training/t
 CLEAN, LABEL = "clean", "clips/label"
 ATTENDED = "attention rollout"
 """How estimators of drift begin whose states are of attention, and of no gradient."""
+AT_CHECKPOINT = ", checkpoint of step "
+"""In estimators' names of what the model was while it trained."""
 STRESSED = "; the stressed clips"
 """Ends estimators' names: of the clips that are changed elsewhere, as they are, so that the two may be compared."""
 AGAINST = " ~ "

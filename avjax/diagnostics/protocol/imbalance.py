@@ -16,12 +16,14 @@ from avjax.diagnostics.clips import Clips
 from avjax.diagnostics.compiled import compiled
 from avjax.diagnostics.contribution.imbalance import MOMENTUM, imbalanced, log_ratios, scores, smoothed
 from avjax.diagnostics.definitions import number, skipped
+from avjax.diagnostics.diagnosis.arrays import AT_CHECKPOINT
 from avjax.diagnostics.measured import Measured, Undefined
 from avjax.diagnostics.probe import ModelProbe
 from avjax.diagnostics.protocol.ablation import remaining
 from avjax.diagnostics.protocol.inside import inside
 from avjax.diagnostics.protocol.study import Found, Part, Said, Study
 from avjax.streams import Stream
+from avjax.training.checkpoint import CheckpointError
 from avjax.training.optimizer import path_names
 
 DRAWS = 8
@@ -130,12 +132,29 @@ def _of_gradients(study: Study, found: Found) -> None:
             skipped("contribution/fisher_trace_ratio", undefined.reason, estimator=drawn),
         ]
         return
+    logs |= _of_checkpoints(study, own, part, estimator)
     for (id, words, target), ratio in logs.items():
         for modality, value in ratio.items():
             found.lines.append(
                 number(id, lambda value=value: float(value[0]), estimator=words, target=target, n=len(part.rows),
                        group=modality)
             )  # fmt: skip
+
+
+def _of_checkpoints(
+    study: Study, own: OwnGradients, part: Part, estimator: str
+) -> dict[tuple[str, str, str], Mapping[str, np.ndarray]]:
+    """Ratios of gradients' norms while the model trained: at every checkpoint that is kept, by the same program."""
+    found = {}
+    for step in sorted(study.checkpoints):
+        try:
+            then = dataclasses.replace(own, probe=study.probe.with_state(study.checkpoints[step]()))
+            ratio = log_ratios({m: np.array([x]) for m, x in gradient_norms(then, part).items()})
+        except (CheckpointError, Undefined):
+            # Drift over training says which are damaged; a gradient that is 0 has no ratio.
+            continue
+        found["contribution/gradient_norm_ratio", f"{estimator}{AT_CHECKPOINT}{step}", "label"] = ratio
+    return found
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -16,6 +16,7 @@ from avjax.diagnostics.protocol.imbalance import OwnGradients, fisher_traces, gr
 from avjax.diagnostics.protocol.study import Found, Part, Said
 from avjax.nn.convolution import masked
 from avjax.streams import Output
+from avjax.training.checkpoint import CheckpointError
 from tests.diagnostics.protocol.planted_probe import study_of as planted
 from tests.diagnostics.protocol.raw_probe import FRAMES, SAMPLES, SIDE, clips_of, probe_of, study_of
 from tests.models.planted import HEAD, MODALITIES
@@ -86,6 +87,25 @@ def test_ratios_are_those_of_the_probabilities_and_of_the_slopes(rng):
     rho = math.log10(slope["audio"] / slope["video"])
     norms = ratios(found, "contribution/gradient_norm_ratio", "parameters")
     assert norms == {"audio": pytest.approx(rho, abs=1e-4), "video": pytest.approx(-rho, abs=1e-4)}
+
+
+def test_gradients_while_it_trained_are_those_of_its_checkpoints(rng):
+    _, _, clips = some(rng)
+    before = probe_of(Linear(1.0, 2.0, 0.5), ROWS)
+
+    def damaged():
+        raise CheckpointError("cut short")
+
+    study = study_of(Linear(3.0, 0.7, 1.5), clips)
+    kept = {1: lambda: before.state, 2: lambda: study.probe.state, 3: damaged}
+    found = imbalance(dataclasses.replace(study, checkpoints=kept))
+    id = "contribution/gradient_norm_ratio"
+    norms = gradient_norms(OwnGradients.of(before), study.part(study.tier.stressed))
+    rho = math.log10(norms["audio"] / norms["video"])
+    first, last = (ratios(found, id, f"step {step}") for step in (1, 2))
+    assert first == {"audio": pytest.approx(rho, abs=1e-5), "video": pytest.approx(-rho, abs=1e-5)}
+    assert last == pytest.approx(ratios(imbalance(study), id, "parameters"), abs=1e-6)
+    assert not ratios(found, id, "step 3")
 
 
 def test_identical_branches_are_in_balance(rng):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from markupsafe import Markup
 
 from avjax.diagnostics.diagnosis import charts
-from avjax.diagnostics.diagnosis.arrays import ATTACK
+from avjax.diagnostics.diagnosis.arrays import AT_CHECKPOINT, ATTACK
 from avjax.diagnostics.diagnosis.charts import Bar, Line
 from avjax.diagnostics.diagnosis.panels.panel import JOINT, Panel, Section, colour, distinct, section
 from avjax.diagnostics.diagnosis.result import Diagnosis, field
@@ -169,6 +169,7 @@ def imbalance(diagnosis: Diagnosis) -> Markup | None:
                      ("fisher_trace_ratio", "log₁₀ of Fisher traces"),
                      ("imbalance_alarm", "share of steps out of balance")):  # fmt: skip
         found = [line for line in diagnosis.find(f"contribution/{id}", corruption=None) if line.value is not None]
+        found = [line for line in found if AT_CHECKPOINT not in line.estimator]
         several = len(distinct(found, "estimator")) > 1
         for line in found:
             words = [name, line.group or ""] + ([line.estimator] if several else [line.fill or ""])

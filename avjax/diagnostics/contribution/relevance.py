@@ -31,8 +31,7 @@ from kernels.attention.relevance import relevance
 
 __all__ = [
     "Flow", "Traced", "chefer_bimodal", "chefer_joint", "dense_relevance", "gate_gradients", "gradient_mass",
-    "modality_share", "rollout",
-    "rollout_shares", "sees_any", "stages", "total_gradient_mass",
+    "modality_share", "rollout", "rollout_shares", "sees_any", "stages", "total_gradient_mass",
 ]  # fmt: skip
 
 Product = Callable[[Call, Float[Array, "B Nq"]], tuple[Float[Array, "B Nk"], Float[Array, "B Nq"]]]

@@ -212,11 +212,11 @@ def _share(maps: Mapping[str, np.ndarray], modality: str) -> Float[np.ndarray, "
     return np.divide(sizes[modality], whole, out=np.full(len(whole), np.inf), where=whole > 0)
 
 
-def another_zero(study: Study, part: Part, original: Maps, **fields: Any) -> list[Measured]:
+def another_zero(study: Study, part: Part, original: Maps) -> list[Measured]:
     """Rank correlation with the map of a model whose inputs are counted from another zero (input invariance, Kindermans
     et al. 2019)."""
     moved = gradient_maps(study.probe, part.clips, part.clean.predicted, shift=SHIFT)
-    words = {"estimator": f"{GRADIENT}, zero moved by {SHIFT:g} deviation", "target": "predicted", **fields}
+    words = {"estimator": f"{GRADIENT}, zero moved by {SHIFT:g} deviation", "target": "predicted"}
     return _alike(study, part, "faithfulness/input_invariance", original, moved, words)
 
 

@@ -10,11 +10,11 @@ anything, it has no share and counts in no mean. Bottlenecks of a modality count
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Num
+from jaxtyping import Array, Bool, Float, Num
 
 from avjax.diagnostics.contribution.flow import BOTTLENECK
 from avjax.diagnostics.contribution.shares import attention_share, efficiency, lift, output_share, over_heads, share
@@ -22,10 +22,10 @@ from avjax.diagnostics.measured import Undefined
 from avjax.nn.statistics import KEY_VALID, VALUE_MASS, Site
 from kernels.attention import Layout
 
-Valid = Mapping[str, Bool[np.ndarray, "B _"]]
+Valid = Mapping[str, Bool[np.ndarray | Array, "B _"]]
 """Group of tokens -> which are valid, [B, N]; a group that is not named is valid throughout."""
-Elsewhere = Mapping[tuple[str, int], Bool[np.ndarray, "B _"]]
-"""(group of tokens, their number) -> which are valid, at some site that asks for them."""
+Elsewhere = Mapping[tuple[str, int], Bool[np.ndarray | Array, "B _"]]
+"""(group of tokens, their number) -> which are valid, at some place that asks for them."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -69,19 +69,23 @@ def layers(site: Site) -> Iterator[Site]:
         yield dataclasses.replace(site, statistics=found)
 
 
-def keys_of(sites: Mapping[str, Site]) -> Elsewhere:
-    """Validity of all groups that are keys of some site, in its first layer. Needs ``KEY_VALID``."""
-    found: dict[tuple[str, int], np.ndarray] = {}
-    for site in sites.values():
-        for name, valid in asked(site).items():
+def keys_of(places: Iterable[Valid]) -> Elsewhere:
+    """Validity of all groups that are keys somewhere, of the first place that has so many of them."""
+    found: dict[tuple[str, int], Any] = {}
+    for place in places:
+        for name, valid in place.items():
             found.setdefault((name, valid.shape[1]), valid)
     return found
 
 
+def by_group(layout: Layout, valid: Bool[np.ndarray | Array, "B N"]) -> Valid:
+    """Validity of tokens that are laid out so, group by group."""
+    return {name: valid[:, begin:end] for name, (begin, end) in zip(layout.names, layout.ranges, strict=True)}
+
+
 def asked(site: Site) -> Valid:
     """Which keys there are in the first layer of a site. Needs ``KEY_VALID``."""
-    valid = np.asarray(site[KEY_VALID])[0]
-    return {name: valid[:, begin:end] for name, (begin, end) in zip(site.keys.names, site.keys.ranges, strict=True)}
+    return by_group(site.keys, np.asarray(site[KEY_VALID])[0])
 
 
 def asking(site: Site, elsewhere: Elsewhere) -> Valid:

@@ -40,7 +40,6 @@ from avjax.diagnostics.stress.attacks.region import BOX, snr_radius
 from avjax.diagnostics.stress.attacks.square import Square
 from avjax.diagnostics.stress.attacks.universal import universal_patch, universal_perturbation
 from avjax.streams import Stream
-from avjax.training.checkpoint import CheckpointError
 
 DECIBELS = (40.0, 30.0, 20.0)
 PIXELS = (1 / 255, 2 / 255, 4 / 255, 8 / 255)
@@ -152,12 +151,7 @@ class _Target:
 def _another(study: Study) -> tuple[int, ModelProbe] | None:
     """The latest checkpoint that is another model than the diagnosed one, with its step."""
     own = [np.asarray(leaf) for leaf in jax.tree.leaves(study.probe.state.params)]
-    for step in sorted(study.checkpoints, reverse=True):
-        try:
-            other = study.probe.with_state(study.checkpoints[step]())
-        except CheckpointError:
-            # Drift over training says which are damaged.
-            continue
+    for step, other in study.kept(backwards=True):
         if not all(map(np.array_equal, own, jax.tree.leaves(other.state.params))):
             return step, other
     return None
@@ -258,21 +252,22 @@ def _drift(target: _Target, once: Once, name: str, found: Found) -> None:
     words = f"{STATE}{under}"
     values = once(_at(target.levels)).values
     clips = part.clips.replace({m: part.clips.streams[m].replace(values=x) for m, x in values.items()})
-    found.lines += attention_shares(study, clips, condition, under)
-    if len(study.modalities) > 1:
-        found.lines += of_answers(study, clips, study.said(clips), condition, under)
     try:
         looking = Looking.by_gradients(study, part)
     except Undefined as undefined:
+        said = study.said(clips)
         fields = {"estimator": words, "condition": condition, "n": len(part.rows)}
         found.lines.append(skipped("drift/cmsd", undefined.reason, **fields))
-        return
-    moved, said, lines = looking.under(clips, condition, estimator=words)
-    found.lines += lines
-    if moved is not None:
-        found.lines += gradient_shares(looking, moved.states, condition, under)
-    if moved is not None and moved.score is not None:
-        found.lines += looking.of_harm(moved.score, part.clean, said, condition, estimator=words)
+    else:
+        moved, said, lines = looking.under(clips, condition, estimator=words)
+        found.lines += lines
+        if moved is not None:
+            found.lines += gradient_shares(looking, moved.states, condition, under)
+        if moved is not None and moved.score is not None:
+            found.lines += looking.of_harm(moved.score, part.clean, said, condition, estimator=words)
+    found.lines += attention_shares(study, clips, condition, under)
+    if len(study.modalities) > 1:
+        found.lines += of_answers(study, clips, said, condition, under)
 
 
 def _patched(target: _Target, found: Found) -> None:

@@ -257,17 +257,26 @@ def by_gradients(study: Study) -> Found:
         study.mean("faithfulness/completeness_error", np.concatenate(errors), clips,
                    estimator=f"integrated gradients, {IG_STEPS[0]} to {IG_STEPS[1]} steps", fill="mean", **TARGET)
     )  # fmt: skip
-    _of_labels(study, part, score, size, found)
+    own = tuple(np.concatenate(of["gradient_x_input"]) for of in (amounts, nets))
+    _of_labels(study, part, score, size, own, found)
     return found
 
 
-def _of_labels(study: Study, part: Part, score: RawScore, size: int, found: Found) -> None:
-    """Gradient x input of the label: one pass more, where integrated gradients would take as many again."""
-    parts = []
-    for rows in study.probe.parts(len(part.rows)):
+def _of_labels(
+    study: Study, part: Part, score: RawScore, size: int, sums: tuple[Float[np.ndarray, "R M"], ...], found: Found
+) -> None:
+    """Gradient x input of the label; of integrated gradients it would take as many passes again.
+
+    Args:
+      sums: ``_sums`` of the prediction, which is the label where the model is right.
+    """
+    amounts, nets = sums
+    wrong = np.flatnonzero(~part.clean.right)
+    for places in study.probe.parts(len(wrong)):
+        rows = wrong[places]
         values, arguments = score.inputs(part, np.resize(rows, size), "label")
-        parts.append(_sums(study, gradients.gradient_times_input(score, values, arguments), len(rows)))
-    amounts, nets = (np.concatenate(of) for of in zip(*parts, strict=True))
+        attribution = gradients.gradient_times_input(score, values, arguments)
+        amounts[rows], nets[rows] = _sums(study, attribution, len(rows))
     fields = {"estimator": "raw clips", "target": "label"}
     try:
         share = shares.share(amounts)

@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from avjax.diagnostics.clips import Clips
 from avjax.diagnostics.compiled import compiled
+from avjax.diagnostics.contribution.attention import Elsewhere, by_group, keys_of
 from avjax.diagnostics.contribution.flow import BOTTLENECK
 from avjax.diagnostics.contribution.relevance import gate_gradients, sees_any, total_gradient_mass
 from avjax.diagnostics.definitions import number, skipped
@@ -34,8 +35,6 @@ THROUGH = "contribution/gradient_attention"
 MOST_KEYS = 512
 """Of a layer whose weights are looked at one by one; of more, products with random vectors stand for them."""
 RANDOM_VECTORS = 64
-Known = Mapping[tuple[str, int], Bool[Array, "B _"]]
-"""(group of tokens, their number) -> which are there, of those that are keys of some call."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -198,7 +197,7 @@ def _report(
     _, every = tapped(loss, streams)
     _, of_logit = tapped(logit, streams)
     calls = over_clips(every)
-    known = _known(calls)
+    known = keys_of(by_group(call.mask.keys, key_valid(call.mask, len(call.query))) for call in calls)
     depth: collections.Counter[str] = collections.Counter()
     places.clear()
     for call in every:
@@ -211,7 +210,7 @@ def _report(
     return found, total_gradient_mass(over_clips(of_logit))
 
 
-def _of_call(call: Call, known: Known, key: Array) -> dict[str, Array]:
+def _of_call(call: Call, known: Elsewhere, key: Array) -> dict[str, Array]:
     wide, asks = jnp.promote_types(call.output.dtype, jnp.float32), _asks(call, known)
     found = {"worth": gate_gradients(call), "asks": asks, "output": call.output.astype(wide)}
     query, asked = call.query.astype(wide), call.key.astype(wide)
@@ -246,26 +245,17 @@ def _alike(weights: Float[Array, "B Q H K"], asks: Bool[Array, "B Q"]) -> Float[
     return 1 - jax.lax.map(apart, pairs).mean(axis=0)
 
 
-def _known(calls: Sequence[Call]) -> Known:
-    found: dict[tuple[str, int], Array] = {}
-    for call in calls:
-        valid = key_valid(call.mask, len(call.query))
-        for name, (begin, end) in zip(call.mask.keys.names, call.mask.keys.ranges, strict=True):
-            found.setdefault((name, end - begin), valid[:, begin:end])
-    return found
-
-
-def _asks(call: Call, known: Known) -> Bool[Array, "B Nq"]:
+def _asks(call: Call, known: Elsewhere) -> Bool[Array, "B Nq"]:
     """Tokens that are there and see any: a mask hides keys, and lets padded tokens ask.
 
     Those are known where they are keys too, in whatever call; a bottleneck is there where its modality is.
     """
-    there, parts = sees_any(call) > 0, []
-    for name, (begin, end) in zip(call.mask.queries.names, call.mask.queries.ranges, strict=True):
+    parts = []
+    for name, there in by_group(call.mask.queries, sees_any(call) > 0).items():
         modality = name.removeprefix(f"{BOTTLENECK}_")
         if modality != name:
             own = next((valid.any(axis=1, keepdims=True) for (of, _), valid in known.items() if of == modality), True)
         else:
-            own = known.get((name, end - begin), True)
-        parts.append(there[:, begin:end] & own)
+            own = known.get((name, there.shape[1]), True)
+        parts.append(there & own)
     return jnp.concatenate(parts, axis=1)

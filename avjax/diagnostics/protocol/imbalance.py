@@ -23,7 +23,6 @@ from avjax.diagnostics.protocol.ablation import remaining
 from avjax.diagnostics.protocol.inside import inside
 from avjax.diagnostics.protocol.study import Found, Part, Said, Study
 from avjax.streams import Stream
-from avjax.training.checkpoint import CheckpointError
 from avjax.training.optimizer import path_names
 
 DRAWS = 8
@@ -146,12 +145,12 @@ def _of_checkpoints(
 ) -> dict[tuple[str, str, str], Mapping[str, np.ndarray]]:
     """Ratios of gradients' norms while the model trained: at every checkpoint that is kept, by the same program."""
     found = {}
-    for step in sorted(study.checkpoints):
+    for step, then in study.kept():
         try:
-            then = dataclasses.replace(own, probe=study.probe.with_state(study.checkpoints[step]()))
-            ratio = log_ratios({m: np.array([x]) for m, x in gradient_norms(then, part).items()})
-        except (CheckpointError, Undefined):
-            # Drift over training says which are damaged; a gradient that is 0 has no ratio.
+            norms = gradient_norms(dataclasses.replace(own, probe=then), part)
+            ratio = log_ratios({m: np.array([x]) for m, x in norms.items()})
+        except Undefined:
+            # A gradient that is 0 has no ratio.
             continue
         found["contribution/gradient_norm_ratio", f"{estimator}{AT_CHECKPOINT}{step}", "label"] = ratio
     return found

@@ -88,7 +88,7 @@ class Asking:
 
 def groups(probe: ModelProbe, sites: Mapping[str, Site]) -> Iterator[Asking]:
     """Everything that asks, in the order of sites, layers and queries."""
-    elsewhere = attention.keys_of(sites)
+    elsewhere = attention.keys_of(map(attention.asked, sites.values()))
     for name, site in sites.items():
         for depth, one in enumerate(attention.layers(site)):
             layer = _layer(probe, f"{name} {depth}", one, elsewhere)

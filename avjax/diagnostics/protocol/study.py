@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,9 @@ from avjax.diagnostics.diagnosis.arrays import ROWS
 from avjax.diagnostics.fills import Fill, Moments, moments
 from avjax.diagnostics.measured import SAMPLES, Measured, OfRows, OfSums, Undefined
 from avjax.diagnostics.players import Players, raw_players, token_players
-from avjax.diagnostics.probe import Probe
+from avjax.diagnostics.probe import ModelProbe, Probe
 from avjax.diagnostics.protocol.tiers import Tier
+from avjax.training.checkpoint import CheckpointError
 from avjax.training.step import TrainState
 
 Restore = Callable[[], TrainState]
@@ -174,6 +175,24 @@ class Study:
     def token_players(self) -> Players:
         """The same of the tokens of a model that can hide them."""
         return token_players(self.probe.grids)
+
+    def kept(self, lost: dict[int, str] | None = None, *, backwards: bool = False) -> Iterator[tuple[int, ModelProbe]]:
+        """The model at each checkpoint, by step; of a plain function none.
+
+        Args:
+          lost: gets the reason of each step whose checkpoint cannot be read.
+          backwards: the latest first.
+        """
+        if not isinstance(self.probe, ModelProbe):
+            return
+        for step in sorted(self.checkpoints, reverse=backwards):
+            try:
+                then = self.probe.with_state(self.checkpoints[step]())
+            except CheckpointError as error:
+                if lost is not None:
+                    lost[step] = str(error)
+                continue
+            yield step, then
 
     def said(self, clips: Clips) -> Said:
         return Said(self.probe.logits(clips), clips.label)

@@ -52,12 +52,11 @@ def over_training(study: Study) -> Found:
         found.lines.append(skipped("drift/cmsd_train", "a plain function has no checkpoints", **fields))
         return found
     target, at, lost, last = part.clean.predicted, {}, {}, probe
-    for step in sorted(study.checkpoints):
+    for step, own in study.kept(lost):
         try:
-            own = probe.with_state(study.checkpoints[step]())
             at[step] = states(own, part.clips, target)[0]
-        except (CheckpointError, Undefined) as error:
-            lost[step] = str(error)
+        except Undefined as undefined:
+            lost[step] = undefined.reason
         else:
             last = own
     try:
@@ -71,7 +70,7 @@ def over_training(study: Study) -> Found:
     steps = np.array(list(at))
     fields["estimator"] = f"{STATE}, {len(steps)} checkpoints of steps {_list(steps)}"
     if lost:
-        fields["estimator"] += f"; {len(lost)} more cannot be used: {next(iter(lost.values()))}"
+        fields["estimator"] += f"; {len(lost)} more cannot be used: {lost[min(lost)]}"
     found.lines += _lines(study, part.clips, steps, list(at.values()), encoded, fields)
     mass = np.array([[one.mass(name).mean() for name in study.modalities] for one in at.values()])
     found.arrays |= {STEP: steps, ALLOCATION: mass, TO_FINAL: _to_final(list(at.values()), study).mean(axis=1)}
@@ -84,7 +83,7 @@ def _too_few(steps: list[int], lost: Mapping[int, str]) -> str:
     if len(every) == 1:
         kept = f"the run keeps one checkpoint, of step {every[0]}"
     if lost:
-        kept += f", of which {len(lost)} cannot be used ({next(iter(lost.values()))})"
+        kept += f", of which {len(lost)} cannot be used ({lost[min(lost)]})"
     return f"{kept}; drift needs two, and --training.keep-last keeps more"
 
 

@@ -130,7 +130,7 @@ def test_entropies_are_loops_over_dense_weights(rng):
     valid = there()
     layers = rng.normal(size=(2, 3, 3, 11, 2, 4))
     found = attended(jnp.asarray(layers), jnp.ones((2, 4, 5)), jax.tree.map(jnp.asarray, valid))
-    queries, keys = asking(found, keys_of({"fusion": found})), asked(found)
+    queries, keys = asking(found, keys_of([asked(found)])), asked(found)
     assert set(queries) == {"audio", "video"}
     for modality, of in valid.items():
         np.testing.assert_array_equal(queries[modality], of)

@@ -22,15 +22,17 @@ from jaxtyping import Array, Bool, Float, Int, Num
 from avjax.diagnostics.clips import ClipReader, Clips
 from avjax.diagnostics.coalitions import SetCoalitions, are_sets, model_of
 from avjax.diagnostics.compiled import compiled
+from avjax.diagnostics.contribution.flow import CLASS_TOKEN
 from avjax.diagnostics.fills import Fill
 from avjax.diagnostics.players import Baseline, Players, filled
 from avjax.nn.encoders import Encoder
 from avjax.nn.missing import MissingTokenModel
-from avjax.nn.statistics import Site
+from avjax.nn.statistics import Site, dividing
 from avjax.run import RunError
 from avjax.streams import Batch, Stream
 from avjax.training.step import Steps, TrainState
 from avjax.training.trained import Trained
+from kernels.attention import Layout
 
 Streams = Mapping[str, Stream]
 Kept = Mapping[str, Bool[Array, "B _"] | Bool[np.ndarray, "B _"]]
@@ -192,8 +194,14 @@ class ModelProbe(Probe):
         """``forward`` of all tokens with the parameters as arguments: no program holds them as constants."""
         return jax.tree_util.Partial(self._logits, self.state)
 
+    @functools.cached_property
+    def token_groups(self) -> dict[str, Layout]:
+        """How groups of tokens are counted: one token more than a modality has, behind its own, is its class token."""
+        sizes = {m: math.prod(grid) for m, grid in self.grids.items()}
+        return {m: Layout((m, f"{CLASS_TOKEN}_{m}"), (size, 1)) for m, size in sizes.items()}
+
     def attention(self, clips: Clips, names: Sequence[str]) -> dict[str, Site]:
-        """Statistics of every attention: site -> statistic -> [layer, B, H, N, ...], in NumPy.
+        """Statistics of every attention: site -> statistic -> [layer, B, H, N, ...], in NumPy. Of ``token_groups``.
 
         Raises:
           ValueError: where the model has no attention.
@@ -353,7 +361,8 @@ class ModelProbe(Probe):
         """The program of ``attention``: (state, streams of ``batch`` rows) to sites of JAX's arrays."""
 
         def report(state: Any, streams: Streams) -> dict[str, Site]:
-            return self.steps.output(state, self.features(streams), None, names).aux["attention"]
+            with dividing(self.token_groups):
+                return self.steps.output(state, self.features(streams), None, names).aux["attention"]
 
         return compiled(report, out_shardings=self._whole)
 

@@ -43,17 +43,18 @@ def attend(
     """
     mask = Mask(Layout.of(tokens=query.shape[1]), Layout.of(tokens=key.shape[1])) if mask is None else mask
     names = statistics.wanted()
-    attended = _attended(query, key, value, mask, bias, tuple(n for n in names if n not in statistics.OWN))
+    counted = statistics.divided(mask) if names else mask
+    attended = _attended(query, key, value, counted, bias, tuple(n for n in names if n not in statistics.OWN))
     found = dict(attended.statistics)
     if statistics.VALUE_MASS in names:
         norms = (_norms if value_norms is None else value_norms)(value)[..., None].astype(value.dtype)
-        by_group = _attended(query, key, norms, mask, bias, ("group_output",)).statistics["group_output"]
+        by_group = _attended(query, key, norms, counted, bias, ("group_output",)).statistics["group_output"]
         found[statistics.VALUE_MASS] = by_group[..., 0]
     if statistics.KEY_VALID in names:
         found[statistics.KEY_VALID] = statistics.key_valid(mask, query.shape[0])
     name = "+".join(mask.queries.names) if site is None else site
     if names:
-        statistics.record(name, found, mask)
+        statistics.record(name, found, counted)
     return statistics.tap(name, query, key, value, mask, bias, attended.output)
 
 

@@ -115,12 +115,19 @@ class _Recorder:
 
 
 _current: contextvars.ContextVar[_Recorder | None] = contextvars.ContextVar("statistics", default=None)
+_parts: contextvars.ContextVar[Mapping[str, Layout] | None] = contextvars.ContextVar("parts of groups", default=None)
 
 
 def wanted() -> tuple[str, ...]:
     """Names of the statistics that are being recorded."""
     recorder = _current.get()
     return () if recorder is None else recorder.names
+
+
+def divided(mask: Mask) -> Mask:
+    """The mask with the groups that statistics are to tell apart."""
+    parts = _parts.get()
+    return mask.divided(parts) if parts else mask
 
 
 def key_valid(mask: Mask, rows: int) -> Bool[Array, "B Nk"]:
@@ -179,6 +186,20 @@ def recording(names: Sequence[str]) -> Iterator[dict[str, Site]]:
             " the recording inside the function that is jitted"
         )
     sites |= {site: _joined(site, found) for site, found in recorder.records.items()}
+
+
+@contextlib.contextmanager
+def dividing(parts: Mapping[str, Layout]) -> Iterator[None]:
+    """Statistics that are recorded inside count some groups in parts, such as a class token apart from its modality.
+
+    Args:
+      parts: as of ``Mask.divided``.
+    """
+    token = _parts.set(parts)
+    try:
+        yield
+    finally:
+        _parts.reset(token)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -65,6 +65,14 @@ class Layout:
         """First token and end of each group."""
         ends = tuple(itertools.accumulate(self.lengths))
         return tuple((end - length, end) for end, length in zip(ends, self.lengths, strict=True))
+
+    def parts_of(self, parts: Mapping[str, Layout]) -> tuple[Layout, ...]:
+        """What each group becomes under ``Mask.divided``."""
+        alone = (Layout((name,), (length,)) for name, length in zip(self.names, self.lengths, strict=True))
+        return tuple(
+            parts[one.names[0]] if one.names[0] in parts and parts[one.names[0]].length == one.length else one
+            for one in alone
+        )
 
 
 @functools.partial(
@@ -123,6 +131,37 @@ class Mask:
         """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)
 
+    def divided(self, parts: Mapping[str, Layout]) -> Mask:
+        """The same sight of the same tokens, with some groups in parts, which statistics then tell apart.
+
+        Args:
+          parts: group -> its parts, in token order; a group of another length stays whole.
+
+        Raises:
+          ValueError: where a part has the name of another group.
+        """
+        queries, keys = self.queries.parts_of(parts), self.keys.parts_of(parts)
+        sees, presence, query_valid = self.sees, self.presence, self.query_valid
+        if sees is not None:
+            asking, asked = (
+                dict(zip(of.names, into, strict=True)) for of, into in ((self.queries, queries), (self.keys, keys))
+            )
+            sees = [pair for query, key in sees for pair in itertools.product(asking[query].names, asked[key].names)]
+        if presence is not None:
+            # Of queries it goes by names, and parts of them need not be parts of keys.
+            there = [
+                presence[:, self.keys.names.index(name)]
+                if name in self.keys.names
+                else jnp.ones(presence.shape[0], bool)
+                for name in self.queries.names
+            ]
+            rows = jnp.repeat(jnp.stack(there, axis=1), np.array(self.queries.lengths), axis=1)
+            query_valid = rows if query_valid is None else query_valid & rows
+            presence = jnp.repeat(presence, np.array([len(into.names) for into in keys]), axis=1)
+        return self.replace(
+            queries=_joined(queries), keys=_joined(keys), sees=sees, presence=presence, query_valid=query_valid
+        )
+
     @property
     def band(self) -> tuple[int | None, int | None]:
         """(left, right) of window and causality together."""
@@ -157,6 +196,11 @@ class Mask:
                     raise ValueError(
                         f"Mask.segments of {name}: needs integers {list(shape)}, got {array.dtype} {list(array.shape)}."
                     )
+
+
+def _joined(layouts: Sequence[Layout]) -> Layout:
+    names, lengths = zip(*((of.names, of.lengths) for of in layouts), strict=True)
+    return Layout(tuple(itertools.chain(*names)), tuple(itertools.chain(*lengths)))
 
 
 def everything(queries: int, keys: int) -> Mask:

@@ -16,6 +16,7 @@ from avjax.nn.statistics import (
     VALUE_MASS,
     call_and_capture,
     capture_statistics,
+    dividing,
     key_valid,
     recording,
     site,
@@ -127,6 +128,34 @@ def test_masses_tell_modality_from_bottleneck(rng):
         np.testing.assert_array_equal(keys[..., -1:], np.broadcast_to(own, (3, ROWS, 1)))
         assert keys.shape[2] > 1
         assert not keys[:, ~own[:, 0]].any()
+
+
+@pytest.mark.parametrize("views", [{}, {"scan": True}], ids=["one by one", "scanned"])
+def test_class_tokens_apart_add_up_to_their_modality(views, rng):
+    """The same attention, counted in more groups."""
+    config, _ = SITES["bottleneck"]
+    given = batch(rng)
+    output, sites = captured(config, given, **views)
+    lengths = {name: length for site in sites.values() for name, length in
+               zip(site.keys.names, site.keys.lengths, strict=True) if name in given.streams}  # fmt: skip
+    with dividing({m: Layout((m, f"class_{m}"), (n - 1, 1)) for m, n in lengths.items()}):
+        same, apart = captured(config, given, **views)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), same.logits, output.logits)
+    assert sites.keys() == apart.keys()
+    for name, whole in sites.items():
+        found = apart[name]
+        assert {f"class_{m}" for m in lengths if m in whole.keys.names} == set(found.keys.names) - set(whole.keys.names)
+        assert found.queries == found.keys
+        for statistic in ("mass", VALUE_MASS):
+            columns = found.keys.names.index
+            for group in whole.keys.names:
+                own = np.asarray(found[statistic])[..., columns(group)]
+                if group in lengths:
+                    own = own + np.asarray(found[statistic])[..., columns(f"class_{group}")]
+                expected = np.asarray(whole[statistic])[..., whole.keys.names.index(group)]
+                np.testing.assert_allclose(own, expected, rtol=1e-4, atol=1e-6)
+        np.testing.assert_array_equal(found[KEY_VALID], whole[KEY_VALID])
+        np.testing.assert_allclose(found["entropy"], whole["entropy"], rtol=1e-4, atol=1e-5)
 
 
 def test_which_keys_there_are(rng):

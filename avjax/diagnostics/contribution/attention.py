@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Bool, Float, Num
 
-from avjax.diagnostics.contribution.flow import BOTTLENECK
+from avjax.diagnostics.contribution.flow import BOTTLENECK, CLASS_TOKEN
 from avjax.diagnostics.contribution.shares import attention_share, efficiency, lift, output_share, over_heads, share
 from avjax.diagnostics.measured import Undefined
 from avjax.nn.statistics import KEY_VALID, VALUE_MASS, Site
@@ -258,5 +258,5 @@ def _valid(name: str, length: int, rows: int, valid: Valid) -> Bool[np.ndarray, 
 
 
 def _modality(group: str) -> str:
-    """That whose tokens, or whose bottleneck, a group is."""
-    return group.removeprefix(f"{BOTTLENECK}_")
+    """That whose tokens, bottleneck or class token a group is."""
+    return group.removeprefix(f"{BOTTLENECK}_").removeprefix(f"{CLASS_TOKEN}_")

@@ -30,6 +30,8 @@ Tokens = tuple[str, int]
 """A state of a set of tokens: its name, and the number of the call that has updated it last, -1 before any."""
 
 BOTTLENECK = "bottleneck"
+CLASS_TOKEN = "class"
+"""``class_<modality>``: a class token as a group of its own, as statistics count it (``ModelProbe.token_groups``)."""
 
 
 def set_of(group: str) -> str:

@@ -15,12 +15,11 @@ ROWS = (
         "attention mass share",
         "AMS[G -> g] = mean over queries i in G of sum_{j in g} P_ij",
         SHARE,
-        pitfalls="The number of tokens dominates it: read the lift beside it. Sinks soak mass up: bottlenecks are a"
-        " group, but a class token counts in its modality's, as the estimator says. Blind to sign and length of values."
-        " Of valid tokens.",
+        pitfalls="The number of tokens dominates it: read the lift beside it. Sinks soak mass up: bottlenecks and"
+        " class tokens are groups of their own. Blind to sign and length of values. Of valid tokens.",
         source="common use; the name is ours",
         function="diagnostics.contribution.attention.mass_shares",
-        version=2,
+        version=3,
     ),
     definition(
         "contribution/attention_lift",
@@ -31,7 +30,7 @@ ROWS = (
         " are the valid keys in sight; under causal order or a window, those that any query may see.",
         source="ours",
         function="diagnostics.contribution.attention.lifts",
-        version=2,
+        version=3,
     ),
     definition(
         "contribution/attention_efficiency",
@@ -41,17 +40,17 @@ ROWS = (
         pitfalls="At most N / N_g, so that groups of different size have different scales.",
         source="ours",
         function="diagnostics.contribution.attention.efficiencies",
-        version=2,
+        version=3,
     ),
     definition(
         "contribution/value_weighted_share",
         "value-weighted attention share",
         "AMS^V_g = sum_{j in g} w_ij / sum_j w_ij,   w_ij = P_ij ||V_j W_O,h||_2",
         SHARE,
-        pitfalls="Values that cancel within a group still count. A class token counts in its modality's group.",
+        pitfalls="Values that cancel within a group still count.",
         source="ours; after norm-based analysis of attention",
         function="diagnostics.contribution.attention.value_weighted_shares",
-        version=2,
+        version=3,
     ),
     definition(
         "contribution/output_share",
@@ -59,10 +58,10 @@ ROWS = (
         "share_g = <O_ig, O_i> / ||O_i||^2,   O_ig = sum_{j in g} P_ij V_j,   O_i = sum_g O_ig",
         FREE_SHARE,
         pitfalls="Sums to 1 but is not bounded: below 0 where a modality opposes the update, large where the parts"
-        " nearly cancel. A class token counts in its modality's group.",
+        " nearly cancel.",
         source="ours",
         function="diagnostics.contribution.attention.output_shares",
-        version=2,
+        version=3,
     ),
     definition(
         "contribution/attention_entropy",
@@ -72,7 +71,7 @@ ROWS = (
         pitfalls="1 of uniform attention, which need not be a fault. Low in sinks. N are the valid keys in sight.",
         source="common use",
         function="diagnostics.contribution.attention.entropies",
-        version=2,
+        version=3,
     ),
     definition(
         "contribution/rollout_share",
@@ -103,6 +102,7 @@ ROWS = (
         " path once in each.",
         source="ours",
         function="diagnostics.contribution.relevance.total_gradient_mass",
+        version=2,
     ),
     definition(
         "contribution/gradient_x_input",

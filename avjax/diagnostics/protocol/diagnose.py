@@ -51,7 +51,7 @@ from avjax.progress import progress
 from avjax.run import write_json
 
 Stage = Callable[[Study], Found]
-VERSION = 5
+VERSION = 6
 """Of the protocol: rises when a stage would give other numbers of the same study."""
 SIZES = (
     "timed", "trained", "shapley", "attention", "gradients", "additive", "faithful", "randomised", "pointed",

@@ -138,7 +138,7 @@ def _looked_at(study: Study, probe: ModelProbe, part: Part) -> tuple[list[Layer 
       ValueError: where its calls cannot be kept.
     """
     places: list[_Place] = []
-    report = compiled(functools.partial(_report, probe.modalities, places))
+    report = compiled(functools.partial(_report, probe, places))
     parts: list[list[dict[str, np.ndarray]]] = []
     through: dict[str, list[np.ndarray]] = collections.defaultdict(list)
     scatters: list[Scatter] = []
@@ -170,7 +170,7 @@ def _layer(place: _Place, scatter: Scatter, batches: Sequence[Mapping[str, np.nd
 
 
 def _report(
-    modalities: Sequence[str],
+    probe: ModelProbe,
     places: list[_Place],
     program: Callable[..., Float[Array, "B K"]],
     streams: Streams,
@@ -194,15 +194,17 @@ def _report(
     def over_clips(calls: Sequence[Call]) -> list[Call]:
         return [call for call in calls if len(call.query) == len(label)]
 
-    _, every = tapped(loss, streams)
-    _, of_logit = tapped(logit, streams)
+    def counted(calls: Sequence[Call]) -> list[Call]:
+        return [dataclasses.replace(call, mask=call.mask.divided(probe.token_groups)) for call in calls]
+
+    every, of_logit = (counted(tapped(score, streams)[1]) for score in (loss, logit))
     calls = over_clips(every)
     known = keys_of(by_group(call.mask.keys, key_valid(call.mask, len(call.query))) for call in calls)
     depth: collections.Counter[str] = collections.Counter()
     places.clear()
     for call in every:
         layout = zip(call.mask.queries.names, call.mask.queries.lengths, strict=True)
-        unknown = [name for name, length in layout if name in modalities and (name, length) not in known]
+        unknown = [name for name, length in layout if name in probe.modalities and (name, length) not in known]
         places.append(_Place(f"{call.site} {depth[call.site]}", laid_out(unknown), len(call.query) == len(label)))
         depth[call.site] += 1
     keys = jax.random.split(key, max(len(calls), 1))

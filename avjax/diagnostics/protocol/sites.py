@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -91,7 +90,7 @@ def groups(probe: ModelProbe, sites: Mapping[str, Site]) -> Iterator[Asking]:
     elsewhere = attention.keys_of(map(attention.asked, sites.values()))
     for name, site in sites.items():
         for depth, one in enumerate(attention.layers(site)):
-            layer = _layer(probe, f"{name} {depth}", one, elsewhere)
+            layer = _layer(probe.modalities, f"{name} {depth}", one, elsewhere)
             for place, group in enumerate(one.queries.names):
                 defined = [of.defined[0, :, :, place].all(axis=1) for of in layer.shares.values()]
                 rows = np.flatnonzero(np.all(defined, axis=0))
@@ -100,17 +99,10 @@ def groups(probe: ModelProbe, sites: Mapping[str, Site]) -> Iterator[Asking]:
                     yield Asking(layer, group, place, rows, seen)
 
 
-def _layer(probe: ModelProbe, name: str, site: Site, elsewhere: Elsewhere) -> Layer:
+def _layer(modalities: Sequence[str], name: str, site: Site, elsewhere: Elsewhere) -> Layer:
     asking = attention.asking(site, elsewhere)
-    lengths = dict(
-        zip((*site.queries.names, *site.keys.names), (*site.queries.lengths, *site.keys.lengths), strict=True)
-    )
-    notes = []
-    if any(lengths.get(m) == math.prod(grid) + 1 for m, grid in probe.grids.items()):
-        notes.append("class tokens in their modality's group")
-    unknown = [group for group in site.queries.names if group in probe.modalities and group not in asking]
-    words = "".join(f", {note}" for note in notes)
-    return Layer(name, site, asking, attention.asked(site), words + laid_out(unknown))
+    unknown = [group for group in site.queries.names if group in modalities and group not in asking]
+    return Layer(name, site, asking, attention.asked(site), laid_out(unknown))
 
 
 def laid_out(unknown: Sequence[str]) -> str:

@@ -99,6 +99,25 @@ def test_what_goes_through_either_modality_adds_up_to_the_logit(study):
     assert sum(found.values()) == pytest.approx(logit.mean(), rel=1e-4)
 
 
+def class_token(tokens):
+    """Sound and a class token behind it, which gets as much as every other token."""
+    values, valid = tokens["audio"].values, tokens["audio"].valid
+    values = jnp.pad(values, ((0, 0), (0, 1), (0, 0)), constant_values=2.0)[:, :, None]
+    mask = self_mask(jnp.pad(valid, ((0, 0), (0, 1)), constant_values=True), Layout.of(audio=STEPS + 1))
+    return attend(0 * values, values, values, mask, site="unimodal")[:, -1].sum((1, 2))
+
+
+def test_what_goes_through_a_class_token_is_its_own(clips):
+    study = Study(probe_for(Planted(class_token)), clips, dataclasses.replace(TIER, gradients=None), resamples=20)
+    found = {line.group: line.value for line in lines(heads(study), "contribution/gradient_attention")}
+    heard = np.asarray(clips.streams["audio"].valid)
+    number, keys = (clips.streams["audio"].values.sum(axis=2) * heard).sum(axis=1), heard.sum(axis=1) + 1
+    # Half of the number is the class's logit, and minus half of it the other's.
+    side = np.sign(number + 4) / 2
+    assert found["audio"] == pytest.approx((side * number / keys).mean(), rel=1e-4)
+    assert found["class_audio"] == pytest.approx((side * 4 / keys).mean(), rel=1e-4)
+
+
 def test_likeness_is_that_of_weights_and_outputs_in_full(study, clips, mixing):
     weights, outputs, there = dense(clips, mixing)
     found = heads(study)

@@ -52,6 +52,17 @@ def pictures_ask(tokens, known):
     return found + attend(query, values, values, mask, site="across").sum((1, 2, 3))
 
 
+def with_class_tokens(tokens):
+    """As ``even``, with a token more behind each modality."""
+    streams = {}
+    for m in MODALITIES:
+        valid = jnp.pad(tokens[m].valid, ((0, 0), (0, 1))).at[:, -1].set(tokens[m].valid.any(axis=1))
+        streams[m] = tokens[m].replace(values=jnp.pad(tokens[m].values, ((0, 0), (0, 1), (0, 0))), valid=valid)
+    values, valid = joined(streams)
+    layout = Layout(MODALITIES, (STEPS + 1, STEPS + 1))
+    return attend(0 * values, values, values, self_mask(valid, layout), site="fusion").sum((1, 2, 3))
+
+
 def padded(rng, rows=24, gone=True):
     """Clips that end early, each modality elsewhere; some have no pictures."""
     clips = clips_of(CASES["T2 additive"].batch(rng, rows))
@@ -133,6 +144,27 @@ def test_padded_tokens_do_not_ask(rng):
         entropy = -(a * p[0] * np.log(p[0]) + v * p[1] * np.log(p[1])) / np.log(a + v)
         (line,) = lines(found, "attention_entropy", group=group, layer="fusion 0")
         assert line.value == pytest.approx(entropy.mean(), rel=1e-5)
+
+
+def test_a_class_token_is_a_group_of_its_own(rng):
+    clips = padded(rng)
+    found = found_of(with_class_tokens, clips)
+    count = {m: clips.streams[m].valid.sum(axis=1) for m in MODALITIES}
+    count |= {f"class_{m}": (count[m] > 0).astype(int) for m in MODALITIES}
+    total = sum(count.values())
+    shares = {(line.layer, line.group): line for line in lines(found, "attention_share", estimator="mean of heads")}
+    assert {layer for layer, _ in shares} == {f"fusion 0: {group}" for group in count}
+    for group in count:
+        there = count[group] > 0
+        for key in count:
+            line = shares[f"fusion 0: {group}", key]
+            expected = (count[key] / total)[there].mean()
+            assert (line.value, line.null_baseline) == pytest.approx((expected, expected), rel=1e-5)
+            assert line.n == there.sum()
+    # A modality's share is of its own tokens, by whoever asks.
+    np.testing.assert_allclose(
+        found.arrays["share/attention_share"], np.stack([count[m] / total for m in MODALITIES], axis=1), rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("known", [True, False])

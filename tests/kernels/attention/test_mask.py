@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import hypothesis
 import hypothesis.strategies as st
 import jax
@@ -90,6 +92,38 @@ def test_pairs_cover_exactly_what_is_seen(lengths, seen, causal, window):
             assert np.all((first <= here) & (here < last))
         assert sum(end - begin for begin, end in pair.groups) == len(pair.columns)
     assert np.all(covered >= expected)
+
+
+@hypothesis.settings(max_examples=100)
+@hypothesis.given(
+    queries=st.lists(st.integers(1, 4), min_size=4, max_size=4),
+    keys=st.lists(st.integers(1, 4), min_size=4, max_size=4),
+    seen=st.none() | st.sets(st.tuples(st.sampled_from("abcd"), st.sampled_from("cdef"))),
+    whole=st.sets(st.sampled_from("abcdef")),
+    given=st.sets(st.sampled_from(["presence", "query_valid", "key_valid"])),
+    seed=st.integers(0, 1000),
+)
+def test_groups_in_parts_see_what_they_saw(queries, keys, seen, whole, given, seed):
+    rng = np.random.default_rng(seed)
+    shapes = {"presence": 4, "query_valid": sum(queries), "key_valid": sum(keys)}
+    dynamic = {name: jnp.asarray(rng.random((3, shapes[name])) < 0.6) for name in sorted(given)}
+    mask = Mask(Layout(tuple("abcd"), tuple(queries)), Layout(tuple("cdef"), tuple(keys)), sees=seen, **dynamic)
+    # Of the length that a name has among the keys, if it is there: groups of queries of another stay whole.
+    lengths = dict(zip("abcdcdef", (*queries, *keys), strict=True))
+    parts = {name: Layout((name, f"last_{name}"), (n - 1, 1)) for name, n in lengths.items() if name not in whole}
+    divided = mask.divided(parts)
+    divided.check(3, sum(queries), sum(keys))
+    np.testing.assert_array_equal(dense.visible(divided, 3), dense.visible(mask, 3))
+    for before, after in ((mask.queries, divided.queries), (mask.keys, divided.keys)):
+        names = [(name, f"last_{name}") if name in parts and parts[name].length == n else (name,)
+                 for name, n in zip(before.names, before.lengths, strict=True)]  # fmt: skip
+        assert after.names == tuple(itertools.chain(*names))
+        assert after.length == before.length
+
+
+def test_a_part_cannot_have_the_name_of_another_group():
+    with pytest.raises(ValueError, match="must differ"):
+        Mask(LAYOUT, LAYOUT).divided({"audio": Layout.of(audio=1, video=1)})
 
 
 def test_mask_is_a_pytree_with_a_static_half():

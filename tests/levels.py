@@ -1,4 +1,4 @@
-"""Which of many combinations `make check` runs; the others are left to `make long`."""
+"""Which of many combinations `make test` and `make check` run; the others are left to `make check` and `make long`."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ def in_part(*choices: Sequence[Any], one_of: int) -> list[Any]:
         pytest.param(*values, marks=() if sum(place) % one_of == 0 else pytest.mark.long)
         for place, values in zip(places, itertools.product(*choices), strict=True)
     ]
+
+
+def in_quick(choices: Iterable[Any], quick: Collection[Any]) -> list[Any]:
+    """For pytest: choices, of which those not in ``quick`` are slow."""
+    return [pytest.param(one, marks=() if one in quick else pytest.mark.slow) for one in choices]
 
 
 def in_short(choices: Iterable[Any], short: Collection[Any], name: Callable[[Any], str] | None = None) -> list[Any]:

@@ -116,6 +116,7 @@ def test_nothing_is_encoded_twice(rng, monkeypatch):
     assert sorted(calls) == sorted(m for m in players.names for _ in range(players.of(m).sum() + 1))
 
 
+@pytest.mark.slow
 def test_which_models_these_are():
     """Not one that calls itself otherwise; terms of a loss around a model change nothing."""
     assert {"mbt", "late_fusion"} <= set(SETS)

@@ -16,6 +16,7 @@ from avjax.models import late_fusion, mbt
 from avjax.nn.encoders import Patches
 from avjax.nn.transformer import SIZES, Size
 from avjax.training.step import split_model
+from tests.levels import in_quick
 from tests.models import reference, tiny
 
 VARIANTS = {
@@ -36,7 +37,7 @@ VARIANTS = {
 # A first fusion layer, one in the middle, and a last one.
 DEEP = {"size": Size(16, 4, 2), "fusion_layer": 1}
 QUICK = ("middle", "sequential", "three, crosswise")
-EACH = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in VARIANTS]
+EACH = in_quick(VARIANTS, QUICK)
 ROWS = 6
 
 

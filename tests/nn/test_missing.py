@@ -92,6 +92,7 @@ def test_every_system(name, rng):
         np.testing.assert_array_equal(again[head], found[head])
 
 
+@pytest.mark.slow
 def test_tokens_learn_from_what_is_missing(rng):
     """Their gradient comes from rows that lack the modality, and where none does it is 0."""
     _, params, filled, _ = made("mbt")

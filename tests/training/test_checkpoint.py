@@ -66,6 +66,7 @@ def test_what_was_written_is_read_onto_any_mesh(shape, state, tmp_path):
         assert value.sharding.is_equivalent_to(wanted.sharding, value.ndim)
 
 
+@pytest.mark.slow
 def test_the_newest_and_the_best_stay(state, tmp_path):
     checkpoints = written(tmp_path, state, 1, 2, 3, 4, 5, keep=2, scores=(0.9, 0.4, 0.6, 0.4, 0.7))
     # Of equal scores the earlier.

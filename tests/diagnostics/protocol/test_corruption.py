@@ -132,7 +132,10 @@ def test_what_is_only_heard_does_not_drift_with_the_pictures(rng):
             assert (clean.value, clean.estimator, clean.n) == (pytest.approx(expected), line.estimator, line.n)
 
 
-@pytest.mark.parametrize(("name", "sign"), [("T6 leaves what is corrupted", -1), ("T7 captured by noise", 1)])
+@pytest.mark.parametrize(
+    ("name", "sign"),
+    [("T6 leaves what is corrupted", -1), pytest.param("T7 captured by noise", 1, marks=pytest.mark.slow)],
+)
 def test_attention_that_follows_reliability(name, sign, rng):
     """T6 and T7 through the stage: rolled out, attention leaves what is noisy, or is captured by it."""
     clips = noisy_clips(rng)

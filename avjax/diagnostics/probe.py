@@ -104,9 +104,10 @@ class Probe(abc.ABC):
             parts.append(self.logits(some.replace(filled(some.streams, kept[rows], players, baseline))))
         return np.concatenate(parts)
 
-    def parts(self, rows: int) -> list[np.ndarray]:
-        """Rows of each call, for so many in all."""
-        return [np.arange(begin, min(begin + self.batch, rows)) for begin in range(0, rows, self.batch)]
+    def parts(self, rows: int, size: int = 0) -> list[np.ndarray]:
+        """Rows of each call, for so many in all; of ``size`` instead of the batch's where told."""
+        size = size or self.batch
+        return [np.arange(begin, min(begin + size, rows)) for begin in range(0, rows, size)]
 
 
 def reader_of(trained: Trained, head: str, split: str, records: str | None = None) -> ClipReader:
@@ -226,9 +227,9 @@ class ModelProbe(Probe):
             gradient x input is of x + m and f(x + m - m).
         """
         parts = []
-        # A backward pass costs several forward ones: a few clips are not filled up to a whole batch.
-        few = self.batch // FEW
-        small = len(clips) <= few and few % self.sharding.mesh.size == 0
+        # A backward pass costs several forward ones: batches are small where large ones would be filled up further.
+        few = max(self.batch // FEW, 1)
+        small = few % self.sharding.mesh.size == 0 and -len(clips) % few < -len(clips) % self.batch
         for rows, full, streams in self.batches(clips, few if small else self.batch):
             wanted = jax.device_put(np.asarray(target)[full], self.sharding)
             found = self._salient(self.state, streams, wanted, np.float32(shift))
@@ -314,9 +315,9 @@ class ModelProbe(Probe):
         Of one size, so that one program serves all; what comes of the repeated rows is to be cut off.
 
         Args:
-          size: another than the batch's, where there are no more clips than that.
+          size: another than the batch's.
         """
-        for rows in self.parts(len(clips)):
+        for rows in self.parts(len(clips), size):
             full = np.resize(rows, size or self.batch)
             yield rows, full, jax.device_put(dict(clips.take(full).streams), self.sharding)
 

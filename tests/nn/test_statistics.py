@@ -167,7 +167,8 @@ def test_which_keys_there_are(rng):
     assert key_valid(Mask(layout, layout), 4).all()
 
 
-def test_value_mass_is_of_what_every_block_makes_of_values(rng):
+@pytest.mark.parametrize("names", [(VALUE_MASS,), (VALUE_MASS, "group_output")], ids=["alone", "with outputs"])
+def test_value_mass_is_of_what_every_block_makes_of_values(names, rng):
     """Against dense weights and norms in float64: in one call, the queries of each modality have a Wo of their own."""
     given = batch(rng)
     graph, params, *rest = split_model(SITES["bottleneck"][0].build(nnx.Rngs(0)))
@@ -176,7 +177,7 @@ def test_value_mass_is_of_what_every_block_makes_of_values(rng):
     @tiny.jit
     def run(params, batch):
         model = nnx.view(nnx.merge(graph, params, *rest, copy=True), deterministic=True, raise_if_not_found=False)
-        with recording((VALUE_MASS,)) as sites, tapping() as calls:
+        with recording(names) as sites, tapping() as calls:
             model(batch)
         return sites["fusion"], [call for call in calls if call.site == "fusion"]
 
@@ -199,6 +200,10 @@ def test_value_mass_is_of_what_every_block_makes_of_values(rng):
                 mass = np.asarray(found[VALUE_MASS])[number, :, :, begin:end, group]
                 seeing = there.any(axis=1)
                 np.testing.assert_allclose(mass[seeing], expected[seeing], rtol=1e-4, atol=1e-5)
+                if "group_output" in names:
+                    output = np.asarray(found["group_output"])[number, :, :, begin:end, group]
+                    expected = np.einsum("bhij,bjhd->bhid", weights[..., first:last], value[:, first:last])
+                    np.testing.assert_allclose(output[seeing], expected[seeing], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow

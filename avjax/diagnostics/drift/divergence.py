@@ -197,7 +197,7 @@ def _ranks(values: np.ndarray) -> np.ndarray:
     """Ranks from 1 along the last axis, ties at their mean."""
     flat = values.reshape(-1, values.shape[-1])
     ranks = np.empty(flat.shape)
-    for row, out in zip(flat, ranks, strict=True):
-        _, place, count = np.unique(row, return_inverse=True, return_counts=True)
-        out[:] = (np.cumsum(count) - (count - 1) / 2)[place]
+    for row, order, out in zip(flat, np.sort(flat, axis=-1), ranks, strict=True):
+        # Of equal values the first has the rank of the last below them and one more, and so on.
+        out[:] = (np.searchsorted(order, row, "left") + np.searchsorted(order, row, "right") + 1) / 2
     return ranks.reshape(values.shape)

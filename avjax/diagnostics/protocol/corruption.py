@@ -40,7 +40,8 @@ def corruptions(study: Study) -> Found:
             found.lines.append(skipped("drift/cmsd", undefined.reason, estimator=STATE, n=len(part.rows)))
     if looking is not None:
         found.lines += gradient_shares(looking, looking.clean, None, STRESSED)
-    found.lines += attention_shares(study, part.clips, None, STRESSED)
+    if study.tier.drift:
+        found.lines += attention_shares(study, part.clips, None, STRESSED)
     if len(study.modalities) > 1:
         found.lines += of_answers(study, part.clips, part.clean, None, STRESSED)
     under = _Under(study, part, looking, found)
@@ -111,7 +112,8 @@ class _Under:
                 if moved.score is not None:
                     found.lines += self.looking.of_harm(moved.score, clean, said, condition)
         found.lines += _retention(study, clips, clean, said, fields)
-        found.lines += attention_shares(study, stressed, condition, STRESSED)
+        if study.tier.drift:
+            found.lines += attention_shares(study, stressed, condition, STRESSED)
         if len(study.modalities) > 1:
             found.lines += of_answers(study, stressed, said, condition, STRESSED)
         self.tables.setdefault(group, []).append(accuracies)

@@ -24,6 +24,7 @@ from tests.models.planted import CASES, HEAD, MODALITIES, STEPS
 BATCH = 64
 TIER = dataclasses.replace(
     SMOKE, clips=None, shapley=16, attention=None, gradients=16, additive=200, faithful=4, stressed=None,
+    trained=32, randomised=32, pointed=32,
     permutations=(16, 16), fills=("drop",), corruptions=(), rates=(0.5, 1.0), timed=32, relevance=True,
 )  # fmt: skip
 

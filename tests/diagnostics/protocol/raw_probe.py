@@ -23,7 +23,9 @@ from avjax.training.step import Steps, split_model
 from tests.models.planted import HEAD, MODALITIES, Planted
 
 SAMPLES, FRAMES, SIDE = 32, 2, 8
-TIER = dataclasses.replace(SMOKE, clips=None, gradients=None, timed=32, attacked=None, attack_steps=4)
+TIER = dataclasses.replace(
+    SMOKE, clips=None, gradients=None, timed=32, trained=32, randomised=32, pointed=32, attacked=None, attack_steps=4
+)
 
 
 def probe_of(model: nnx.Module | Callable, batch: int = 16, classes: tuple[str, ...] = ("no", "yes")) -> ModelProbe:

@@ -39,7 +39,7 @@ Kept = Mapping[str, Bool[Array, "B _"] | Bool[np.ndarray, "B _"]]
 """Modality -> which of its tokens [B, N] are there; a modality that is not named has all of them."""
 
 FEW = 4
-"""So many times fewer clips than a batch has are few."""
+"""A small batch has so many times fewer rows (``backward_batch``)."""
 COALITIONS = 32
 """Coalitions of one call: a compiled loop over so many masks."""
 
@@ -214,6 +214,15 @@ class ModelProbe(Probe):
             parts.append(jax.tree.map(lambda x, count=len(rows): np.asarray(x)[:, :count], sites))
         return jax.tree.map(lambda *of: np.concatenate(of, axis=1), *parts)
 
+    def backward_batch(self, rows: int) -> int:
+        """Rows of a call that differentiates the model, for so many in all.
+
+        It costs several forward passes: rows that would not fill a batch go in small ones.
+        """
+        few = max(self.batch // FEW, 1)
+        small = few % self.sharding.mesh.size == 0 and rows <= self.batch - few
+        return few if small else self.batch
+
     def saliency(
         self, clips: Clips, target: Int[np.ndarray, " B"], *, shift: float = 0.0
     ) -> tuple[dict[str, Float[np.ndarray, "B ..."]], Float[np.ndarray, "B K"]]:
@@ -227,10 +236,7 @@ class ModelProbe(Probe):
             gradient x input is of x + m and f(x + m - m).
         """
         parts = []
-        # A backward pass costs several forward ones: batches are small where large ones would be filled up further.
-        few = max(self.batch // FEW, 1)
-        small = few % self.sharding.mesh.size == 0 and -len(clips) % few < -len(clips) % self.batch
-        for rows, full, streams in self.batches(clips, few if small else self.batch):
+        for rows, full, streams in self.batches(clips, self.backward_batch(len(clips))):
             wanted = jax.device_put(np.asarray(target)[full], self.sharding)
             found = self._salient(self.state, streams, wanted, np.float32(shift))
             parts.append(jax.tree.map(lambda x, count=len(rows): np.asarray(x)[:count], found))

@@ -115,6 +115,20 @@ def test_saliency_is_of_features_and_says_the_logits(probe, clips):
         np.testing.assert_array_equal(found[modality].reshape(3, -1).any(axis=1), np.arange(3) != gone)
 
 
+@pytest.mark.parametrize("batch", [3, 4, 8])
+def test_saliency_of_every_clip_however_batches_are_cut(probe, clips, batch):
+    """Ten clips: in large batches or small ones, by which fewer rows are filled up."""
+    other = dataclasses.replace(probe, batch=batch)
+    target = np.arange(len(clips)) % len(probe.classes)
+    found, logits = other.saliency(clips, target)
+    np.testing.assert_allclose(logits, probe.logits(clips), rtol=1e-4, atol=1e-5)
+    for row in (0, 6, len(clips) - 1):
+        alone, _ = probe.saliency(clips.take([row]), target[[row]])
+        for modality, mass in found.items():
+            assert len(mass) == len(clips)
+            np.testing.assert_allclose(mass[row], alone[modality][0], rtol=1e-3, atol=1e-6)
+
+
 def test_attention_is_that_of_every_clip(probe, clips):
     sites = probe.attention(clips, ("mass",))
     for site in sites.values():

@@ -126,7 +126,8 @@ class _Target:
     @functools.cached_property
     def adversary(self) -> Adversary:
         probe = self.study.probe
-        return adversary_of(probe.program, self.part.clips, (), batch=probe.batch, seed=self.study.seed)
+        batch = probe.backward_batch(len(self.part.rows))
+        return adversary_of(probe.program, self.part.clips, (), batch=batch, seed=self.study.seed)
 
     @functools.cached_property
     def single(self) -> np.ndarray:

@@ -90,7 +90,9 @@ def _conditions(study: Study, part: Part) -> Iterator[tuple[Condition, Clips | s
         elif stream.values.ndim == 5:
             radii[modality] = f"{round(PIXELS * 255)}/255", PIXELS
     attack = PGD(steps=study.tier.attack_steps)
-    adversary = adversary_of(study.probe.program, clips, (attack,), batch=study.probe.batch, seed=study.seed)
+    adversary = adversary_of(
+        study.probe.program, clips, (attack,), batch=study.probe.backward_batch(len(clips)), seed=study.seed
+    )
     for chosen in [[m] for m in radii] + ([list(radii)] if len(radii) > 1 else []):
         text = ", ".join(f"{m} {radii[m][0]}" for m in chosen)
         yield (

@@ -225,9 +225,8 @@ def by_gradients(study: Study) -> Found:
     amounts: dict[str, list[np.ndarray]] = {"gradient_x_input": [], "integrated_gradients": []}
     nets: dict[str, list[np.ndarray]] = {"gradient_x_input": [], "integrated_gradients": []}
     errors = []
-    # Every point of the path is a backward pass: rows that only fill a batch would cost as much as clips.
-    size = min(probe.batch, len(clips))
-    for rows in probe.parts(len(clips)):
+    size = probe.backward_batch(len(clips))
+    for rows in probe.parts(len(clips), size):
         values, arguments = score.inputs(part, np.resize(rows, size))
         baseline = {m: np.broadcast_to(_baseline(study, m), values[m].shape).astype(np.float32) for m in values}
         integrated = gradients.integrated_gradients(
@@ -272,7 +271,7 @@ def _of_labels(
     """
     amounts, nets = sums
     wrong = np.flatnonzero(~part.clean.right)
-    for places in study.probe.parts(len(wrong)):
+    for places in study.probe.parts(len(wrong), size):
         rows = wrong[places]
         values, arguments = score.inputs(part, np.resize(rows, size), "label")
         attribution = gradients.gradient_times_input(score, values, arguments)

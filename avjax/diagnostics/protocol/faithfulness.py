@@ -148,8 +148,9 @@ def by_gradient(study: Study, part: Part, target: str = "predicted") -> Explanat
     """sum of |x df_c/dx| over what each raw player holds, and what a step to the mean would change; of the class that
     is predicted, or of the label."""
     slope, score = [], RawScore.of(study.probe, part.clips)
-    for rows in study.probe.parts(len(part.rows)):
-        values, arguments = score.inputs(part, np.resize(rows, study.probe.batch), target)
+    size = study.probe.backward_batch(len(part.rows))
+    for rows in study.probe.parts(len(part.rows), size):
+        values, arguments = score.inputs(part, np.resize(rows, size), target)
         found = slopes(score, values, arguments)
         slope.append({m: np.asarray(found[m], np.float64)[: len(rows)] for m in values})
     ranked, signed = 0.0, 0.0

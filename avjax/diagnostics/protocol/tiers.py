@@ -92,8 +92,8 @@ SMOKE = Tier(
 )  # fmt: skip
 STANDARD = Tier(
     name="standard", clips=1000, timed=64, trained=256,
-    shapley=32, attention=128, gradients=32, additive=64, faithful=16, randomised=32,
-    pointed=128, degraded=6, stressed=32, attacked=32, permutations=(32, 64), shapley_fills=("drop", "mean"),
+    shapley=32, attention=128, gradients=16, additive=64, faithful=8, randomised=32,
+    pointed=128, degraded=6, stressed=32, attacked=16, permutations=(32, 64), shapley_fills=("drop", "mean"),
     fills=("drop", "zero", "mean", "noise", "marginal"), rate_fills=("drop", "mean"),
     corruptions=(*AUDIBLE, *VISIBLE, *TOGETHER), severities=(1, 2, 3, 4, 5), drift=True,
     offsets=(40.0, 80.0, 160.0, 320.0, 640.0), rates=(0.25, 0.5, 0.75, 1.0), attack_steps=20,

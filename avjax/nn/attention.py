@@ -44,13 +44,13 @@ def attend(
     mask = Mask(Layout.of(tokens=query.shape[1]), Layout.of(tokens=key.shape[1])) if mask is None else mask
     names = statistics.wanted()
     counted = statistics.divided(mask) if names else mask
-    of_kernel = tuple(name for name in names if name not in statistics.OWN)
-    if statistics.VALUE_MASS in names:
-        norms = (_norms if value_norms is None else value_norms)(value)
-        attended = _with_value_mass(query, key, value, norms, counted, bias, of_kernel)
-    else:
-        attended = _attended(query, key, value, counted, bias, of_kernel)
+    attended = _attended(query, key, value, counted, bias, tuple(n for n in names if n not in statistics.OWN))
     found = dict(attended.statistics)
+    if statistics.VALUE_MASS in names:
+        # A call of its own, of which XLA makes no second softmax; a column more of the values would be slower.
+        norms = (_norms if value_norms is None else value_norms)(value)[..., None].astype(value.dtype)
+        by_group = _attended(query, key, norms, counted, bias, ("group_output",)).statistics["group_output"]
+        found[statistics.VALUE_MASS] = by_group[..., 0]
     if statistics.KEY_VALID in names:
         found[statistics.KEY_VALID] = statistics.key_valid(mask, query.shape[0])
     name = "+".join(mask.queries.names) if site is None else site
@@ -61,23 +61,6 @@ def attend(
 
 def _norms(value: Float[Array, "B N H D"]) -> Float[Array, "B N H"]:
     return jnp.linalg.norm(value.astype(jnp.promote_types(value.dtype, jnp.float32)), axis=-1)
-
-
-def _with_value_mass(
-    query: jax.Array, key: jax.Array, value: jax.Array, norms: jax.Array, mask: Mask, bias: jax.Array | None,
-    names: tuple[str, ...],
-) -> Attended:  # fmt: skip
-    """``_attended`` and VALUE_MASS, norms [B, Nk, H] summed by groups: one column more of the values where those are
-    summed by groups anyway, a pass of its own where they are not."""
-    norms = norms[..., None].astype(value.dtype)
-    if "group_output" not in names:
-        attended = _attended(query, key, value, mask, bias, names)
-        (parts,) = _attended(query, key, norms, mask, bias, ("group_output",)).statistics.values()
-        return Attended(attended.output, {**attended.statistics, statistics.VALUE_MASS: parts[..., 0]})
-    attended = _attended(query, key, jnp.concatenate([value, norms], axis=-1), mask, bias, names)
-    parts = attended.statistics["group_output"]
-    found = {"group_output": parts[..., :-1], statistics.VALUE_MASS: parts[..., -1]}
-    return Attended(attended.output[..., :-1], {**attended.statistics, **found})
 
 
 def _attended(

@@ -2,9 +2,9 @@
 
 Models know nothing of it. Whoever calls one under ``recording`` is given the statistics of every attention in it,
 by site; a site is one place in a stack of layers (``fusion``, ``unimodal.audio``), with one entry a layer. Two more
-than the kernels have may be asked for: VALUE_MASS, which takes a pass of its own where ``group_output`` is not asked
-for too, and KEY_VALID, the keys that there are. Under ``tapping`` it is given the calls themselves, and may change what
-they return; ``tapped`` adds gradients to them.
+than the kernels have may be asked for: VALUE_MASS, for which each attention is computed once more, and KEY_VALID, the
+keys that there are. Under ``tapping`` it is given the calls themselves, and may change what they return; ``tapped``
+adds gradients to them.
 """
 
 from __future__ import annotations

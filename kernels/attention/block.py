@@ -45,8 +45,17 @@ def forward(settings: Settings, block: Block, names: tuple[str, ...]) -> tuple[A
     total = of_groups.sum(-1) if by_group else weights.sum(-1, dtype=scores.dtype)
     inverse = alive / total
     dropped = _dropped(weights, block)
-    output = _product("crk,ckd->crd", dropped, block.value, settings) * inverse[..., None]
     found = {}
+    if "group_output" in names:
+        parts = [
+            _product("crk,ckd->crd", dropped[..., begin:end], block.value[:, begin:end], settings)
+            for begin, end in groups
+        ]
+        found["group_output"] = jnp.stack(parts, 2) * inverse[..., None, None]
+        # Of which the output is the sum: the values are gone through once.
+        output = sum(parts) * inverse[..., None]
+    else:
+        output = _product("crk,ckd->crd", dropped, block.value, settings) * inverse[..., None]
     if "highest" in names:
         found |= {"highest": highest[..., 0], "inverse": inverse}
     if "lse" in names:
@@ -76,12 +85,6 @@ def forward(settings: Settings, block: Block, names: tuple[str, ...]) -> tuple[A
         through = _product("crd,ckd->crk", block.upstream, block.value, settings)
         passed = _by_head(jax.nn.relu(weights * inverse[..., None] * through), block)
         found["relevance"] = _exact("hqk,qr->hkr", passed, block.weights.astype(passed.dtype))
-    if "group_output" in names:
-        parts = [
-            _product("crk,ckd->crd", dropped[..., begin:end], block.value[:, begin:end], settings)
-            for begin, end in groups
-        ]
-        found["group_output"] = jnp.stack(parts, 2) * inverse[..., None, None]
     return output.astype(block.value.dtype), found
 
 

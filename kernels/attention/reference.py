@@ -46,8 +46,6 @@ def of_pair(
     dropped = dropped.astype(value.dtype)
     alive = None if rows is None else rows[:, None, :, None].astype(accumulate)
 
-    output = _product(dropped, value, accumulate, precision)
-    output = (output if alive is None else output * alive).astype(value.dtype)
     result = dense(statistics, scores, weights, pair.groups, seen, rows)
     if "group_output" in statistics:
         outputs = [
@@ -55,6 +53,11 @@ def of_pair(
             for begin, end in pair.groups
         ]
         result["group_output"] = jnp.stack(outputs if alive is None else [part * alive for part in outputs], axis=3)
+        # Of which the output is the sum: the values are gone through once.
+        output = sum(outputs)
+    else:
+        output = _product(dropped, value, accumulate, precision)
+    output = (output if alive is None else output * alive).astype(value.dtype)
     if received_weights is not None:
         received_weights = received_weights.astype(accumulate)
         if rows is not None:

@@ -24,7 +24,7 @@ def in_part(*choices: Sequence[Any], one_of: int) -> list[Any]:
 
 def in_quick(choices: Iterable[Any], quick: Collection[Any]) -> list[Any]:
     """For pytest: choices, of which those not in ``quick`` are slow."""
-    return [pytest.param(one, marks=() if one in quick else pytest.mark.slow) for one in choices]
+    return _unless(choices, quick, pytest.mark.slow)
 
 
 def in_short(choices: Iterable[Any], short: Collection[Any], name: Callable[[Any], str] | None = None) -> list[Any]:
@@ -33,4 +33,10 @@ def in_short(choices: Iterable[Any], short: Collection[Any], name: Callable[[Any
     Args:
       name: of a choice, where its own will not do.
     """
-    return [pytest.param(one, id=name and name(one), marks=() if one in short else pytest.mark.long) for one in choices]
+    return _unless(choices, short, pytest.mark.long, name)
+
+
+def _unless(
+    choices: Iterable[Any], among: Collection[Any], mark: pytest.MarkDecorator, name: Callable[[Any], str] | None = None
+) -> list[Any]:
+    return [pytest.param(one, id=name and name(one), marks=() if one in among else mark) for one in choices]

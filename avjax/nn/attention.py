@@ -217,9 +217,6 @@ def cross_mask(queries: Layout, keys: Layout, valid: Bool[Array, "B N"]) -> Mask
 
 def towers_mask(towers: Sequence[Layout], valid: Sequence[Bool[Array, "B _"]]) -> Mask:
     """Several sequences side by side in one call, each of which sees itself alone."""
-    layout = Layout(
-        tuple(name for tower in towers for name in tower.names),
-        tuple(length for tower in towers for length in tower.lengths),
-    )
+    layout = Layout.joined(towers)
     sees = tuple((query, key) for tower in towers for query in tower.names for key in tower.names)
     return Mask(queries=layout, keys=layout, sees=sees, key_valid=jnp.concatenate(list(valid), axis=1))

@@ -66,13 +66,11 @@ class Layout:
         ends = tuple(itertools.accumulate(self.lengths))
         return tuple((end - length, end) for end, length in zip(ends, self.lengths, strict=True))
 
-    def parts_of(self, parts: Mapping[str, Layout]) -> tuple[Layout, ...]:
-        """What each group becomes under ``Mask.divided``."""
-        alone = (Layout((name,), (length,)) for name, length in zip(self.names, self.lengths, strict=True))
-        return tuple(
-            parts[one.names[0]] if one.names[0] in parts and parts[one.names[0]].length == one.length else one
-            for one in alone
-        )
+    @classmethod
+    def joined(cls, layouts: Sequence[Layout]) -> Layout:
+        """One layout after the other."""
+        names, lengths = zip(*((of.names, of.lengths) for of in layouts), strict=True)
+        return cls(tuple(itertools.chain(*names)), tuple(itertools.chain(*lengths)))
 
 
 @functools.partial(
@@ -140,7 +138,7 @@ class Mask:
         Raises:
           ValueError: where a part has the name of another group.
         """
-        queries, keys = self.queries.parts_of(parts), self.keys.parts_of(parts)
+        queries, keys = _in_parts(self.queries, parts), _in_parts(self.keys, parts)
         sees, presence, query_valid = self.sees, self.presence, self.query_valid
         if sees is not None:
             asking, asked = (
@@ -159,8 +157,9 @@ class Mask:
             query_valid = rows if query_valid is None else query_valid & rows
             presence = jnp.repeat(presence, np.array([len(into.names) for into in keys]), axis=1)
         return self.replace(
-            queries=_joined(queries), keys=_joined(keys), sees=sees, presence=presence, query_valid=query_valid
-        )
+            queries=Layout.joined(queries), keys=Layout.joined(keys), sees=sees, presence=presence,
+            query_valid=query_valid,
+        )  # fmt: skip
 
     @property
     def band(self) -> tuple[int | None, int | None]:
@@ -198,9 +197,14 @@ class Mask:
                     )
 
 
-def _joined(layouts: Sequence[Layout]) -> Layout:
-    names, lengths = zip(*((of.names, of.lengths) for of in layouts), strict=True)
-    return Layout(tuple(itertools.chain(*names)), tuple(itertools.chain(*lengths)))
+def _in_parts(layout: Layout, parts: Mapping[str, Layout]) -> list[Layout]:
+    """What each group becomes under ``Mask.divided``."""
+    found = []
+    for name, length in zip(layout.names, layout.lengths, strict=True):
+        alone = Layout((name,), (length,))
+        own = parts.get(name, alone)
+        found.append(own if own.length == length else alone)
+    return found
 
 
 def everything(queries: int, keys: int) -> Mask:

@@ -81,7 +81,7 @@ AUDIBLE = tuple(f"audio/{n}" for n in ("white_noise", "babble", "low_pass", "dro
 VISIBLE = tuple(f"video/{n}" for n in ("gaussian_noise", "defocus_blur", "low_light", "jpeg", "freeze", "occlusion"))
 TOGETHER = tuple(f"joint/{n}" for n in ("gaussian", "compression", "rain", "wind", "crowd", "interference"))
 
-# Nothing that differentiates the model: that program takes a tenth of the minute to compile.
+# Of what differentiates the model the maps of the page's clips alone.
 SMOKE = Tier(
     name="smoke", clips=64, timed=0, trained=0,
     shapley=32, attention=32, gradients=0, additive=0, faithful=0, randomised=0,

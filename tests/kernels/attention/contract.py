@@ -128,7 +128,7 @@ class AttentionContract:
     def test_any_long_call(self, recipe, seed):
         check(recipe.build(), self.implementation, np.float32, np.random.default_rng(seed), quick=True)
 
-    @hypothesis.settings(max_examples=12, suppress_health_check=SHARED)
+    @hypothesis.settings(max_examples=25, suppress_health_check=SHARED)
     @hypothesis.given(seed=st.integers(0, 2**32 - 1))
     def test_any_validity(self, seed):
         """Random validity, presence and segments on one layout: empty rows, absent modalities, empty samples."""

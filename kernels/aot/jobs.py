@@ -16,6 +16,7 @@ from kernels.attention.mosaic_tpu import target
 from kernels.attention.mosaic_tpu.steps import VISITED, WHOLE, Grid, Walk, Words, by_blocks, by_columns, by_rows
 from kernels.attention.mosaic_tpu.tile import Sizes
 from kernels.attention.specs import NAMED, Spec
+from kernels.attention.statistics import OF_OUTPUTS
 
 OURS = ("mosaic_tpu", "blockwise", "reference")
 IMPLEMENTATIONS = (*OURS, "splash", "jax.nn")
@@ -241,7 +242,7 @@ def executed(job: Job, mask: Mask | None = None) -> dict[str, dict[str, int]]:
     mask = spec.mask() if mask is None else mask
     result = {}
     shared = spec.shared or spec.heads
-    split = "group_output" in job.statistics
+    split = not OF_OUTPUTS.isdisjoint(job.statistics)
     by_group = not {"mass", "group_entropy"}.isdisjoint(job.statistics) and len(spec.keys.names) > 1
 
     def count(kernel: str, walk_of: Callable[[Grid, Words], Walk]) -> None:

@@ -17,6 +17,7 @@ from jaxtyping import Array
 from kernels.attention import mask as masks
 from kernels.attention.blocks import Block
 from kernels.attention.pairwise import Operands, Settings, wide
+from kernels.attention.statistics import OF_OUTPUTS
 
 # What the backward pass is given of every row to make its weights again: the highest score m, and 1 / sum exp(S - m), 0
 # for an empty row. From L = m + log sum exp(S - m) alone they would come with the rounding error of L.
@@ -46,16 +47,19 @@ def forward(settings: Settings, block: Block, names: tuple[str, ...]) -> tuple[A
     inverse = alive / total
     dropped = _dropped(weights, block)
     found = {}
-    if "group_output" in names:
+    if OF_OUTPUTS.isdisjoint(names):
+        output = _product("crk,ckd->crd", dropped, block.value, settings) * inverse[..., None]
+    else:
         parts = [
-            _product("crk,ckd->crd", dropped[..., begin:end], block.value[:, begin:end], settings)
+            _product("crk,ckd->crd", dropped[..., begin:end], block.value[:, begin:end], settings) * inverse[..., None]
             for begin, end in groups
         ]
-        found["group_output"] = jnp.stack(parts, 2) * inverse[..., None, None]
-        # Of which the output is the sum: the values are gone through once.
-        output = sum(parts) * inverse[..., None]
-    else:
-        output = _product("crk,ckd->crd", dropped, block.value, settings) * inverse[..., None]
+        # The values are gone through once.
+        output = sum(parts)
+        if "group_output" in names:
+            found["group_output"] = jnp.stack(parts, 2)
+        if "output_product" in names:
+            found["output_product"] = jnp.stack([(part * output).sum(-1) for part in parts], 2)
     if "highest" in names:
         found |= {"highest": highest[..., 0], "inverse": inverse}
     if "lse" in names:

@@ -21,7 +21,7 @@ from kernels.attention import pairwise
 from kernels.attention.block import NEEDED, SOFTMAX
 from kernels.attention.blocks import Blocks
 from kernels.attention.pairwise import Differentiated, Operands, Settings, wide
-from kernels.attention.statistics import OVER_KEYS
+from kernels.attention.statistics import OVER_KEYS, of_group_output
 
 # Of scores, in float32: up to here the dense computation is the faster one. Measured on CPU (two cores of AMD EPYC,
 # November 2026): at 4 MiB it takes 0.8 of the time, at 16 MiB 1.5, forward and backward. On one NVIDIA H200 (November
@@ -70,12 +70,14 @@ def _attend_forward(settings: Settings, operands: Any, sight: Any, seeds: Any) -
     operands, sight, seeds = jax.tree.map(
         lambda x: x.value, (operands, sight, seeds), is_leaf=lambda x: hasattr(x, "perturbed")
     )
-    # The gradient of a group's entropy takes its mass too.
-    more = ("mass",) if "group_entropy" in settings.statistics and "mass" not in settings.statistics else ()
-    output, found = _forward(Blocks.of(settings, operands, sight, seeds), (*settings.statistics, *more, *SOFTMAX))
-    named = {*settings.statistics, *(("nonempty",) if "lse" in settings.statistics else ())}
+    asked = settings.statistics
+    # The gradient of a group's entropy takes its mass too, that of a product of outputs the outputs by group.
+    more = [of for name, of in (("group_entropy", "mass"), ("output_product", "group_output")) if name in asked]
+    names = tuple(dict.fromkeys((*asked, *more, *SOFTMAX)))
+    output, found = _forward(Blocks.of(settings, operands, sight, seeds), names)
+    named = {*asked, *(("nonempty",) if "lse" in asked else ())}
     result = {name: array for name, array in found.items() if name in named}
-    kept = {name: found[name] for name in (*SOFTMAX, *NEEDED) if name in found}
+    kept = {name: found[name] for name in dict.fromkeys((*SOFTMAX, *NEEDED, *more)) if name in found}
     return (output, result), (operands, sight, seeds, kept, differentiated)
 
 
@@ -88,6 +90,9 @@ def _attend_backward(settings: Settings, residuals: Any, cotangents: Any) -> tup
         for name, cotangent in of_statistics.items()
         if name != "nonempty" and not isinstance(cotangent, SymbolicZero)
     }
+    if "output_product" in given:
+        of_parts = of_group_output(found["group_output"], given.pop("output_product"))
+        given["group_output"] = of_parts + given.get("group_output", 0)
     of_output = None if isinstance(of_output, SymbolicZero) else of_output
     if "received" not in given:
         operands = operands._replace(weights=None)

@@ -16,7 +16,7 @@ from kernels.attention import mask as masks
 from kernels.attention import pairwise
 from kernels.attention.dropout import kept
 from kernels.attention.pairwise import Operands, Settings, wide
-from kernels.attention.statistics import dense
+from kernels.attention.statistics import OF_OUTPUTS, dense
 
 
 def of_pair(
@@ -47,17 +47,23 @@ def of_pair(
     alive = None if rows is None else rows[:, None, :, None].astype(accumulate)
 
     result = dense(statistics, scores, weights, pair.groups, seen, rows)
-    if "group_output" in statistics:
-        outputs = [
+    if OF_OUTPUTS.isdisjoint(statistics):
+        output = _product(dropped, value, accumulate, precision)
+        output = output if alive is None else output * alive
+    else:
+        parts = [
             _product(dropped[..., begin:end], value[:, :, begin:end], accumulate, precision)
             for begin, end in pair.groups
         ]
-        result["group_output"] = jnp.stack(outputs if alive is None else [part * alive for part in outputs], axis=3)
-        # Of which the output is the sum: the values are gone through once.
-        output = sum(outputs)
-    else:
-        output = _product(dropped, value, accumulate, precision)
-    output = (output if alive is None else output * alive).astype(value.dtype)
+        parts = parts if alive is None else [part * alive for part in parts]
+        # The values are gone through once.
+        output = sum(parts)
+        if "group_output" in statistics:
+            result["group_output"] = jnp.stack(parts, axis=3)
+        if "output_product" in statistics:
+            # Without the stack, which would be written to memory.
+            result["output_product"] = jnp.stack([(part * output).sum(-1) for part in parts], axis=3)
+    output = output.astype(value.dtype)
     if received_weights is not None:
         received_weights = received_weights.astype(accumulate)
         if rows is not None:

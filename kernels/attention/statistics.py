@@ -11,7 +11,10 @@ mask's keys, R the columns of ``received_weights``. All statistics are float32 (
   peak           [B, H, Nq]         max_j P_ij
   received       [B, H, Nk, R]      sum_i w_ir P_ij: how much attention each key gets; w defaults to 1 for every query
                                     (R = 1), and empty rows give nothing
-  group_output   [B, H, Nq, G, Dv]  sum_{j in g} P'_ij V_j, P' the weights after dropout: summed over g, the output
+  group_output   [B, H, Nq, G, Dv]  O_ig = sum_{j in g} P'_ij V_j, P' the weights after dropout: summed over g, the
+                                    output O_i
+  output_product [B, H, Nq, G]      <O_ig, O_i>: what each group has of the squared length of the output; of G numbers,
+                                    where group_output has G Dv
 
 Empty rows: lse -inf, nonempty False, all else 0, and no gradient. Where several keys tie for ``peak`` its gradient is
 any subgradient; away from ties it goes to the one largest. Where a group's mass underflows, float32 implementations
@@ -26,9 +29,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-NAMES = ("lse", "mass", "entropy", "group_entropy", "second_moment", "peak", "received", "group_output")
+NAMES = ("lse", "mass", "entropy", "group_entropy", "second_moment", "peak", "received", "group_output",
+         "output_product")  # fmt: skip
 
-
+# What is made of the outputs by group.
+OF_OUTPUTS = frozenset({"group_output", "output_product"})
 # What adds up over queries, a number a key; ``relevance`` is asked for through kernels.attention.relevance alone.
 OVER_KEYS = ("received", "relevance")
 
@@ -59,11 +64,23 @@ def shapes(
         "received": (batch, heads, keys, columns),
         "relevance": (batch, heads, keys, columns),
         "group_output": (*rows, groups, width),
+        "output_product": (*rows, groups),
     }
     result = {name: table[name] for name in names}
     if "lse" in result:
         result["nonempty"] = rows
     return result
+
+
+def output_product(parts: Float[Array, "*rows G Dv"]) -> Float[Array, "*rows G"]:
+    """<O_ig, O_i> of ``group_output``."""
+    return jnp.sum(parts * parts.sum(-2, keepdims=True), axis=-1)
+
+
+def of_group_output(parts: Float[Array, "*rows G Dv"], upstream: Float[Array, "*rows G"]) -> Float[Array, "*rows G Dv"]:
+    """The gradient of ``output_product`` with respect to ``group_output``: c_g O_i + sum_h c_h O_ih."""
+    weighted = upstream[..., None] * parts
+    return upstream[..., None] * parts.sum(-2, keepdims=True) + weighted.sum(-2, keepdims=True)
 
 
 def entropy(scores: Float[Array, "*rows k"], weights: Float[Array, "*rows k"]) -> Float[Array, "*rows"]:
@@ -79,7 +96,7 @@ def dense(
     seen: Bool[Array, "#B #q k"] | None,
     rows: Bool[Array, "#B #q"] | None,
 ) -> dict[str, Array]:
-    """The row statistics (all but received and group_output) of one pair of ranges.
+    """The row statistics (all but those of values and over keys) of one pair of ranges.
 
     Args:
       names: which ones.

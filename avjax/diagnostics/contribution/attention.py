@@ -1,6 +1,6 @@
 """Shares of attention that groups of queries give to groups of keys, by layer and head, of a model's own records.
 
-From the kernels' statistics, in memory of the tokens: ``mass``, ``group_output`` and VALUE_MASS of a ``Site``. The
+From the kernels' statistics, in memory of the tokens: ``mass``, ``output_product`` and VALUE_MASS of a ``Site``. The
 definitions are those of shares.py.
 
 Means are over the valid queries of a group. Where a sample has none (a modality that is missing), or none that sees
@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Num
 
 from avjax.diagnostics.contribution.flow import BOTTLENECK, CLASS_TOKEN
-from avjax.diagnostics.contribution.shares import attention_share, efficiency, lift, output_share, over_heads, share
+from avjax.diagnostics.contribution.shares import attention_share, efficiency, lift, over_heads, share
 from avjax.diagnostics.measured import Undefined
 from avjax.nn.statistics import KEY_VALID, VALUE_MASS, Site
 from kernels.attention import Layout
@@ -106,22 +106,24 @@ def asking(site: Site, elsewhere: Elsewhere) -> Valid:
 
 def mass_shares(site: Site, valid: Valid) -> GroupShares:
     """AMS[l, h, G -> g] = mean over i in G of m_ig (``attention_share``). Needs ``mass``."""
-    return _of_layers(site, "mass", valid, attention_share)
+    return _of_layers(site, site["mass"], valid, attention_share)
 
 
 def output_shares(site: Site, valid: Valid) -> GroupShares:
-    """sum_i <O_ig, O_i> / sum_i ||O_i||^2 over the queries i of a group. Needs ``group_output``.
+    """sum_i <O_ig, O_i> / sum_i ||O_i||^2 over the queries i of a group. Needs ``output_product``.
 
     The mean of ``output_share`` over queries by the square of their output's length: a plain mean would be that of the
     queries whose parts nearly cancel.
     """
 
-    def shares(parts: np.ndarray, queries: np.ndarray) -> np.ndarray:
+    def shares(products: np.ndarray, counted: np.ndarray) -> np.ndarray:
         # All queries as one long output.
-        parts = np.moveaxis(np.where(queries[..., None, None], parts, 0), -3, -2)
-        return output_share(parts.reshape(*parts.shape[:-2], -1))
+        return share(np.where(counted[..., None], products, 0).sum(axis=-2, dtype=np.float64))
 
-    return _of_layers(site, "group_output", valid, shares)
+    # A query whose output is as short as its rounding has nothing to share.
+    products = np.asarray(site["output_product"])
+    some = products.sum(axis=-1, keepdims=True) > 0
+    return _of_layers(site, np.where(some, products, 0), valid, shares)
 
 
 def value_weighted_shares(site: Site, valid: Valid) -> GroupShares:
@@ -134,7 +136,7 @@ def value_weighted_shares(site: Site, valid: Valid) -> GroupShares:
         some = np.where(counted[..., None], mass, 1.0)
         return attention_share(share(some), counted)
 
-    return _of_layers(site, VALUE_MASS, valid, shares)
+    return _of_layers(site, site[VALUE_MASS], valid, shares)
 
 
 def tokens_in_sight(site: Site, valid: Valid) -> Num[np.ndarray, "B Gq Gk"]:
@@ -214,23 +216,22 @@ def _in_sight(
 
 
 def _of_layers(
-    site: Site, statistic: str, valid: Valid, shares: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    site: Site,
+    amounts: Num[np.ndarray | Array, "layer B H Nq G"],
+    valid: Valid,
+    shares: Callable[[np.ndarray, np.ndarray], np.ndarray],
 ) -> GroupShares:
-    """``shares(amounts [n, N, G, ...], counted [n, N])`` of every layer and group of queries that is there.
-
-    Args:
-      statistic: of the site, amounts [layer, B, H, Nq, G, ...].
-    """
+    """``shares(amounts [n, N, G], counted [n, N])`` of every layer and group of queries that is there."""
     queries, keys = site.queries, site.keys
     values, defined = [], []
-    for amounts in map(np.asarray, site[statistic]):
-        rows, heads = amounts.shape[:2]
+    for layer in map(np.asarray, amounts):
+        rows, heads = layer.shape[:2]
         found = np.zeros((rows, heads, len(queries.names), len(keys.names)))
         there = np.zeros(found.shape[:-1], bool)
         for group, ((name, length), (begin, end)) in enumerate(zip(_groups(queries), queries.ranges, strict=True)):
-            part = amounts[:, :, begin:end]
+            part = layer[:, :, begin:end]
             # Queries that see nothing have amounts of 0.
-            counted = _valid(name, length, rows, valid)[:, None] & (part != 0).any(axis=tuple(range(3, part.ndim)))
+            counted = _valid(name, length, rows, valid)[:, None] & (part != 0).any(axis=-1)
             some = counted.any(axis=-1)
             there[..., group] = some
             if some.any():

@@ -18,7 +18,7 @@ from avjax.diagnostics.probe import ModelProbe
 from avjax.diagnostics.protocol.study import Found, Part, Study
 from avjax.nn.statistics import KEY_VALID, VALUE_MASS, Site
 
-STATISTICS = ("mass", "group_output", VALUE_MASS, "entropy", "group_entropy", KEY_VALID)
+STATISTICS = ("mass", "output_product", VALUE_MASS, "entropy", "group_entropy", KEY_VALID)
 SHARES = {
     "attention_share": attention.mass_shares,
     "value_weighted_share": attention.value_weighted_shares,

@@ -33,7 +33,7 @@ from kernels.attention.mosaic_tpu.steps import MOST_GROUPS, Grid, Words
 from kernels.attention.mosaic_tpu.terms import row_terms
 from kernels.attention.mosaic_tpu.tile import Arrays, Settings
 from kernels.attention.pairwise import Differentiated, Operands
-from kernels.attention.statistics import OVER_KEYS
+from kernels.attention.statistics import OVER_KEYS, output_product
 
 WIDEST = 256
 
@@ -145,11 +145,18 @@ def attend(
     number, scale = (float(scale), None) if isinstance(scale, (int, float, np.number)) else (None, jnp.asarray(scale))
     names = ("query_valid", "key_valid", "presence", "segments")
     dynamic = {name: getattr(mask, name) for name in names if getattr(mask, name) is not None}
+    # Products of outputs, and their gradients, are made of the outputs by group.
+    made = tuple(dict.fromkeys("group_output" if name == "output_product" else name for name in statistics))
     call = Call(
-        mask.replace(**dict.fromkeys(names)), heads, number, softcap, rate, statistics,
+        mask.replace(**dict.fromkeys(names)), heads, number, softcap, rate, made,
         0 if received_weights is None else received_weights.shape[2], precision, target.current(),
     )  # fmt: skip
-    return _attend(call, Operands(query, key, value, scale, bias, received_weights), dynamic, seeds)
+    output, found = _attend(call, Operands(query, key, value, scale, bias, received_weights), dynamic, seeds)
+    if "output_product" in statistics:
+        found["output_product"] = output_product(found["group_output"])
+        if "group_output" not in statistics:
+            del found["group_output"]
+    return output, found
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -60,7 +60,7 @@ def attended(layers, projection, valid):
     def norms(value):
         return jnp.linalg.norm(jnp.einsum("bnhd,hdc->bnhc", value, projection), axis=-1)
 
-    names = ("mass", "group_output", VALUE_MASS, "entropy", "group_entropy", KEY_VALID)
+    names = ("mass", "output_product", VALUE_MASS, "entropy", "group_entropy", KEY_VALID)
     with recording(names) as sites, site("fusion"):
         for layer in layers:
             attend(*layer, towers_mask(TOWERS, both), site="", value_norms=norms)
@@ -191,7 +191,7 @@ def test_low_mass_above_chance():
 @tiny.jit
 def decision(value, key):
     mask = cross_mask(Layout.of(query=1), Layout.of(audio=5, video=5), jnp.ones((4, 10), bool))
-    with recording(("mass", "group_output", VALUE_MASS)) as sites:
+    with recording(("mass", "output_product", VALUE_MASS)) as sites:
         attend(jnp.ones((4, 1, 1, 1)), key, value, mask, site="decision")
     return sites["decision"]
 

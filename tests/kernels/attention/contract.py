@@ -142,7 +142,7 @@ class AttentionContract:
         empty = ~found["nonempty"]
         assert np.all(found["output"].swapaxes(1, 2)[empty] == 0)
         assert np.all(found["lse"][empty] == -np.inf)
-        for name in ("mass", "entropy", "group_entropy", "second_moment", "peak", "group_output"):
+        for name in ("mass", "entropy", "group_entropy", "second_moment", "peak", "group_output", "output_product"):
             assert np.all(found[name][empty] == 0), name
         assert np.all(gradients["query"].swapaxes(1, 2)[empty] == 0)
         unused = ~dense.visible(mask, batch).any(1)
@@ -235,7 +235,9 @@ class AttentionContract:
         np.testing.assert_allclose(np.asarray(attended.output)[0, :, 0], value[0, best, 0], **tolerance)
 
     def test_sums_and_chain_rule(self, rng):
-        """Mass sums to 1, received to the weights, group outputs to the output; H = H(M) + sum_g M_g H_g."""
+        """Mass sums to 1, received to the weights, group outputs to the output, their products with it to its squared
+        length; H = H(M) + sum_g M_g H_g.
+        """
         spec = TABLE["odd_7"]
         arrays = {name: normal(rng, *shape) for name, shape in spec.shapes(2).items()}
         weights = normal(rng, 2, 7, 3)
@@ -252,6 +254,7 @@ class AttentionContract:
         np.testing.assert_allclose(found["received"].sum(2), expected, atol=1e-5)
         output = np.asarray(attended.output).swapaxes(1, 2)
         np.testing.assert_allclose(found["group_output"].sum(3), output, atol=1e-6)
+        np.testing.assert_allclose(found["output_product"].sum(-1), np.square(output).sum(-1), rtol=1e-5, atol=1e-6)
         assert np.all(found["peak"] ** 2 <= found["second_moment"] * (1 + 1e-6))
 
     def test_decoy_group(self):
@@ -259,12 +262,9 @@ class AttentionContract:
         layout = Layout.of(audio=5, video=5)
         ones = jnp.ones((1, 10, 1, 4))
         value = ones.at[:, 5:].set(0)
-        names = ("mass", "group_output")
+        names = ("mass", "group_output", "output_product")
         output, found = self.attended(0 * ones, ones, value, mask=Mask(layout, layout), statistics=names)
-        share = (
-            jnp.einsum("bhigd,bihd->bhig", found["group_output"], output)
-            / jnp.square(output).sum(-1)[:, None, :, 0, None]
-        )
+        share = found["output_product"] / jnp.square(output).sum(-1)[:, None, :, 0, None]
         np.testing.assert_allclose(found["mass"], np.broadcast_to([0.5, 0.5], (1, 1, 10, 2)), rtol=1e-6)
         np.testing.assert_allclose(share, np.broadcast_to([1.0, 0.0], (1, 1, 10, 2)), atol=1e-6)
         output, found = self.attended(0 * ones, ones, value, statistics=names)

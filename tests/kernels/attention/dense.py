@@ -103,6 +103,7 @@ def attend(
         "lead": np.full(rows, np.inf, wide),
         "received": np.zeros((batch, heads, keys, weights.shape[2]), wide),
         "group_output": np.zeros((*by_group, width), wide),
+        "output_product": np.zeros(by_group, wide),
     }
     gradients = {name: np.zeros_like(array) for name, array in inputs.items()}
     magnitudes = {name: np.zeros_like(array) for name, array in inputs.items()}
@@ -138,6 +139,8 @@ def attend(
             values["lse"][b, h] = np.where(alive, top + np.log(total), -np.inf)
         values["mass"][b, h], values["entropy"][b, h], values["group_entropy"][b, h] = mass, entropy, group_entropy
         values["second_moment"][b, h], values["peak"][b, h], values["group_output"][b, h] = second, peak, parts
+        whole = parts.sum(1)
+        values["output_product"][b, h] = np.einsum("igd,id->ig", parts, whole)
         values["received"][b, h] = p.T @ weights[b]
         if keys > 1:
             second_best, best_score = np.moveaxis(np.partition(score, (-2, -1), axis=-1)[:, -2:], -1, 0)
@@ -153,6 +156,8 @@ def attend(
             return cotangents[name][b, :, h] if name == "output" else cotangents[name][b, h]
 
         d_output, d_parts = upstream("output", dropped @ v), upstream("group_output", parts)
+        d_product = upstream("output_product", mass)[:, :, None]
+        d_parts = d_parts + d_product * whole[:, None] + (d_product * parts).sum(1, keepdims=True)
         d_mass, d_received = upstream("mass", mass), upstream("received", values["received"][b, h])
         d_entropy, d_group = upstream("entropy", entropy)[:, None], upstream("group_entropy", mass)
         d_second, d_lse, d_peak = (upstream(name, entropy)[:, None] for name in ("second_moment", "lse", "peak"))

@@ -126,7 +126,7 @@ COMMANDS: dict[str, Held] = {
     ),
     "python experiments/figures.py peers": Held("elsewhere", by="tests/test_peers.py::test_the_libraries_agree"),
     "python experiments/benchmarks/prepare.py": Held("run", "--rounds 1 --clips 2 --seconds 1"),
-    "python experiments/benchmarks/train_step.py": Held("run", "--rounds 1 --batch 1 --size 32,2,2"),
+    "python experiments/benchmarks/train_step.py": Held("run", "--rounds 1 --batch 1 --size 32,2,2", long=True),
     "python experiments/benchmarks/train_memory.py": Held("run", "--size Ti --batch 1", long=True),
     "avjax plan kernels --target v6e": Held("elsewhere", by="tests/kernels/aot/test_plan.py::test_sizes_are_searched"),
     "avjax plan kernels": Held("elsewhere", by="tests/kernels/aot/test_plan.py::test_a_plan_has_schedules_and_steps"),

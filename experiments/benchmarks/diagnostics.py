@@ -13,8 +13,8 @@ shap passes on unless told otherwise; and with as many a call as our batch has r
 coalitions themselves, so that no clip is copied, and the model is compiled for the rows that it is given; compiling
 counts for neither side.
 
-Attention: the pass that reports what contribution is computed from (mass, output by group, entropy), against a plain
-forward pass; the two take turns. Memory: what the compiler plans for that pass beside its arguments, of the
+Attention: the pass that reports what contribution is computed from (mass, products of outputs, entropy), against a
+plain forward pass; the two take turns. Memory: what the compiler plans for that pass beside its arguments, of the
 quickstart's model on clips of growing length; nothing runs there.
 
 The shap package is no dependency: without it its part is left out, and the program says so.

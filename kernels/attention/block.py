@@ -4,7 +4,8 @@
     dS_ij = P_ij (G_ij - sum_k P_ik G_ik) + dL_i P_ij + dX_i X_i (1[j is the peak] - P_ij)
     a_ig  = dM_ig + (dH_ig / M_ig) (log M_ig - H_ig),    b_ig = dH_i + dH_ig / M_ig
 
-with M mass, H entropy (H_ig of a group), R second moment, X peak, C received, O_ig group output and L lse.
+with M mass, H entropy (H_ig of a group), R second moment, X peak, C received, O_ig group output and L lse. The products
+of outputs reach dO_ig before (``statistics.of_group_output``).
 """
 
 from __future__ import annotations

@@ -54,7 +54,8 @@ def without(made: Batch, rows: Any, modality: str) -> Batch:
 def small(name: str) -> tuple[Any, nnx.Module]:
     """A system's small configuration and its model, every parameter drawn anew so that nothing is 0 or 1."""
     config = systems()[name].Config.tiny()
-    model = tiny.jit(lambda: config.build(nnx.Rngs(0)))()
+    # Not compiled as one program: most of what it draws has shapes that other systems have too.
+    model = config.build(nnx.Rngs(0))
     graph, params, buffers, constants = split_model(model)
     rng = np.random.default_rng(5)
     params = tiny.randomise(params, rng, 0.1)

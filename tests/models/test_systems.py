@@ -21,14 +21,10 @@ from avjax.streams import Batch, Output
 from avjax.training.checkpoint import Checkpoints
 from avjax.training.sharding import MeshShape, Rules, batch_sharding, state_sharding
 from avjax.training.step import Steps, TrainState
-from tests.levels import in_quick
 from tests.models import tiny
 from tests.models.systems import NAMES, batch, forward, small, without
 
 each = pytest.mark.parametrize("name", NAMES)
-# One of each kind: bottlenecks, each modality alone, across modalities, towers merged, segments, recurrence.
-QUICK = ("mbt", "late_fusion", "mult", "hendricks", "ave", "cnn_bilstm")
-some = pytest.mark.parametrize("name", in_quick(NAMES, QUICK))
 
 
 @each
@@ -42,7 +38,7 @@ def test_describes_itself(name):
     assert dataclasses.is_dataclass(module.Config)
 
 
-@some
+@each
 def test_builds_at_paper_size(name):
     module = systems()[name]
     config = module.Config.paper()
@@ -55,7 +51,7 @@ def test_builds_at_paper_size(name):
         assert len(leaf.get_metadata()["axes"]) == leaf.get_value().ndim, f"{path} has no logical axes"
 
 
-@some
+@each
 def test_one_forward(name, rng):
     config, _ = small(name)
     output = forward(name)(batch(config, rng, 4))

@@ -118,12 +118,13 @@ def output_shares(site: Site, valid: Valid) -> GroupShares:
 
     def shares(products: np.ndarray, counted: np.ndarray) -> np.ndarray:
         # All queries as one long output.
-        return share(np.where(counted[..., None], products, 0).sum(axis=-2, dtype=np.float64))
+        products = np.where(counted[..., None], products, 0).sum(axis=-2)
+        return products / products.sum(axis=-1, keepdims=True)
 
-    # A query whose output is as short as its rounding has nothing to share.
-    products = np.asarray(site["output_product"])
-    some = products.sum(axis=-1, keepdims=True) > 0
-    return _of_layers(site, np.where(some, products, 0), valid, shares)
+    products = np.asarray(site["output_product"], np.float64)
+    # Where parts cancel, the square of what is left may be below 0 by rounding: there is no output to share.
+    nothing = products.sum(axis=-1, keepdims=True) <= 0
+    return _of_layers(site, np.where(nothing, 0, products), valid, shares)
 
 
 def value_weighted_shares(site: Site, valid: Valid) -> GroupShares:

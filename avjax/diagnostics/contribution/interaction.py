@@ -60,11 +60,20 @@ def intershap(values: Num[np.ndarray, "S N"], *, local: bool) -> float:
     """
     phi = interactions(values)
     size = np.abs(phi).mean(axis=0) if local else np.abs(phi.mean(axis=0))
+    return share_between(size, rounding(values))
+
+
+def share_between(size: Float[np.ndarray, "M M"], resolution: float) -> float:
+    """``intershap`` of the sizes Phi; Undefined where all of them together are not above ``resolution``."""
     total = size.sum()
-    # What values in float32 have by rounding is no effect.
-    if total <= np.finfo(np.float32).eps * len(values) * np.abs(values).max(initial=0):
+    if total <= resolution:
         raise Undefined("no coalition changes the value: there are no effects to share")
     return float((total - np.trace(size)) / total)
+
+
+def rounding(values: Num[np.ndarray, "S N"]) -> float:
+    """What values in float32 have by rounding, which is no effect."""
+    return float(np.finfo(np.float32).eps * len(values) * np.abs(values).max(initial=0))
 
 
 def additive(values: Num[np.ndarray, "A V *K"]) -> Float[np.ndarray, "A V *K"]:

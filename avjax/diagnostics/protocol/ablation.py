@@ -275,13 +275,11 @@ def _interactions(study: Study) -> list[Measured]:
 
 def _interaction_lines(study: Study, values: Float[np.ndarray, "S N"], fields: Mapping[str, str]) -> list[Measured]:
     """Of a value of every coalition of whole modalities."""
+    pairs = interaction.interactions(values)
     lines = [
-        study.line(
-            id, lambda rows, local=local: interaction.intershap(values[:, rows], local=local), study.clips, **fields
-        )
+        study.line(id, intershap(values, local=local), study.clips, **fields)
         for id, local in (("contribution/intershap", False), ("contribution/intershap_local", True))
     ]
-    pairs = interaction.interactions(values)
     for one, other in itertools.combinations(range(len(study.modalities)), 2):
         names = joined([study.modalities[one], study.modalities[other]])
         # Each pair's interaction is divided between its two entries.
@@ -289,6 +287,17 @@ def _interaction_lines(study: Study, values: Float[np.ndarray, "S N"], fields: M
             study.mean("contribution/interaction", 2 * pairs[:, one, other], study.clips, group=names, **fields)
         )
     return lines
+
+
+def intershap(values: Float[np.ndarray, "S N"], *, local: bool) -> OfSums:
+    """``interaction.intershap`` of any rows; what counts as rounding is that of all of them."""
+    pairs, resolution = interaction.interactions(values), interaction.rounding(values)
+    columns = (np.abs(pairs) if local else pairs).reshape(len(pairs), -1)
+
+    def of(sums: Float[np.ndarray, " k"], rows: int) -> float:
+        return interaction.share_between(np.abs(sums / rows).reshape(pairs.shape[1:]), resolution)
+
+    return OfSums(columns, of)
 
 
 def _perception(study: Study) -> list[Measured]:

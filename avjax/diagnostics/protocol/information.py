@@ -22,6 +22,8 @@ MOST_SYMBOLS = 20
 COMPONENTS = 16
 PERMUTATIONS = 8
 RESAMPLES = 100
+# Nats by which a draw of an interval may be off: far less than draws differ.
+DRAWN_GAP = 1e-5
 
 Symbols = Mapping[str, Int[np.ndarray, " N"]]
 """Modality -> what it says of each clip, one of few."""
@@ -119,10 +121,11 @@ def _intervals(
         rows = np.concatenate([rows_of[each] for each in random.integers(0, len(rows_of), len(rows_of))])
         one, other, said = first[rows], second[rows], third[rows]
         try:
-            own = decompose(table(one, other, said)) - decompose(table(one, other, random.permutation(said)))
+            tables = table(one, other, said), table(one, other, random.permutation(said))
+            own, nothing = (decompose(each, gap=DRAWN_GAP) for each in tables)
         except Undefined:
             continue
-        draws.append(own.parts)
+        draws.append((own - nothing).parts)
     if len(draws) < 2:
         return None
     low, high = np.quantile(draws, [0.025, 0.975], axis=0)

@@ -222,6 +222,16 @@ def test_one_hot_attention_and_nothing_at_all(rng):
         output_shares(found, {}).by_head("query")
 
 
+def test_parts_that_cancel_leave_no_output_to_share(rng):
+    """Sound and pictures say the opposite in one sample; a second, where they do not quite, still has its share."""
+    value = np.zeros((4, 10, 1, 3))
+    value[:, :5], value[:, 5:] = 1.0, -1.0
+    value[1:, :5] = 3.0
+    found = output_shares(decision(jnp.asarray(value), jnp.asarray(np.zeros((4, 10, 1, 1)))), {})
+    assert found.defined[0, :, 0, 0].tolist() == [False, True, True, True]
+    np.testing.assert_allclose(found.values[0, 1:, 0, 0], [[1.5, -0.5]] * 3, rtol=1e-12)
+
+
 @pytest.mark.slow
 def test_no_matrix_of_all_tokens_is_made():
     tokens = 4096

@@ -9,8 +9,10 @@ import pytest
 
 from avjax.diagnostics.clips import Clips
 from avjax.diagnostics.consistency import agreement, calibration
+from avjax.diagnostics.contribution import interaction
+from avjax.diagnostics.measured import Undefined
 from avjax.diagnostics.probe import FunctionProbe
-from avjax.diagnostics.protocol.ablation import ablation
+from avjax.diagnostics.protocol.ablation import ablation, intershap
 from avjax.diagnostics.protocol.answers import aurc, changes
 from avjax.diagnostics.protocol.study import Said, Study
 from avjax.diagnostics.protocol.tiers import SMOKE
@@ -74,6 +76,16 @@ def test_risk_over_coverage_of_any_rows_is_that_of_the_definition(rng):
     for rows in (np.arange(40), rng.integers(0, 40, 40), rng.integers(0, 40, 7)):
         expected = calibration.area_under_risk_coverage(said.confidence[rows], said.right[rows])
         assert of(rows) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("local", [False, True])
+def test_intershap_of_any_rows_is_that_of_the_definition(local, rng):
+    values = rng.normal(size=(8, 40))
+    of = intershap(values, local=local)
+    for rows in (np.arange(40), rng.integers(0, 40, 40), rng.integers(0, 40, 7)):
+        assert of(rows) == pytest.approx(interaction.intershap(values[:, rows], local=local), abs=1e-12)
+    with pytest.raises(Undefined, match="no effects to share"):
+        intershap(np.ones((8, 40)), local=local)(np.arange(40))
 
 
 def test_consistency_follows_from_the_arrays(rng):

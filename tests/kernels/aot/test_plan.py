@@ -52,6 +52,7 @@ def test_what_cannot_be_planned_is_said_and_the_rest_is_planned(capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @needs_libtpu
 def test_sizes_are_searched(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(tuning, "candidates", lambda: iter([(256, 256, 128, 128)]))
@@ -61,6 +62,7 @@ def test_sizes_are_searched(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @needs_libtpu
 def test_the_baseline_is_compared():
     done = subprocess.run(
@@ -71,6 +73,7 @@ def test_the_baseline_is_compared():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @needs_libtpu
 def test_tables(root, tmp_path):
     words = ["--targets", "v5e", "--blocks", "256", "--specs", "cav_mae", "--out", str(tmp_path)]

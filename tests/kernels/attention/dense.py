@@ -156,8 +156,8 @@ def attend(
             return cotangents[name][b, :, h] if name == "output" else cotangents[name][b, h]
 
         d_output, d_parts = upstream("output", dropped @ v), upstream("group_output", parts)
-        d_product = upstream("output_product", mass)[:, :, None]
-        d_parts = d_parts + d_product * whole[:, None] + (d_product * parts).sum(1, keepdims=True)
+        d_square = upstream("output_product", mass)[:, :, None]
+        d_parts = d_parts + d_square * whole[:, None] + (d_square * parts).sum(1, keepdims=True)
         d_mass, d_received = upstream("mass", mass), upstream("received", values["received"][b, h])
         d_entropy, d_group = upstream("entropy", entropy)[:, None], upstream("group_entropy", mass)
         d_second, d_lse, d_peak = (upstream(name, entropy)[:, None] for name in ("second_moment", "lse", "peak"))

@@ -35,6 +35,7 @@ class TestManyBlocks(AttentionContract):
     test_shape_slow = test_shape_long = test_any_long_call = None
     test_uniform_attention = test_sharp_attention = test_decoy_group = None
     test_only_what_is_named = test_shape_bfloat16 = test_shape = None
+    test_transformations = test_sharded_equals_unsharded = None
 
 
 @pytest.mark.parametrize(
@@ -77,7 +78,9 @@ def test_second_derivatives_backwards_are_those_of_the_reference(rng):
         jax.jvp(lambda q: loss_of([q, *arrays[1:]], ()), arrays[:1], arrays[:1])
 
 
-@pytest.mark.parametrize("given", [(), ("mass",), ("received", "entropy"), STATISTICS])
+@pytest.mark.parametrize(
+    "given", [("mass", "output_product"), ("received", "entropy"), pytest.param(STATISTICS, marks=pytest.mark.long)]
+)
 @pytest.mark.slow
 def test_what_nobody_differentiates_costs_nothing(given, rng):
     """Statistics that are only looked at leave the backward pass as it is without them; differentiated they do not."""

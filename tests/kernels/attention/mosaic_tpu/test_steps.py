@@ -77,7 +77,7 @@ def check(walk: steps.Walk, grid: Grid, seen: np.ndarray, heads: int, *, over_qu
 
 
 @pytest.mark.slow
-@hypothesis.settings(max_examples=10)
+@hypothesis.settings(max_examples=5)
 @hypothesis.given(recipe=recipes(longest=60), split=st.booleans(), kept=st.tuples(*[st.booleans()] * 4))
 def test_every_score_that_is_seen_is_visited_once(recipe, split, kept):
     case = recipe.build()

@@ -108,7 +108,10 @@ def test_equals_the_equations(variant, rng):
         pytest.param(DEEP, id="deep"),
         pytest.param(DEEP | {"modalities": (tiny.TOUCH, tiny.VIDEO, tiny.AUDIO)}, id="deep, three modalities",
                      marks=pytest.mark.slow),
-        *(pytest.param(changes, id=name, marks=pytest.mark.slow) for name, changes in VARIANTS.items()),
+        *(
+            pytest.param(changes, id=name, marks=[pytest.mark.slow, *([] if name in QUICK else [pytest.mark.long])])
+            for name, changes in VARIANTS.items()
+        ),
     ],
 )  # fmt: skip
 def test_each_modality_alone_and_then_all(changes, rng):

@@ -59,7 +59,12 @@ def call(placement, kind, arrays, mask):
 
 
 KINDS = ["none", "self", "cross", "towers", "everything"]
-CASES = [pytest.param(shape, kind, id=f"{shape} {kind}") for shape in QUICK for kind in KINDS]
+SHORT = ("none", "towers", "everything")
+CASES = [
+    pytest.param(shape, kind, id=f"{shape} {kind}", marks=() if kind in SHORT else pytest.mark.long)
+    for shape in QUICK
+    for kind in KINDS
+]
 CASES += [pytest.param(s, "everything", id=f"{s} everything", marks=pytest.mark.long) for s in SHAPES if s not in QUICK]
 
 

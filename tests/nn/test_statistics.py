@@ -209,7 +209,7 @@ def test_value_mass_is_of_what_every_block_makes_of_values(names, rng):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "views"),
-    in_part(tuple(SITES), ({"scan": True}, {"remat": "full"}, {"scan": True, "remat": "dots"}), one_of=3),
+    in_part(tuple(SITES), ({"scan": True}, {"remat": "full"}, {"scan": True, "remat": "dots"}), one_of=6),
 )
 def test_scan_and_remat_report_the_same(name, views, rng):
     config, _ = SITES[name]

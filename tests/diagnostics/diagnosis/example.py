@@ -1,6 +1,6 @@
 """A diagnosis of nothing: numbers drawn from a seed for every part of the page. No model was measured.
 
-Its lines are like those of the stages, field by field: ``test_example`` holds them to those of a run.
+Its lines are like those of the stages, field by field: ``protocol/test_diagnose.py`` holds them to those of a run.
 """
 
 from __future__ import annotations

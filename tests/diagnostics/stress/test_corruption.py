@@ -21,7 +21,7 @@ GOLDEN = Path(__file__).with_name("golden.json")
 # One of each kind whose program compiles fast; the others are slow.
 QUICK = {"audio/gain", "audio/quantisation", "audio/white_noise", "video/contrast", "video/freeze", "video/jpeg"}
 ENTRIES = [
-    name if name in QUICK else pytest.param(name, marks=pytest.mark.long if place % 2 else pytest.mark.slow)
+    name if name in QUICK else pytest.param(name, marks=pytest.mark.long if place % 4 else pytest.mark.slow)
     for place, name in enumerate(SUITE)
 ]
 CUT, MISSING, SILENT = 1, 2, 3

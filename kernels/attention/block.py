@@ -5,7 +5,7 @@
     a_ig  = dM_ig + (dH_ig / M_ig) (log M_ig - H_ig),    b_ig = dH_i + dH_ig / M_ig
 
 with M mass, H entropy (H_ig of a group), R second moment, X peak, C received, O_ig group output and L lse. The products
-of outputs reach dO_ig before (``statistics.of_group_output``).
+of outputs reach dO_ig before (blockwise.py).
 """
 
 from __future__ import annotations

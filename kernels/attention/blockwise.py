@@ -21,7 +21,7 @@ from kernels.attention import pairwise
 from kernels.attention.block import NEEDED, SOFTMAX
 from kernels.attention.blocks import Blocks
 from kernels.attention.pairwise import Differentiated, Operands, Settings, wide
-from kernels.attention.statistics import OVER_KEYS, of_group_output
+from kernels.attention.statistics import OVER_KEYS, output_product
 
 # Of scores, in float32: up to here the dense computation is the faster one. Measured on CPU (two cores of AMD EPYC,
 # November 2026): at 4 MiB it takes 0.8 of the time, at 16 MiB 1.5, forward and backward. On one NVIDIA H200 (November
@@ -77,7 +77,7 @@ def _attend_forward(settings: Settings, operands: Any, sight: Any, seeds: Any) -
     output, found = _forward(Blocks.of(settings, operands, sight, seeds), names)
     named = {*asked, *(("nonempty",) if "lse" in asked else ())}
     result = {name: array for name, array in found.items() if name in named}
-    kept = {name: found[name] for name in dict.fromkeys((*SOFTMAX, *NEEDED, *more)) if name in found}
+    kept = {name: found[name] for name in (*SOFTMAX, *NEEDED, *more) if name in found}
     return (output, result), (operands, sight, seeds, kept, differentiated)
 
 
@@ -91,8 +91,8 @@ def _attend_backward(settings: Settings, residuals: Any, cotangents: Any) -> tup
         if name != "nonempty" and not isinstance(cotangent, SymbolicZero)
     }
     if "output_product" in given:
-        of_parts = of_group_output(found["group_output"], given.pop("output_product"))
-        given["group_output"] = of_parts + given.get("group_output", 0)
+        _, pull = jax.vjp(output_product, found["group_output"])
+        given["group_output"] = pull(given.pop("output_product"))[0] + given.get("group_output", 0)
     of_output = None if isinstance(of_output, SymbolicZero) else of_output
     if "received" not in given:
         operands = operands._replace(weights=None)

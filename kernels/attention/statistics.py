@@ -77,12 +77,6 @@ def output_product(parts: Float[Array, "*rows G Dv"]) -> Float[Array, "*rows G"]
     return jnp.sum(parts * parts.sum(-2, keepdims=True), axis=-1)
 
 
-def of_group_output(parts: Float[Array, "*rows G Dv"], upstream: Float[Array, "*rows G"]) -> Float[Array, "*rows G Dv"]:
-    """The gradient of ``output_product`` with respect to ``group_output``: c_g O_i + sum_h c_h O_ih."""
-    weighted = upstream[..., None] * parts
-    return upstream[..., None] * parts.sum(-2, keepdims=True) + weighted.sum(-2, keepdims=True)
-
-
 def entropy(scores: Float[Array, "*rows k"], weights: Float[Array, "*rows k"]) -> Float[Array, "*rows"]:
     """-sum P log P from scores; hidden keys have weight exactly 0 and a finite log weight, so they add 0."""
     return -jnp.sum(weights * jax.nn.log_softmax(scores, axis=-1), axis=-1)

@@ -38,6 +38,7 @@ VARIANTS = {
 DEEP = {"size": Size(16, 4, 2), "fusion_layer": 1}
 QUICK = ("middle", "sequential", "three, crosswise")
 EACH = in_quick(VARIANTS, QUICK)
+SLOW = [pytest.mark.slow]
 ROWS = 6
 
 
@@ -109,7 +110,7 @@ def test_equals_the_equations(variant, rng):
         pytest.param(DEEP | {"modalities": (tiny.TOUCH, tiny.VIDEO, tiny.AUDIO)}, id="deep, three modalities",
                      marks=pytest.mark.slow),
         *(
-            pytest.param(changes, id=name, marks=[pytest.mark.slow, *([] if name in QUICK else [pytest.mark.long])])
+            pytest.param(changes, id=name, marks=SLOW if name in QUICK else [*SLOW, pytest.mark.long])
             for name, changes in VARIANTS.items()
         ),
     ],

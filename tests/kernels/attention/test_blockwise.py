@@ -35,7 +35,14 @@ class TestManyBlocks(AttentionContract):
     test_shape_slow = test_shape_long = test_any_long_call = None
     test_uniform_attention = test_sharp_attention = test_decoy_group = None
     test_only_what_is_named = test_shape_bfloat16 = test_shape = None
-    test_transformations = test_sharded_equals_unsharded = None
+
+    @pytest.mark.long
+    def test_transformations(self, rng):
+        super().test_transformations(rng)
+
+    @pytest.mark.long
+    def test_sharded_equals_unsharded(self, rng):
+        super().test_sharded_equals_unsharded(rng)
 
 
 @pytest.mark.parametrize(
